@@ -1,0 +1,91 @@
+"""The source `cifar10`: one class of CIFAR-10 (Krizhevsky 2009), downloaded once or read from a folder or archive.
+
+The handout's split: the class's 5,000 training images train, its 1,000 test images validate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from urllib.request import urlopen
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import pickles
+from ..files import UserError, atomic_file, cache_folder
+from .images import Split, TensorImages
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
+
+_FOLDER = "cifar-10-batches-py"
+_TRAIN = [f"data_batch_{number}" for number in range(1, 6)]
+_TEST = "test_batch"
+
+
+def load(data_dir: str | os.PathLike[str] | None, class_name: str) -> Split:
+    """The images of one class; see `colourize.data.load` for `data_dir`."""
+    if class_name not in CLASSES:
+        raise UserError(f"unknown class {class_name!r}; the classes of cifar10 are {', '.join(CLASSES)}")
+    label = CLASSES.index(class_name)
+    path = Path(data_dir).expanduser() if data_dir else download()
+    batches = {name: _pixels(file, f"{path}: {name}", label) for name, file in _batches(path)}
+    missing = [name for name in [*_TRAIN, _TEST] if name not in batches]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: give the folder {_FOLDER}, its parent, or the .tar.gz")
+    train = torch.cat([batches[name] for name in _TRAIN])
+    return Split(TensorImages(train), TensorImages(batches[_TEST]), f"cifar10 {class_name}")
+
+
+def _batches(path: Path) -> Iterator[tuple[str, BinaryIO]]:
+    """Name and content of each batch in a folder or an archive. Nothing of an archive is written to the disk."""
+    names = {*_TRAIN, _TEST}
+    if path.is_dir():
+        folder = path / _FOLDER if (path / _FOLDER).is_dir() else path
+        for name in sorted(names):
+            if (folder / name).is_file():
+                with open(folder / name, "rb") as file:
+                    yield name, file
+        return
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                folder, _, name = member.name.rpartition("/")
+                if member.isfile() and name in names:
+                    yield name, archive.extractfile(member)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _pixels(file: BinaryIO, name: str, label: int) -> Tensor:
+    batch = pickles.load(file, name)
+    try:
+        data, labels = batch[b"data"], np.array(batch[b"labels"])
+        return torch.from_numpy(data[labels == label].reshape(-1, 3, 32, 32))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{name} is not a batch of CIFAR-10: {error}") from error
+
+
+def download() -> Path:
+    """The archive in the cache folder, downloaded and checked against the official MD5 if it is not there yet."""
+    path = cache_folder() / URL.rpartition("/")[2]
+    if path.is_file():
+        return path
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        with urlopen(URL, timeout=30) as response, atomic_file(path) as file:
+            while block := response.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+            if digest.hexdigest() != MD5:
+                raise UserError(f"{URL}: the download is damaged (MD5 {digest.hexdigest()} instead of {MD5}); try again")
+    except OSError as error:
+        raise UserError(f"cannot download {URL}: {error}; with a copy at hand, give --data-dir") from error
+    return path

@@ -1,0 +1,78 @@
+"""The source `folder:PATH`: one's own pictures, cut square and resized, each read when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import pictures
+from ..files import UserError, say_once
+from .images import Images, Split
+
+VALIDATION_SHARE = 0.1
+MEMORY = 1 << 30  # bytes of small pictures that are kept once read
+
+
+class FolderImages(Images):
+    """The pictures in `paths`, each its centre square at size × size.
+
+    A file that turns out to be unreadable is named once, and the next readable one takes its place.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int) -> None:
+        self.paths, self.size = list(paths), size
+        self._kept: dict[int, Tensor] = {}
+        self._keep = len(self.paths) * 3 * size * size <= MEMORY
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._picture(index) for index in indices.tolist()])
+
+    def first(self, count: int) -> FolderImages:
+        return FolderImages(self.paths[:count], self.size)
+
+    def _picture(self, index: int) -> Tensor:
+        if index in self._kept:
+            return self._kept[index]
+        for offset in range(len(self)):
+            path = self.paths[(index + offset) % len(self)]
+            try:
+                picture = _square(pictures.read(path).rgb, self.size)
+            except UserError as error:
+                say_once(f"{error}; skipped")
+                continue
+            if self._keep:
+                self._kept[index] = picture
+            return picture
+        raise UserError(f"none of the {len(self)} pictures in {self.paths[0].parent} can be read")
+
+
+def _square(rgb: np.ndarray, size: int) -> Tensor:
+    height, width = rgb.shape[:2]
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    resized = Image.fromarray(rgb).resize((size, size), Image.Resampling.LANCZOS, box)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+def load(path: str, *, size: int, seed: int) -> Split:
+    """Every picture below `path`; one in ten, chosen by `seed`, is for validation."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"folder:{path}: there is no such folder")
+    suffixes = Image.registered_extensions()
+    paths = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    if len(paths) < 2:
+        raise UserError(f"folder:{path} holds {len(paths)} pictures; at least 2 are needed, to train and to validate")
+    order = np.random.default_rng(seed).permutation(len(paths))
+    count = max(1, round(len(paths) * VALIDATION_SHARE))
+    train, validation = ([paths[i] for i in part] for part in (order[count:], order[:count]))
+    return Split(FolderImages(train, size), FolderImages(validation, size), f"folder:{path}")
