@@ -1,0 +1,103 @@
+// From the framework's tensors to conv2d.h and back: the part that the CPU and the CUDA library share.
+// LibTorch's stable ABI only, so that one binary serves every torch from 2.10 on.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "conv2d.h"
+
+namespace myconv2d {
+
+using torch::stable::Tensor;
+using IntList = std::vector<int64_t>;
+
+inline Type type_of(const Tensor& tensor) {
+  using torch::headeronly::ScalarType;
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double: return Type::f64;
+    case ScalarType::Float: return Type::f32;
+    case ScalarType::Half: return Type::f16;
+    case ScalarType::BFloat16: return Type::bf16;
+    case ScalarType::Long: return Type::i64;
+    case ScalarType::Int: return Type::i32;
+    case ScalarType::Short: return Type::i16;
+    case ScalarType::Char: return Type::i8;
+    case ScalarType::Byte: return Type::u8;
+    default: STD_TORCH_CHECK(false, "myconv2d: this element type is not supported by the native library");
+  }
+}
+
+inline Strides strides_of(const Tensor& tensor) {
+  return {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+// The framework's own rule (is_channels_last_strides_2d), so that results and fakes agree on every stride.
+inline bool is_channels_last(const Tensor& tensor) {
+  if (tensor.dim() != 4) return false;
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  int64_t least = 0;
+  if (strides[1] == 0) return false;
+  for (int d : {1, 3, 2, 0}) {
+    if (sizes[d] == 0 || strides[d] < least) return false;
+    if (d == 0 && least == strides[1]) return false;  // N111 and the like: contiguous by convention
+    least = strides[d];
+    if (sizes[d] > 1) least *= sizes[d];
+  }
+  return true;
+}
+
+// A fresh result beside its operands: channels_last if either of them is, contiguous otherwise.
+inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<int64_t, 4>& sizes) {
+  const bool channels_last = is_channels_last(a) || is_channels_last(b);
+  return torch::stable::empty(
+      {sizes.data(), sizes.size()}, a.scalar_type(), std::nullopt, a.device(), std::nullopt,
+      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+  return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+// The description of a convolution whose sizes agree; anything that would read or write out of bounds is refused.
+// The wording for people is Python's task (functional.py): what arrives here was checked there.
+inline Conv2d describe(const int64_t* input, const int64_t* weight, const IntList& stride, const IntList& padding,
+                       const IntList& dilation, int64_t groups) {
+  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
+                  "myconv2d: stride, padding and dilation take two values each");
+  for (int d = 0; d < 2; ++d)
+    STD_TORCH_CHECK(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0 && weight[2 + d] > 0,
+                    "myconv2d: stride, dilation and kernel must be positive, padding must not be negative");
+  STD_TORCH_CHECK(groups > 0 && input[1] == weight[1] * groups && weight[0] % groups == 0,
+                  "myconv2d: channels of input and weight do not fit the groups");
+  Conv2d conv{input[0], input[1], input[2], input[3], weight[0], weight[2], weight[3],
+              out_size(input[2], weight[2], stride[0], padding[0], dilation[0]),
+              out_size(input[3], weight[3], stride[1], padding[1], dilation[1]),
+              stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups};
+  STD_TORCH_CHECK(input[2] + 2 * padding[0] >= dilation[0] * (weight[2] - 1) + 1 &&
+                      input[3] + 2 * padding[1] >= dilation[1] * (weight[3] - 1) + 1,
+                  "myconv2d: the kernel is larger than the padded input");
+  return conv;
+}
+
+inline void require(const Tensor& tensor, const Tensor& like, const char* name) {
+  STD_TORCH_CHECK(tensor.dim() == 4, "myconv2d: ", name, " must have 4 dimensions, got ", tensor.dim());
+  STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device(),
+                  "myconv2d: all tensors of a convolution must have one type and one device (", name, " differs)");
+}
+
+// grad_output must have the size of the output it is the gradient of.
+inline void require_output(const Tensor& grad_output, const Conv2d& conv) {
+  STD_TORCH_CHECK(grad_output.size(0) == conv.batch && grad_output.size(1) == conv.out_channels &&
+                      grad_output.size(2) == conv.out_height && grad_output.size(3) == conv.out_width,
+                  "myconv2d: grad_output does not have the size of the convolution's output");
+}
+
+}  // namespace myconv2d

@@ -1,0 +1,73 @@
+// The register tile that every implicit GEMM here ends in.
+//
+//   C[rows × columns] (+)= Σ_depth A[depth][rows] · B[depth][columns]
+//
+// A and B are packed panels (depth outermost), columns is two vectors wide, rows at most max_rows: each step
+// loads two vectors of B, broadcasts `rows` values of A and issues 2·rows multiply-adds, all in registers.
+// Bound: the FMA units, as long as both panels stay in L1/L2.
+#pragma once
+
+#include "vector.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+
+template <typename A>
+constexpr int64_t columns = 2 * Vector<A>::lanes;
+
+// The depth of one pass: the two panels of a tile fit L1, and a long sum is split into shorter ones, which
+// keeps the rounding error low.
+constexpr int64_t max_depth = 320;
+
+template <typename A, int rows>
+void multiply_tile(int64_t depth, const A* a, const A* b, A* c, int64_t c_stride, bool accumulate) {
+  using V = typename Vector<A>::type;
+  constexpr int lanes = Vector<A>::lanes;
+  V sum[rows][2] = {};
+  for (int64_t d = 0; d < depth; ++d, a += rows, b += 2 * lanes) {
+    const V b0 = *reinterpret_cast<const V*>(b), b1 = *reinterpret_cast<const V*>(b + lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      sum[i][0] += a[i] * b0;
+      sum[i][1] += a[i] * b1;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i, c += c_stride) {
+    V* out = reinterpret_cast<V*>(c);
+    V* out1 = reinterpret_cast<V*>(c + lanes);
+    *out = accumulate ? *out + sum[i][0] : sum[i][0];
+    *out1 = accumulate ? *out1 + sum[i][1] : sum[i][1];
+  }
+}
+
+template <typename A>
+using MultiplyTile = void (*)(int64_t, const A*, const A*, A*, int64_t, bool);
+
+template <typename A>
+MultiplyTile<A> multiply_tile_for(int64_t rows) {
+  static constexpr MultiplyTile<A> table[] = {
+      multiply_tile<A, 1>, multiply_tile<A, 2>, multiply_tile<A, 3>, multiply_tile<A, 4>,
+      multiply_tile<A, 5>, multiply_tile<A, 6>,
+#if MYCONV2D_VECTOR_BYTES == 64
+      multiply_tile<A, 7>, multiply_tile<A, 8>, multiply_tile<A, 9>, multiply_tile<A, 10>,
+      multiply_tile<A, 11>, multiply_tile<A, 12>,
+#endif
+  };
+  return table[rows - 1];
+}
+
+// `size` rows cut into the fewest panels that the registers allow, as even as they can be.
+inline int64_t rows_per_panel(int64_t size) { return ceil_div(size, ceil_div(size, max_rows)); }
+
+// C[row panels × column panels] (+)= A · B, both packed panel after panel.
+template <typename A>
+void multiply(int64_t depth, const A* a, int64_t row_panels, int64_t rows, const A* b, int64_t column_panels, A* c,
+              int64_t c_stride, bool accumulate) {
+  const MultiplyTile<A> tile = multiply_tile_for<A>(rows);
+  for (int64_t j = 0; j < column_panels; ++j)
+    for (int64_t i = 0; i < row_panels; ++i)
+      tile(depth, a + i * rows * depth, b + j * columns<A> * depth, c + i * rows * c_stride + j * columns<A>,
+           c_stride, accumulate);
+}
+
+}  // namespace myconv2d::MYCONV2D_ISA

@@ -1,0 +1,44 @@
+// The CPU library's inside interface: one table of kernels per instruction set, filled by kernels.cpp,
+// which is compiled once for each; dispatch.cpp picks one table when the library is loaded.
+#pragma once
+
+#include "../conv2d.h"
+
+namespace myconv2d {
+
+// The caller's thread pool. `body` is called with disjoint ranges that together cover 0 … tasks.
+struct Threads {
+  int64_t count;
+  void (*parallel_for)(int64_t tasks, void* context, void (*body)(void* context, int64_t begin, int64_t end));
+};
+
+struct ConstImage {  // an image or a weight that is read
+  const void* data;
+  Strides strides;
+};
+
+struct Image {  // … that is written
+  void* data;
+  Strides strides;
+};
+
+struct ConstVector {  // a bias; data is null where there is none
+  const void* data;
+  int64_t stride;
+};
+
+struct KernelTable {
+  const char* isa;
+  void (*forward)(const Conv2d&, Type, const Threads&, ConstImage input, ConstImage weight, ConstVector bias,
+                  Image output);
+  void (*grad_input)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage weight,
+                     Image grad_input);
+  // grad_bias is contiguous, or null where it is not wanted.
+  void (*grad_weight)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input,
+                      Image grad_weight, void* grad_bias);
+};
+
+// The table in use for a type: the best the processor has, or what MYCONV2D_ISA names.
+const KernelTable& kernels_for(Type type);
+
+}  // namespace myconv2d

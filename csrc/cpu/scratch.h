@@ -1,0 +1,15 @@
+// Working memory that is kept from call to call: fresh pages cost more than the arithmetic of a small layer.
+#pragma once
+
+#include <cstddef>
+
+namespace myconv2d {
+
+// Each thread owns one buffer per purpose, so that the buffers of one call never overlap.
+enum class Scratch { weights, partial_sums, panel, weight_panel, accumulators, count };
+
+// At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread asks for the same purpose
+// again. Throws std::bad_alloc.
+void* scratch(Scratch purpose, size_t bytes);
+
+}  // namespace myconv2d

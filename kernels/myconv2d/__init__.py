@@ -1,0 +1,13 @@
+"""myconv2d: a drop-in for the framework's 2-D convolution, for the small networks that people train and ship.
+
+    from myconv2d import MyConv2d          # in place of torch.nn.Conv2d
+    myconv2d.convert(model)                # or: every nn.Conv2d of a model at once
+"""
+
+from .backends import use_backend
+from .functional import conv2d
+from .info import explain, info
+from .modules import ConvBlock, MyConv2d, convert
+
+__all__ = ["ConvBlock", "MyConv2d", "conv2d", "convert", "explain", "info", "use_backend"]
+__version__ = "0.1.0"

@@ -1,0 +1,184 @@
+"""conv2d(): arguments checked once, autocast, complex numbers, and the way into the derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import autograd, backends
+from .shapes import Numbers
+
+IntPair = int | Sequence[int]
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntPair = 1,
+    padding: str | IntPair = 0,
+    dilation: IntPair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """2-D convolution (cross-correlation): a drop-in for `torch.nn.functional.conv2d`.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) for one image. Any strides; channels_last in, channels_last out.
+        weight: (K, C/groups, R, S).
+        bias: (K,) or None.
+        stride: pixels from one output to the next, one number or (vertical, horizontal).
+        padding: zeros on each side, one number, (vertical, horizontal), "valid" (none) or "same" (output as large as
+            the input; stride 1 only).
+        dilation: pixels from one kernel element to the next, one number or (vertical, horizontal).
+        groups: how many independent convolutions the channels are divided into; divides C and K.
+
+    Returns:
+        (N, K, P, Q), or (K, P, Q) for one image, with P = ⌊(H + 2·padding − dilation·(R − 1) − 1) / stride⌋ + 1.
+
+    Error: accumulated in float32 for 16-bit types and rounded once, else in the type itself.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: as `torch.nn.functional.conv2d` does, naming the argument.
+    """
+    input, weight, bias = _autocast(input, weight, bias)
+    numbers = _check(input, weight, bias, stride, padding, dilation, groups)
+    if padding == "same":
+        input, numbers = _pad_same(input, weight, numbers)
+    if input.dim() == 3:
+        return _by_type(input.unsqueeze(0), weight, bias, numbers).squeeze(0)
+    return _by_type(input, weight, bias, numbers)
+
+
+def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
+    if not input.is_complex():
+        return autograd.conv2d(input, weight, bias, numbers)
+    # A convolution is bilinear: four real ones make a complex one, derivatives included.
+    (a, b), (c, d) = ((t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj()))
+    real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
+    imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
+    output = torch.complex(real, imag)
+    return output if bias is None else output + bias[:, None, None]
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The framework's rule for convolutions: under autocast, floating types but float64 become the low precision."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+    )
+
+
+def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, Numbers]:
+    """padding="same" in numbers; where the total is odd, the extra pixel goes behind, as in the framework."""
+    total = [numbers.dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)]
+    if total[0] % 2 or total[1] % 2:
+        input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))
+    return input, numbers._replace(padding=(total[0] // 2, total[1] // 2))
+
+
+def _pair(value: IntPair, name: str) -> tuple[int, int]:
+    if type(value) is tuple and len(value) == 2:
+        return value
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return value, value
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"conv2d(): {name} must be an int or two ints, got {value!r} ({type(value).__name__})")
+    if len(value) == 1:
+        return value[0], value[0]
+    if len(value) != 2:
+        raise RuntimeError(
+            f"conv2d(): expected {name} to be a single integer value or a list of 2 values to match the convolution "
+            f"dimensions, but got {name}={list(value)}"
+        )
+    return value[0], value[1]
+
+
+def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
+    """The numbers of a valid call; the framework's error, naming the argument, for any other."""
+    for name, tensor in (("input", input), ("weight", weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
+    if weight.dim() != 4:
+        raise RuntimeError(
+            f"conv2d(): Expected {max(weight.dim(), 1)}-dimensional input for {weight.dim()}-dimensional weight "
+            f"{list(weight.shape)}: weight must have 4 dimensions (out_channels, in_channels/groups, height, width)"
+        )
+    if input.dim() not in (3, 4):
+        raise RuntimeError(
+            f"Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: {list(input.shape)}"
+        )
+    if not isinstance(groups, int) or isinstance(groups, bool):
+        raise TypeError(f"conv2d(): groups must be an int, got {groups!r} ({type(groups).__name__})")
+    if groups <= 0:
+        raise RuntimeError(f"conv2d(): non-positive groups is not supported, got groups={groups}")
+    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    if stride[0] <= 0 or stride[1] <= 0:
+        raise RuntimeError(f"conv2d(): non-positive stride is not supported, got stride={stride}")
+    if dilation[0] <= 0 or dilation[1] <= 0:
+        raise RuntimeError(f"conv2d(): dilation should be greater than zero, got dilation={dilation}")
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"conv2d(): padding must be 'valid', 'same', an int or two ints, got {padding!r}")
+        if padding == "same" and stride != (1, 1):
+            raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={stride}")
+        pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
+        numbers = Numbers(stride, (0, 0), dilation, groups, backends.wanted)
+    else:
+        padding = _pair(padding, "padding")
+        if padding[0] < 0 or padding[1] < 0:
+            raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={padding}")
+        pads = (2 * padding[0], 2 * padding[1])
+        numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
+    _check_tensors(input, weight, bias, dilation, groups, pads)
+    return numbers
+
+
+def _check_tensors(input, weight, bias, dilation, groups, pads) -> None:
+    channels, out_channels = input.shape[-3], weight.shape[0]
+    if out_channels < groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight of size "
+            f"{list(weight.shape)} instead"
+        )
+    if out_channels % groups:
+        raise RuntimeError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got weight of "
+            f"size {list(weight.shape)} instead"
+        )
+    if channels != weight.shape[1] * groups:
+        raise RuntimeError(
+            f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(input.shape)} to have "
+            f"{weight.shape[1] * groups} channels, but got {channels} channels instead"
+        )
+    for name, other in (("weight", weight), ("bias", bias)):
+        if other is None:
+            continue
+        if other.dtype != input.dtype:
+            raise RuntimeError(
+                f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same"
+            )
+        if other.device != input.device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on "
+                f"{other.device}"
+            )
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
+        raise RuntimeError(
+            f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {out_channels} "
+            f"elements, but got bias of size {list(bias.shape)} instead"
+        )
+    if weight.shape[2] == 0 or weight.shape[3] == 0:
+        raise RuntimeError(f"conv2d(): weight of size {list(weight.shape)} has an empty kernel")
+    padded = [input.shape[i - 2] + pads[i] for i in range(2)]
+    reach = [dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2)]
+    if padded[0] < reach[0] or padded[1] < reach[1]:
+        raise RuntimeError(
+            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: ({reach[0]} x "
+            f"{reach[1]}). Kernel size can't be greater than actual input size"
+        )

@@ -1,0 +1,75 @@
+"""What was built, what is active, and which backend serves a call: for people, and for bug reports."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, native
+
+
+def info() -> dict[str, Any]:
+    """Versions, what the native libraries were built for, and which backends serve float32 on this machine's devices."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _triton_version(),
+        "processor threads": torch.get_num_threads(),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "native library (CPU)": native.cpu.build_info(),
+        "native library (CUDA)": native.cuda.build_info(),
+    }
+    if native.cpu.problem is None:
+        built = ", ".join(name if here else f"{name} (not on this processor)" for name, here in native.cpu.isas().items())
+        facts["instruction sets built"] = built
+        facts["instruction set in use"] = native.cpu.isa()
+    facts["backend asked for"] = backends.wanted or "automatic"
+    for device in devices:
+        choice = backends.choose(device, torch.float32, backends.wanted)
+        facts[f"active on {device}"] = f"{choice.backend} ({choice.reason})"
+    for backend in backends.BACKENDS:
+        for device in devices:
+            if (problem := backends.problem(backend, device, torch.float32)) is not None:
+                facts[f"{backend} on {device}"] = f"unavailable: {problem}"
+    return facts
+
+
+def _triton_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def explain(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> str:
+    """Which backend would serve `conv2d` with these arguments, and why, in one sentence.
+
+    Raises:
+        As `conv2d` does, for arguments that it would refuse.
+    """
+    from .functional import _autocast, _check
+
+    input, weight, bias = _autocast(input, weight, bias)
+    _check(input, weight, bias, stride, padding, dilation, groups)
+    dtype = input.dtype.to_real() if input.is_complex() else input.dtype
+    choice = backends.choose(input.device.type, dtype, backends.wanted)
+    served = f"{choice.backend!r} serves this call: {choice.reason}"
+    if choice.backend == "native" and input.device.type == "cpu":
+        served += f"; implicit GEMM, {native.cpu.isa()}"
+    if input.is_complex():
+        served += f"; complex numbers as four convolutions of {dtype}"
+    return served

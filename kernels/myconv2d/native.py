@@ -1,0 +1,84 @@
+"""Finds and loads the compiled libraries; if one is missing or does not load, says why instead of failing."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent / "lib"
+_ADVICE = "reinstall with `pip install -e .` (or `pip install .`) where a C++20 compiler is present"
+
+
+class NativeLibrary:
+    """One shared library: `problem` is None once it is loaded, else the reason in words."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.path = FOLDER / f"libmyconv2d_{device}.so"
+        self.problem: str | None = "not loaded yet"
+        self.handle: ctypes.CDLL | None = None
+
+    def load(self) -> None:
+        """Loads the library, which registers its operators; never raises."""
+        if not self.path.exists():
+            self.problem = f"{self.path.name} was not built: {_ADVICE}"
+            if self.device == "cuda":
+                self.problem += " and nvcc on PATH"
+            return
+        try:
+            torch.ops.load_library(self.path)
+            self.handle = ctypes.CDLL(str(self.path))
+            self._function("build_info").restype = ctypes.c_char_p
+        except (OSError, RuntimeError, AttributeError) as error:
+            self.problem = f"{self.path.name} does not load ({str(error).splitlines()[0]}): {_ADVICE}"
+            return
+        self.problem = None
+
+    def _function(self, name: str):
+        return getattr(self.handle, f"myconv2d_{self.device}_{name}")
+
+    def build_info(self) -> str:
+        """Compiler, architectures and torch headers it was built with."""
+        return self._function("build_info")().decode() if self.problem is None else self.problem
+
+
+class CpuLibrary(NativeLibrary):
+    """The CPU library, whose kernels exist once per instruction set."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+
+    def load(self) -> None:
+        super().load()
+        if self.problem is None:
+            self._function("isa").restype = ctypes.c_char_p
+            self._function("isa_built").restype = ctypes.c_char_p
+            self._function("isa_built").argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
+            self._function("use_isa").argtypes = [ctypes.c_char_p]
+
+    def isa(self) -> str:
+        """The instruction set in use: the processor's best, or what MYCONV2D_ISA names."""
+        return self._function("isa")().decode()
+
+    def isas(self) -> dict[str, bool]:
+        """Every instruction set compiled in, the best first, and whether this processor has it."""
+        found, runs_here = {}, ctypes.c_int()
+        while name := self._function("isa_built")(len(found), ctypes.byref(runs_here)):
+            found[name.decode()] = bool(runs_here.value)
+        return found
+
+    def use_isa(self, name: str) -> None:
+        """Switches to another instruction set, for tests and measurements.
+
+        Raises:
+            ValueError: this build or this processor does not have it.
+        """
+        if not self._function("use_isa")(name.encode()):
+            usable = [isa for isa, here in self.isas().items() if here]
+            raise ValueError(f"instruction set {name!r} is not available; this machine runs {usable}")
+
+
+cpu = CpuLibrary()
+cuda = NativeLibrary("cuda")
