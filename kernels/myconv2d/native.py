@@ -23,9 +23,9 @@ class NativeLibrary:
     def load(self) -> None:
         """Loads the library, which registers its operators; never raises."""
         if not self.path.exists():
-            self.problem = f"{self.path.name} was not built: {_ADVICE}"
-            if self.device == "cuda":
-                self.problem += " and nvcc on PATH"
+            left_out = FOLDER / f"{self.device}.txt"  # written by setup.py
+            reason = left_out.read_text().strip() if left_out.exists() else _ADVICE
+            self.problem = f"{self.path.name} was not built: {reason}"
             return
         try:
             torch.ops.load_library(self.path)
