@@ -1,7 +1,7 @@
 """Pixels as numbers: the handout's scale, grey, palettes, and the smaller and larger versions of a picture.
 
-Images are tensors (N, 3, H, W) in sRGB: uint8, or float in 0..1 ("unit"). The unit scale is the handout's, value / 256,
-so that white is 255/256; every function that takes images takes both.
+Images are tensors (N, 3, H, W) in sRGB: uint8, or float in 0..1 ("unit"); every function takes both. The
+unit scale is the handout's, value / 256, so that white is 255/256.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.vq import kmeans2, vq
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from . import pickles
@@ -29,12 +29,13 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """The inverse of `to_unit`: float in 0..1 → uint8, rounded, clamped; uint8 images come back as they are."""
+    """The inverse of `to_unit`: float → uint8, rounded and clamped; uint8 images come back as they are."""
     return (images * 256).round().clamp(0, 255).byte() if images.is_floating_point() else images
 
 
 def grey(images: Tensor) -> Tensor:
-    """(N, 3, H, W) → (N, 1, H, W): the mean of R, G and B, in unit scale (the handout's grey, no luma weights)."""
+    """(N, 3, H, W) → (N, 1, H, W): the mean of R, G and B, in unit scale (the handout's grey, not luma)."""
+    _check_rgb(images)
     return to_unit(images).mean(dim=1, keepdim=True)
 
 
@@ -47,12 +48,17 @@ def downscale(images: Tensor, factor: int) -> Tensor:
 
 
 def upscale(images: Tensor, factor: int, mode: str = "nearest") -> Tensor:
-    """Enlarges by `factor`, in unit scale: "nearest", "bilinear" or "bicubic" (half-pixel centres, clamped to 0..1)."""
+    """Enlarges by `factor`, in unit scale, with `mode` one of UPSCALE_MODES (half-pixel centres, clamped)."""
     if mode not in UPSCALE_MODES:
         raise ValueError(f"mode must be one of {', '.join(UPSCALE_MODES)}, got {mode!r}")
     aligned = {} if mode == "nearest" else {"align_corners": False}
     enlarged = F.interpolate(to_unit(images), scale_factor=factor, mode=mode, **aligned)
     return enlarged.clamp(0, 1) if mode == "bicubic" else enlarged
+
+
+def _check_rgb(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (N, 3, H, W), got {tuple(images.shape)}")
 
 
 class Palette:
@@ -71,12 +77,15 @@ class Palette:
 
     def quantise(self, images: Tensor, chunk: int = 1 << 16) -> Tensor:
         """Labels (N, H, W) int64 of the colours nearest in RGB; `chunk` pixels at a time bound the memory."""
+        _check_rgb(images)
         count, _, height, width = images.shape
         pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
         centres = self.centres.to(images.device)
         labels = torch.empty(len(pixels), dtype=torch.int64, device=images.device)
         for part, out in zip(pixels.split(chunk), labels.split(chunk), strict=True):
-            distance = torch.cdist(to_unit(part).float(), centres, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = torch.cdist(
+                to_unit(part).float(), centres, compute_mode="donot_use_mm_for_euclid_dist"
+            )
             torch.argmin(distance, dim=1, out=out)
         return labels.view(count, height, width)
 
@@ -86,17 +95,20 @@ class Palette:
 
     @classmethod
     def fit(cls, images: Tensor, colours: int = 24, seed: int = 0, sample: int = 100_000) -> Palette:
-        """The k-means centres of `sample` random pixels, dark to light; the same images and seed give the same palette.
+        """The k-means centres of `sample` random pixels, dark to light; the same seed gives the same palette.
 
         Raises UserError if the images hold fewer distinct colours than asked for.
         """
+        _check_rgb(images)
         random = np.random.default_rng(seed)
         pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)
         chosen = random.choice(len(pixels), min(sample, len(pixels)), replace=False)
-        pixels = to_unit(pixels[torch.from_numpy(chosen)]).double().numpy()
+        pixels = to_unit(pixels[torch.from_numpy(chosen)]).double().cpu().numpy()
         distinct = len(np.unique(pixels, axis=0))
-        if colours < 2 or distinct < colours:
-            raise UserError(f"cannot find {colours} colours: a palette needs at least 2, and these images hold {distinct}")
+        if not 2 <= colours <= distinct:
+            raise UserError(
+                f"colours must be between 2 and the {distinct} that these images hold, got {colours}"
+            )
         centres, _ = kmeans2(pixels, colours, iter=30, minit="++", seed=random)
         return cls(centres[np.argsort(centres.mean(axis=1))])
 
@@ -115,10 +127,12 @@ class Palette:
                 if centres.dtype == object:
                     centres = centres[0]
             return cls(centres)
+        except UserError:
+            raise
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{path} is not a palette: {error}") from error
+        except Exception as error:  # the readers raise nearly anything on damaged files
+            raise UserError(f"{path} is not a palette: {error or type(error).__name__}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes .npy, .npz or .json, by the name's suffix, in a form that `load` reads back to the bit."""

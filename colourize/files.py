@@ -1,4 +1,4 @@
-"""What the application saves and says: atomic writes, the cache folder, messages for the person at the keyboard."""
+"""What the application saves and says: atomic writes, the cache folder, messages for whoever runs it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ logger = logging.getLogger("colourize")
 class UserError(Exception):
     """Something that the person at the keyboard can put right.
 
-    The message is complete by itself: it names the file or argument, what was found and what is allowed. The command
-    line prints it in one line without a traceback and ends with `exit_code`.
+    The message is complete by itself: it names the file or argument, what was found and what is allowed.
+    The command line prints it in one line without a traceback and ends with `exit_code`.
     """
 
     exit_code = 1
@@ -28,9 +28,10 @@ class UserError(Exception):
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file, open for reading and writing, that becomes `path` when the block ends well.
 
-    It is written under a temporary name in the same folder (made if missing), flushed to the disk and renamed, so that
-    `path` holds either what it held before or all of the new content, whatever happens. When the block raises, the
-    temporary file is removed and the exception goes on; an OSError, such as a full disk, becomes a UserError.
+    It is written under a temporary name in the same folder (made if missing), flushed to the disk and
+    renamed, so that `path` holds either what it held before or all of the new content, whatever happens.
+    When the block raises, the temporary file is removed and the exception goes on; an OSError, such as a
+    full disk, becomes a UserError.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))  # a link stays a link: the file behind it is replaced

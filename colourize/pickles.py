@@ -1,7 +1,7 @@
 """Numpy arrays out of other people's pickles, and nothing else.
 
-CIFAR-10 and the original palette are distributed as Python-2 pickles. A pickle is a program: the ordinary unpickler
-runs whatever it names. This one can name four things, all of them parts of a numpy array.
+CIFAR-10 and the original palette are distributed as Python-2 pickles. A pickle is a program: the ordinary
+unpickler runs whatever it names. This one can name four things, all of them parts of a numpy array.
 """
 
 from __future__ import annotations

@@ -29,17 +29,19 @@ class Picture(NamedTuple):
 def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Picture:
     """Any picture that PIL can read, upright (EXIF orientation applied) and in sRGB (colour profile applied).
 
-    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB. Raises UserError, with the file's name, for a file that is
-    missing, empty, not a picture, damaged, or has more than `max_pixels` pixels.
+    Grey, palette, CMYK and 16-bit pictures become 8-bit RGB; of an animation the first frame is read.
+    Raises UserError, with the file's name, for a file that is missing, empty, not a picture, damaged, or
+    over `max_pixels` pixels.
     """
     path = Path(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of large pictures and odd metadata; what matters is raised
             with Image.open(path) as image:
-                if image.width * image.height > max_pixels:
-                    raise UserError(f"cannot read {path}: {image.width} × {image.height} is over {max_pixels} pixels")
-                return _convert(image, path)
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise UserError(f"cannot read {path}: {width} × {height} is over {max_pixels} pixels")
+                return _to_picture(image, path)
     except UserError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -53,40 +55,55 @@ def _reason(path: Path, error: Exception) -> str:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in any known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return str(error)
     return f"the picture is damaged ({error or type(error).__name__})"
 
 
-def _convert(image: Image.Image, path: Path) -> Picture:
-    deep = any(";16" in str(tile[3]) for tile in image.tile) or image.mode.startswith("I")
-    profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
+def _to_picture(image: Image.Image, path: Path) -> Picture:
+    # `load` forgets how the file stores its pixels, and PIL reduces 16-bit colours without a word
+    deep = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
+    image.load()
     if deep:
-        say_once(f"{path} has 16 bits per channel; they are reduced to 8, here and in other files", key="16 bits")
-    if image.mode.startswith("I"):  # PIL's own conversion of these would clip at 255
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise UserError(f"cannot read {path}: 32-bit grey levels beyond 0..65535 have no agreed meaning")
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        say_once(f"{path} has 16 bits per channel; such pictures are reduced to 8", key="16 bits")
+    profile = image.info.get("icc_profile")
+    _turn_upright(image, path)
+    if image.mode.startswith("I"):
+        image = _reduce_to_8_bits(image, path)
     elif image.mode == "F":
-        raise UserError(f"cannot read {path}: floating-point grey levels have no agreed meaning")
+        raise UserError(f"cannot read {path}: floating-point grey levels have no agreed range")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    if image.mode not in ("L", "CMYK", "LAB"):
-        image = image.convert("RGB")
     if profile:
         image = _to_srgb(image, profile, path)
     rgb = np.array(image.convert("RGB"))
-    if alpha is None or alpha.getextrema()[0] == 255:
-        return Picture(rgb)
-    return Picture(rgb, np.array(alpha))
+    opaque = alpha is None or alpha.getextrema()[0] == 255
+    return Picture(rgb, None if opaque else np.array(alpha))
+
+
+def _turn_upright(image: Image.Image, path: Path) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception as error:  # the picture itself is sound
+        say_once(f"{path}: its EXIF data is damaged ({error}); taken as upright")
+
+
+def _reduce_to_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Grey levels 0..65535 → 0..255, rounded (PIL's own conversion clips at 255)."""
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise UserError(f"cannot read {path}: 32-bit grey levels have no agreed range")
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
+    if image.mode not in ("L", "CMYK", "LAB"):
+        image = image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):
             return image
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except ImageCms.PyCMSError as error:
+    except (ImageCms.PyCMSError, OSError) as error:
         say_once(f"{path}: its colour profile cannot be used ({error}); taken as sRGB")
         return image
 
@@ -94,64 +111,89 @@ def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
 def write(path: str | os.PathLike[str], array: np.ndarray, alpha: np.ndarray | None = None) -> None:
     """Writes (H, W, 3) or grey (H, W) uint8 atomically, in the format that the name's suffix says.
 
-    Raises UserError for a suffix that is no picture format, for `alpha` in a format that has none, and when the file
-    cannot be written.
+    Raises UserError for a suffix that is no picture format, for `alpha` in a format that has none, and when
+    the file cannot be written.
     """
-    path = Path(path)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}")
     image = Image.fromarray(array)
     if alpha is not None:
+        if alpha.dtype != np.uint8 or alpha.shape != array.shape[:2]:
+            raise ValueError(f"alpha must be uint8 {array.shape[:2]}, got {alpha.dtype} {alpha.shape}")
         image = image.convert("RGB")
         image.putalpha(Image.fromarray(alpha))
     save(path, image)
 
 
 def save(path: str | os.PathLike[str], image: Image.Image) -> None:
-    """Writes a PIL image atomically, in the format that the name's suffix says."""
+    """Writes a PIL image atomically, in the format that the name's suffix says; see `write` for errors."""
     path = Path(path)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:
-        raise UserError(f"cannot write {path}: {path.suffix or 'no suffix'} is not a picture format; try .png")
-    if kind == "JPEG" and image.mode == "RGBA":
-        raise UserError(f"cannot write {path}: JPEG has no transparency; try .png")
-    atomic_write(path, lambda file: image.save(file, format=kind))
+        raise UserError(
+            f"cannot write {path}: {path.suffix or 'no suffix'} is not a picture format; try .png"
+        )
+    if kind in ("JPEG", "BMP", "PPM") and image.mode == "RGBA":
+        raise UserError(f"cannot write {path}: {kind} has no transparency; try .png")
+    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    try:
+        atomic_write(path, lambda file: image.save(file, format=kind, **options))
+    except (ValueError, KeyError) as error:  # a format with limits of its own
+        raise UserError(f"cannot write {path}: {error}") from error
 
 
 def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 160) -> Image.Image:
-    """A labelled table of pictures: a column per name, a row per example, each picture in a square of `cell` pixels.
+    """A labelled table of pictures: a column per name, a row per example, each within `cell` × `cell` pixels.
 
-    A column is a tensor (N, 3 or 1, H, W), uint8 or unit floats, or a list of arrays (H, W, 3). Tiny pictures are
-    enlarged by whole pixels, large ones reduced; all columns must have the same number of pictures.
+    A column is a tensor (N, 3 or 1, H, W), uint8 or unit floats, or a sequence of uint8 arrays (H, W, 3) or
+    (H, W). Tiny pictures are enlarged with their pixels kept square, large ones reduced. All columns hold
+    the same number.
     """
-    rows = [[_image(picture) for picture in pictures] for pictures in columns.values()]
-    counts = {len(column) for column in rows}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"columns must hold the same number of pictures, at least one, got {[*map(len, rows)]}")
-    gap, font = max(4, cell // 16), ImageFont.load_default(max(11, cell // 9))
-    header = font.getbbox("Ag")[3] + 2 * gap
-    pitch = cell + gap
-    page = Image.new("RGB", (len(rows) * pitch + gap, header + counts.pop() * pitch), "white")
+    fitted = [[_fit(_to_image(picture), cell) for picture in column] for column in columns.values()]
+    if len({len(column) for column in fitted}) != 1 or not fitted[0]:
+        counts = {name: len(column) for name, column in columns.items()}
+        raise ValueError(f"columns must hold the same number of pictures, at least one, got {counts}")
+    gap, font = max(6, cell // 20), _font(min(22, max(12, cell // 10)))
+    widths = [
+        max(round(font.getlength(name)), *(picture.width for picture in column))
+        for name, column in zip(columns, fitted, strict=True)
+    ]
+    heights = [max(picture.height for picture in row) for row in zip(*fitted, strict=True)]
+    header = sum(font.getmetrics()) + 2 * gap
+    page = Image.new(
+        "RGB", (sum(widths) + gap * (len(widths) + 1), header + sum(heights) + gap * len(heights)), "white"
+    )
     draw = ImageDraw.Draw(page)
-    for x, (name, column) in enumerate(zip(columns, rows, strict=True)):
-        left = gap + x * pitch
-        draw.text((left + cell / 2, header / 2), name, font=font, fill="#333333", anchor="mm")
-        for y, picture in enumerate(column):
-            picture = _fit(picture, cell)
-            spare = cell - picture.width, cell - picture.height
-            page.paste(picture, (left + spare[0] // 2, header + y * pitch + spare[1] // 2))
+    left = gap
+    for name, column, width in zip(columns, fitted, widths, strict=True):
+        draw.text((left + width / 2, header / 2), name, font=font, fill="#333333", anchor="mm")
+        top = header
+        for picture, height in zip(column, heights, strict=True):
+            page.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+            top += height + gap
+        left += width + gap
     return page
 
 
-def _image(picture: Tensor | np.ndarray) -> Image.Image:
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    from matplotlib import (
+        get_data_path,
+    )  # its DejaVu Sans has the letters that PIL's own font lacks (×, Greek)
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _to_image(picture: Tensor | np.ndarray) -> Image.Image:
     if isinstance(picture, Tensor):
         picture = to_uint8(picture.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()
     return Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
 
 
 def _fit(image: Image.Image, cell: int) -> Image.Image:
-    factor = cell / max(image.size)
-    if factor >= 1:  # whole pixels first, so that every pixel is the same square
-        return image.resize((image.width * int(factor), image.height * int(factor)), Image.Resampling.NEAREST)
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    return image.resize(size, Image.Resampling.LANCZOS)
+    """The longer side becomes `cell`: whole pixels are repeated first, so that each stays an even square."""
+    longest = max(image.size)
+    repeat = -(-cell // longest)
+    size = [max(1, round(side * cell / longest)) for side in image.size]
+    return image.resize((image.width * repeat, image.height * repeat), Image.Resampling.NEAREST).resize(
+        size, Image.Resampling.BOX
+    )

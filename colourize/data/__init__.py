@@ -23,13 +23,14 @@ def load(
 ) -> Split:
     """The training and validation images of a source, as uint8 (N, 3, size, size).
 
-    - `photos`: crops of the photographs that scikit-image brings along; validation comes from a photograph of its own.
-    - `cifar10`: the images of `class_name`, from `data_dir` (the folder cifar-10-batches-py, its parent, or the
-      .tar.gz), or downloaded once; the test images are the validation. `size` must be 32.
-    - `folder:PATH`: the pictures below PATH, cut square, resized, read when they are first needed.
+    - `photos`: crops of the photographs that scikit-image brings along; the right third of each validates.
+    - `cifar10`: the images of `class_name`, from `data_dir` (the folder cifar-10-batches-py, its parent, or
+      the .tar.gz), or downloaded once; the test images validate. `size` must be 32.
+    - `folder:PATH`: the pictures below PATH, cut square, resized, read when they are first needed; one in
+      ten validates.
 
-    `limit` keeps at most that many images in each part; `seed` chooses the crops and divides a folder. Raises UserError
-    for an unknown source or class, and for files that are missing or damaged.
+    `limit` keeps at most that many images in each part; `seed` chooses the crops and divides a folder.
+    Raises UserError for an unknown source or class, and for files that are missing or damaged.
     """
     if size < 1 or (limit is not None and limit < 1):
         raise UserError(f"size and limit must be at least 1, got size {size} and limit {limit}")

@@ -1,4 +1,4 @@
-"""The source `cifar10`: one class of CIFAR-10 (Krizhevsky 2009), downloaded once or read from a folder or archive.
+"""The source `cifar10`: one class of CIFAR-10 (Krizhevsky 2009).
 
 The handout's split: the class's 5,000 training images train, its 1,000 test images validate.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +16,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import torch
+from rich import progress
 from torch import Tensor
 
 from .. import pickles
@@ -39,13 +41,20 @@ def load(data_dir: str | os.PathLike[str] | None, class_name: str) -> Split:
     batches = {name: _pixels(file, f"{path}: {name}", label) for name, file in _batches(path)}
     missing = [name for name in [*_TRAIN, _TEST] if name not in batches]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: give the folder {_FOLDER}, its parent, or the .tar.gz")
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: give the folder {_FOLDER}, its parent, or the .tar.gz"
+        )
     train = torch.cat([batches[name] for name in _TRAIN])
-    return Split(TensorImages(train), TensorImages(batches[_TEST]), f"cifar10 {class_name}")
+    validation = batches[_TEST]
+    if not len(train) or not len(validation):
+        raise UserError(
+            f"{path} holds {len(train)} training and {len(validation)} test images of {class_name}"
+        )
+    return Split(TensorImages(train), TensorImages(validation), f"cifar10 {class_name}")
 
 
 def _batches(path: Path) -> Iterator[tuple[str, BinaryIO]]:
-    """Name and content of each batch in a folder or an archive. Nothing of an archive is written to the disk."""
+    """Name and content of each batch in a folder or an archive, of which nothing is unpacked to disk."""
     names = {*_TRAIN, _TEST}
     if path.is_dir():
         folder = path / _FOLDER if (path / _FOLDER).is_dir() else path
@@ -60,7 +69,7 @@ def _batches(path: Path) -> Iterator[tuple[str, BinaryIO]]:
                 folder, _, name = member.name.rpartition("/")
                 if member.isfile() and name in names:
                     yield name, archive.extractfile(member)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -68,24 +77,38 @@ def _pixels(file: BinaryIO, name: str, label: int) -> Tensor:
     batch = pickles.load(file, name)
     try:
         data, labels = batch[b"data"], np.array(batch[b"labels"])
+        if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
+            raise ValueError(f"{data.dtype} {data.shape} for {len(labels)} images")
         return torch.from_numpy(data[labels == label].reshape(-1, 3, 32, 32))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{name} is not a batch of CIFAR-10: {error}") from error
 
 
 def download() -> Path:
-    """The archive in the cache folder, downloaded and checked against the official MD5 if it is not there yet."""
+    """The archive in the cache folder; downloaded, and checked against the official MD5, if not there yet."""
     path = cache_folder() / URL.rpartition("/")[2]
     if path.is_file():
         return path
     digest = hashlib.md5(usedforsecurity=False)
-    try:
-        with urlopen(URL, timeout=30) as response, atomic_file(path) as file:
-            while block := response.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-            if digest.hexdigest() != MD5:
-                raise UserError(f"{URL}: the download is damaged (MD5 {digest.hexdigest()} instead of {MD5}); try again")
-    except OSError as error:
-        raise UserError(f"cannot download {URL}: {error}; with a copy at hand, give --data-dir") from error
+    with atomic_file(path) as file:
+        for block in _blocks(URL):
+            digest.update(block)
+            file.write(block)
+        if digest.hexdigest() != MD5:
+            raise UserError(
+                f"the download of {URL} is incomplete or damaged: MD5 {digest.hexdigest()}, not {MD5}"
+            )
     return path
+
+
+def _blocks(url: str) -> Iterator[bytes]:
+    try:
+        with urlopen(url, timeout=30) as response:
+            total = int(response.headers.get("Content-Length", 0))
+            with progress.wrap_file(response, total, description="Downloading CIFAR-10") as content:
+                while block := content.read(1 << 20):
+                    yield block
+    except OSError as error:
+        raise UserError(
+            f"cannot download {url}: {error}; with a copy at hand, give its place as --data-dir"
+        ) from error

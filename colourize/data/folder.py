@@ -26,8 +26,8 @@ class FolderImages(Images):
 
     def __init__(self, paths: Sequence[Path], size: int) -> None:
         self.paths, self.size = list(paths), size
-        self._kept: dict[int, Tensor] = {}
         self._keep = len(self.paths) * 3 * size * size <= MEMORY
+        self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,12 +46,12 @@ class FolderImages(Images):
             try:
                 picture = _square(pictures.read(path).rgb, self.size)
             except UserError as error:
-                say_once(f"{error}; skipped")
+                say_once(f"{error}; it is skipped")
                 continue
             if self._keep:
                 self._kept[index] = picture
             return picture
-        raise UserError(f"none of the {len(self)} pictures in {self.paths[0].parent} can be read")
+        raise UserError(f"none of {len(self)} pictures can be read, {self.paths[0]} among them")
 
 
 def _square(rgb: np.ndarray, size: int) -> Tensor:
@@ -68,11 +68,17 @@ def load(path: str, *, size: int, seed: int) -> Split:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"folder:{path}: there is no such folder")
-    suffixes = Image.registered_extensions()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     paths = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
     if len(paths) < 2:
-        raise UserError(f"folder:{path} holds {len(paths)} pictures; at least 2 are needed, to train and to validate")
+        raise UserError(
+            f"folder:{path} holds {len(paths)} pictures; at least 2 are needed, to train and to validate"
+        )
     order = np.random.default_rng(seed).permutation(len(paths))
     count = max(1, round(len(paths) * VALIDATION_SHARE))
-    train, validation = ([paths[i] for i in part] for part in (order[count:], order[:count]))
-    return Split(FolderImages(train, size), FolderImages(validation, size), f"folder:{path}")
+    train, validation = (
+        FolderImages([paths[i] for i in part], size) for part in (order[count:], order[:count])
+    )
+    for images in (train, validation):
+        images.batch(torch.tensor([0]))  # nothing readable is said now, not in the middle of the training
+    return Split(train, validation, f"folder:{path}")

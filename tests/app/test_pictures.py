@@ -1,0 +1,341 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from colourize import pictures
+from colourize.files import UserError
+
+
+def random_rgb(height=21, width=34, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+def smooth_rgb(height=48, width=64):
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([255 * x // width, 255 * y // height, 255 * (x + y) // (width + height)], -1).astype(
+        np.uint8
+    )
+
+
+def png(width, height, bits, channels, rows):
+    """A PNG file made by hand: PIL writes neither 16-bit colours nor sizes that are not true."""
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 3: 2}[channels], 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def png16(levels):
+    """uint16 (H, W, C) as a PNG file."""
+    height, width, channels = levels.shape
+    return png(width, height, 16, channels, b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".ppm"])
+def test_lossless_formats_come_back_exactly(tmp_path, suffix):
+    rgb = random_rgb()
+    pictures.write(tmp_path / f"picture{suffix}", rgb)
+    picture = pictures.read(tmp_path / f"picture{suffix}")
+    assert np.array_equal(picture.rgb, rgb)
+    assert picture.rgb.dtype == np.uint8
+    assert picture.alpha is None
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
+def test_lossy_formats_come_back_nearly(tmp_path, suffix):
+    rgb = smooth_rgb()
+    pictures.write(tmp_path / f"picture{suffix}", rgb)
+    assert np.abs(pictures.read(tmp_path / f"picture{suffix}").rgb.astype(int) - rgb).max() < 16
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1)])
+def test_extreme_shapes(tmp_path, shape):
+    pictures.write(tmp_path / "picture.png", np.full((*shape, 3), 7, np.uint8))
+    assert np.array_equal(pictures.read(tmp_path / "picture.png").rgb, np.full((*shape, 3), 7))
+
+
+def test_fifty_megapixels(tmp_path):
+    Image.new("RGB", (10_000, 5_000), (10, 20, 30)).save(tmp_path / "large.png", compress_level=1)
+    picture = pictures.read(tmp_path / "large.png")
+    assert picture.rgb.shape == (5_000, 10_000, 3)
+    assert picture.rgb[-1, -1].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    image = Image.fromarray(smooth_rgb()).convert(mode)
+    image.save(tmp_path / "picture.tiff")
+    picture = pictures.read(tmp_path / "picture.tiff")
+    assert np.array_equal(picture.rgb, np.array(image.convert("RGB")))
+    assert picture.alpha is None
+
+
+def test_lab_becomes_rgb(tmp_path):
+    rgb = smooth_rgb() // 2 + 64
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(Image.fromarray(rgb), srgb, lab, outputMode="LAB")
+    image.save(tmp_path / "picture.tiff")
+    errors = np.abs(pictures.read(tmp_path / "picture.tiff").rgb.astype(int) - rgb)
+    assert errors.mean() < 1  # 8-bit Lab is coarse, up to 9 levels for single colours
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_alpha_is_kept_beside(tmp_path, mode):
+    image = Image.fromarray(smooth_rgb()).convert(mode)
+    rgb, alpha = np.array(image.convert("RGB")), smooth_rgb()[..., 0]
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "picture.png")
+    picture = pictures.read(tmp_path / "picture.png")
+    assert np.array_equal(picture.rgb, rgb)
+    assert np.array_equal(picture.alpha, alpha)
+
+
+def test_a_transparent_palette_entry_becomes_alpha(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    image.save(tmp_path / "picture.gif", transparency=1)
+    picture = pictures.read(tmp_path / "picture.gif")
+    assert picture.rgb[0, 0].tolist() == [255, 0, 0]
+    assert picture.alpha.tolist() == [[255, 0]]
+
+
+def test_opaque_alpha_is_dropped(tmp_path):
+    Image.new("RGBA", (3, 3), (1, 2, 3, 255)).save(tmp_path / "picture.png")
+    assert pictures.read(tmp_path / "picture.png").alpha is None
+
+
+def test_alpha_comes_back(tmp_path):
+    rgb, alpha = random_rgb(), random_rgb()[..., 0]
+    pictures.write(tmp_path / "picture.png", rgb, alpha)
+    picture = pictures.read(tmp_path / "picture.png")
+    assert np.array_equal(picture.rgb, rgb)
+    assert np.array_equal(picture.alpha, alpha)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_reduced_and_said_once(tmp_path, said, channels):
+    levels = np.random.default_rng(0).integers(65536, size=(9, 8, channels), dtype=np.uint16)
+    levels[0, 0], levels[0, 1] = 0, 65535
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png16(levels))
+        rgb = pictures.read(tmp_path / name).rgb
+        assert np.abs(rgb - levels / 257).max() <= (
+            0.5 if channels == 1 else 1
+        )  # PIL truncates 16-bit colours
+    assert [sentence.partition("/a.png")[2] for sentence in said()] == [
+        " has 16 bits per channel; such pictures are reduced to 8"
+    ]
+
+
+def test_8_bits_are_not_called_16(tmp_path, said):
+    pictures.write(tmp_path / "picture.png", random_rgb())
+    pictures.read(tmp_path / "picture.png")
+    assert said() == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_levels_without_an_agreed_range_are_refused(tmp_path, dtype):
+    Image.fromarray(np.full((4, 4), 70_000, dtype)).save(tmp_path / "picture.tiff")
+    with pytest.raises(UserError, match=r"picture\.tiff: .* grey levels have no agreed range"):
+        pictures.read(tmp_path / "picture.tiff")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    upright = random_rgb()
+    turned = {  # from upright to how a camera stores it
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "picture.png", exif=exif)
+    assert np.array_equal(pictures.read(tmp_path / "picture.png").rgb, upright)
+
+
+def test_damaged_exif_is_said_and_left_out(tmp_path, said):
+    Image.fromarray(random_rgb()).save(tmp_path / "picture.png", exif=b"Exif\0\0damaged")
+    assert np.array_equal(pictures.read(tmp_path / "picture.png").rgb, random_rgb())
+    assert len(said()) == 1
+    assert "picture.png: its EXIF data is damaged" in said()[0]
+
+
+def swapped_profile():
+    """sRGB with red and blue exchanged, so that a picture with this profile shows its channels exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+    return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+
+
+def test_a_colour_profile_is_applied(tmp_path):
+    rgb = smooth_rgb()
+    Image.fromarray(rgb).save(tmp_path / "picture.png", icc_profile=swapped_profile())
+    picture = pictures.read(tmp_path / "picture.png")
+    assert np.abs(picture.rgb.astype(int) - rgb[..., ::-1]).max() <= 3
+
+
+def test_an_srgb_profile_changes_nothing(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(random_rgb()).save(tmp_path / "picture.png", icc_profile=profile)
+    assert np.array_equal(pictures.read(tmp_path / "picture.png").rgb, random_rgb())
+
+
+def test_a_damaged_profile_is_said_and_left_out(tmp_path, said):
+    Image.fromarray(random_rgb()).save(tmp_path / "picture.png", icc_profile=b"not a profile")
+    assert np.array_equal(pictures.read(tmp_path / "picture.png").rgb, random_rgb())
+    assert len(said()) == 1
+    assert "picture.png: its colour profile cannot be used" in said()[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture at all", "not a picture in any known format"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture|damaged"),
+    ],
+)
+def test_files_that_are_no_pictures_are_named(tmp_path, content, words):
+    (tmp_path / "picture.png").write_bytes(content)
+    with pytest.raises(UserError, match=rf"cannot read .*picture\.png: .*({words})"):
+        pictures.read(tmp_path / "picture.png")
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*missing\.png: No such file"):
+        pictures.read(tmp_path / "missing.png")
+    with pytest.raises(UserError, match="cannot read .*: (Is a directory|Permission denied)"):
+        pictures.read(tmp_path)
+
+
+def encoded(kind):
+    buffer = io.BytesIO()
+    Image.fromarray(random_rgb()).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"])
+def test_truncated_files_are_named(tmp_path, kind):
+    content = encoded(kind)
+    (tmp_path / "half").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"cannot read .*half: "):
+        pictures.read(tmp_path / "half")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP"])
+def test_damaged_files_are_read_or_named(tmp_path, kind):
+    content, random = encoded(kind), np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in random.integers(min(200, len(content)), size=3):
+            damaged[place] = random.integers(256)
+        (tmp_path / "picture").write_bytes(damaged)
+        try:
+            picture = pictures.read(tmp_path / "picture", max_pixels=1_000_000)
+        except UserError as error:
+            assert str(error).startswith(f"cannot read {tmp_path / 'picture'}: ")
+        else:
+            assert picture.rgb.dtype == np.uint8 and picture.rgb.shape[2] == 3
+
+
+def test_a_decompression_bomb_is_refused_unread(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(png(30_000, 30_000, 8, 3, b""))
+    with pytest.raises(UserError, match=r"cannot read .*bomb\.png: Image size \(900000000 pixels\) exceeds"):
+        pictures.read(tmp_path / "bomb.png")
+
+
+def test_the_limit_on_pixels_can_be_chosen(tmp_path):
+    pictures.write(tmp_path / "picture.png", random_rgb(10, 20))
+    assert pictures.read(tmp_path / "picture.png", max_pixels=200).rgb.shape == (10, 20, 3)
+    with pytest.raises(UserError, match=r"picture\.png: 20 × 10 is over 199 pixels"):
+        pictures.read(tmp_path / "picture.png", max_pixels=199)
+
+
+def test_grey_arrays_are_written(tmp_path):
+    pictures.write(tmp_path / "picture.png", random_rgb()[..., 0])
+    assert np.array_equal(
+        pictures.read(tmp_path / "picture.png").rgb, random_rgb()[..., :1].repeat(3, axis=2)
+    )
+
+
+@pytest.mark.parametrize("name", ["picture.txt", "picture", "picture.xyz"])
+def test_write_names_a_suffix_it_does_not_know(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name}: .* is not a picture format; try \.png"):
+        pictures.write(tmp_path / name, random_rgb())
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "bmp"])
+def test_write_refuses_to_lose_alpha(tmp_path, suffix):
+    with pytest.raises(UserError, match=r"has no transparency; try \.png"):
+        pictures.write(tmp_path / f"picture.{suffix}", random_rgb(), random_rgb()[..., 0])
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8)])
+def test_write_names_wrong_arrays(tmp_path, array):
+    with pytest.raises(ValueError, match=r"array must be uint8 \(H, W, 3\) or \(H, W\), got"):
+        pictures.write(tmp_path / "picture.png", array)
+
+
+def test_a_format_with_limits_says_so_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError, match=r"cannot write .*picture\.jpg: "):
+        pictures.write(path, np.zeros((1, 70_000, 3), np.uint8))
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.jpg"]
+
+
+def test_sheet_holds_every_picture_enlarged_in_even_squares():
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8)
+    page = np.array(pictures.sheet({"truth": images, "prediction": images / 256}, cell=64))
+    for image in images:
+        square = image.permute(1, 2, 0).repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+        places = np.lib.stride_tricks.sliding_window_view(page, square.shape)[..., 0, :, :, :]
+        rows, columns = np.nonzero((places[..., 0, 0, :] == square[0, 0]).all(-1))
+        found = {x for y, x in zip(rows, columns, strict=True) if np.array_equal(places[y, x], square)}
+        assert len(found) == 2  # once in either column
+
+
+def test_sheet_takes_all_kinds_of_pictures_and_sizes():
+    columns = {
+        "grey": torch.rand(2, 1, 5, 7),
+        "large": [random_rgb(300, 100), random_rgb(100, 300)],
+        "a very long label × ü": [random_rgb()[..., 0], random_rgb()],
+    }
+    page = pictures.sheet(columns, cell=50)
+    assert page.mode == "RGB"
+    assert np.array(page)[[0, -1]].min() == 255  # an even white border, nothing cut
+    assert np.array(page)[:, [0, -1]].min() == 255
+
+
+@pytest.mark.parametrize(
+    "columns", [{}, {"a": []}, {"a": torch.rand(2, 3, 4, 4), "b": torch.rand(1, 3, 4, 4)}]
+)
+def test_sheet_names_uneven_columns(columns):
+    with pytest.raises(ValueError, match="columns must hold the same number of pictures, at least one"):
+        pictures.sheet(columns)
+
+
+def test_reads_real_photographs(shared_data):
+    paths = sorted((shared_data / "Set14").glob("*.png"))
+    shapes = [pictures.read(path).rgb.shape for path in paths]
+    assert len(shapes) == 14
+    assert {shape[2] for shape in shapes} == {3}
