@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from . import pickles
@@ -99,6 +98,8 @@ class Palette:
 
         Raises UserError if the images hold fewer distinct colours than asked for.
         """
+        from scipy.cluster.vq import kmeans2  # slow to import, and needed here alone
+
         _check_rgb(images)
         random = np.random.default_rng(seed)
         pixels = images.permute(0, 2, 3, 1).reshape(-1, 3)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .colour import to_uint8
 from .files import UserError, atomic_write, say_once
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # about 179 million: PIL's own limit against decompression bombs
+MAX_PIXELS = 178_000_000  # just below PIL's own limit against decompression bombs
 
 
 class Picture(NamedTuple):
@@ -57,6 +57,8 @@ def _reason(path: Path, error: Exception) -> str:
         return "not a picture in any known format"
     if isinstance(error, Image.DecompressionBombError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
     return f"the picture is damaged ({error or type(error).__name__})"
 
 

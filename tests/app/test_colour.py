@@ -67,7 +67,8 @@ def test_upscale_keeps_flat_colours_range_and_any_size(mode):
     stripes = torch.tensor([0, 255] * 4, dtype=torch.uint8).expand(1, 3, 8, 8)
     enlarged = upscale(stripes, 3, mode)
     assert enlarged.shape == (1, 3, 24, 24)
-    assert 0 <= enlarged.min() and enlarged.max() <= 1
+    assert enlarged.min() >= 0
+    assert enlarged.max() <= 1
 
 
 def test_upscale_names_an_unknown_mode():

@@ -140,7 +140,7 @@ def test_bad_batches_are_named(folder, content, words):
 
 def test_a_truncated_batch_is_named(folder, contents):
     (folder / "test_batch").write_bytes(contents["test_batch"][:-1000])
-    with pytest.raises(UserError, match="cannot read .*test_batch: pickle data was truncated"):
+    with pytest.raises(UserError, match=r"cannot read .*test_batch: pickle data was truncated"):
         data.load("cifar10", data_dir=folder)
 
 
@@ -200,7 +200,7 @@ def test_a_hostile_archive_writes_nothing(tmp_path, contents):
 
 @pytest.fixture
 def server(monkeypatch, tmp_path, contents):
-    """A server of a small archive in place of the official one; `answer` is what it sends, `requests` what it got."""
+    """Serves a small archive in place of the official one: `answer` is sent, `requests` are what came."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -238,7 +238,9 @@ def test_downloads_once(server, tmp_path):
 def test_a_bad_download_is_not_kept_and_can_be_repeated(server, tmp_path, fault):
     archive = server.answer
     server.answer = archive[:-1] + b"!" if fault == "damaged" else archive[:-1000]
-    with pytest.raises(UserError, match="the download of http://127.0.0.1.* is incomplete or damaged: MD5"):
+    with pytest.raises(
+        UserError, match=r"the download of http://127\.0\.0\.1.* is incomplete or damaged: MD5"
+    ):
         data.load("cifar10")
     assert list((tmp_path / "cache").iterdir()) == []
     server.answer = archive

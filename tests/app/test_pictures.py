@@ -221,7 +221,7 @@ def test_files_that_are_no_pictures_are_named(tmp_path, content, words):
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*missing\.png: No such file"):
         pictures.read(tmp_path / "missing.png")
-    with pytest.raises(UserError, match="cannot read .*: (Is a directory|Permission denied)"):
+    with pytest.raises(UserError, match=r"cannot read .*: (Is a directory|Permission denied)"):
         pictures.read(tmp_path)
 
 
