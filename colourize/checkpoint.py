@@ -1,0 +1,73 @@
+"""Tensors on disk that are either whole or refused: safetensors files with a digest, written atomically, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .files import UserError, atomic_write
+
+_DIGEST = "sha256"
+
+
+def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Writes named tensors and text notes atomically, with a digest of both."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {**notes, _DIGEST: _digest(tensors, notes)}
+    atomic_write(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save` wrote, on the CPU.  Raises `UserError`, naming the file, if a byte of it is missing or changed."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            notes = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"cannot read {path}: there is no such file") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"cannot read {path}: it is damaged or no safetensors file ({error})") from error
+    if notes.pop(_DIGEST, None) != _digest(tensors, notes):
+        raise UserError(f"cannot read {path}: it is damaged (its content does not match its digest)")
+    return tensors, notes
+
+
+def load_network(network: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Fills `network` with `tensors` that came from `path`; raises `UserError` where they are not its own."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).split("\n\t", 1)[-1].split("\n", 1)[0]
+        raise UserError(f"{path} does not fit the run's settings: {reason}") from error
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of an optimizer's state, as `optimizer.<parameter number>.<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `pack_optimizer` took; other names in `tensors` are not looked at."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        prefix, _, rest = key.partition(".")
+        if prefix == "optimizer":
+            number, _, name = rest.partition(".")
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(notes.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""A trained network beside the baselines of its task, on the same pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .baselines import Scorer, baselines
+from .data import Images, Split
+from .runs import Run
+from .tasks import Task
+
+HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "psnr": True}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by predictor: "network", then the baselines.  A baseline that gives pictures but no probabilities has no loss."""
+
+    data: str
+    scores: dict[str, dict[str, float]]
+
+    def best(self, metric: str) -> float:
+        """The best value that any predictor has."""
+        values = [scores[metric] for scores in self.scores.values() if metric in scores]
+        return max(values) if HIGHER_IS_BETTER[metric] else min(values)
+
+    @property
+    def defeats(self) -> list[tuple[str, str]]:
+        """(metric, baseline) for each comparison that the network loses."""
+        network = self.scores["network"]
+        return [
+            (metric, name)
+            for name, scores in self.scores.items()
+            for metric, value in scores.items()
+            if (value > network[metric] if HIGHER_IS_BETTER[metric] else value < network[metric])
+        ]
+
+
+def evaluate(run: Run, split: Split, *, device: torch.device | str = "cpu") -> Evaluation:
+    """Scores the run's network and its baselines on the validation pictures; tables are counted on the others."""
+    network = run.load_network().to(device)
+    scorers = {"network": network_scorer(network, run.task), **baselines(run.task, split.train)}
+    return Evaluation(
+        split.name,
+        {
+            name: mean_scores(scorer, run.task, split.validation, run.settings.batch_size, device)
+            for name, scorer in scorers.items()
+        },
+    )
+
+
+def network_scorer(network: torch.nn.Module, task: Task) -> Scorer:
+    """Scores pictures by what `network` makes of them."""
+    return lambda pictures, target: task.score(network(task.degrade(pictures)), target, pictures)
+
+
+@torch.inference_mode()
+def mean_scores(
+    scorer: Scorer, task: Task, images: Images, batch_size: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Each score, averaged over `images`."""
+    totals: dict[str, torch.Tensor] = {}
+    for indices in torch.arange(len(images)).split(batch_size):
+        pictures = images.batch(indices).to(device)
+        for name, value in scorer(pictures, task.target(pictures)).items():
+            totals[name] = totals.get(name, 0) + value * len(indices)
+    return {name: (total / len(images)).item() for name, total in totals.items()}

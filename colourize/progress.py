@@ -1,0 +1,41 @@
+"""The bar that a training shows: pictures done, the loss so far, pictures per second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+from torch import Tensor
+
+Advance = Callable[[int, Tensor], None]  # so many more pictures, and the mean loss so far
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        return Text(f"{task.speed:,.0f} images/s" if task.speed else "")
+
+
+class _Loss(ProgressColumn):
+    def render(self, task: Bar) -> Text:
+        loss = task.fields["loss"]  # read only when drawn, so that no step waits for a GPU
+        return Text("" if loss is None else f"loss {loss.item():.4f}")
+
+
+@contextmanager
+def progress(console: Console, label: str, total: int) -> Iterator[Advance]:
+    """Shows a bar for `total` pictures while the block runs, then removes it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Loss(),
+        _Speed(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(label, total=total, loss=None)
+        yield lambda count, loss: bars.update(bar, advance=count, loss=loss)

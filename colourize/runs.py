@@ -1,0 +1,134 @@
+"""The folder of a run: everything that a training leaves behind, and what it takes to go on with it.
+
+    settings.toml                what was asked for
+    palette.npy                  the colours that labels stand for (not for regression)
+    model.safetensors            the network as it is after the last finished epoch
+    checkpoint-even, -odd        the same, the optimizer and the metrics, after the last even and the last odd epoch:
+                                 while one is written, the other is whole (.safetensors)
+    metrics.csv, curves.png, samples.png
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint, networks, tasks
+from .colour import Palette
+from .files import UserError, atomic_write
+from .settings import Settings
+
+logger = logging.getLogger("colourize")
+
+CHECKPOINTS = ("checkpoint-even.safetensors", "checkpoint-odd.safetensors")
+Metrics = list[dict[str, float]]
+
+
+class Run:
+    """A run's folder, settings, task and metrics, a row for each epoch that is finished (as far as they were read).
+
+    `begin` makes one, `open` finds one.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, palette: Palette | None) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.task = tasks.kind(settings.task)(palette)
+        self.metrics: Metrics = []
+
+    @classmethod
+    def begin(cls, folder: str | os.PathLike[str], settings: Settings, palette: Palette | None) -> Run:
+        """Writes the settings and the palette into a folder that `check_free` finds free."""
+        check_free(folder)
+        run = cls(Path(folder), settings, palette)
+        if run.task.palette:
+            run.task.palette.save(run.folder / "palette.npy")
+        settings.save(run.folder / "settings.toml")
+        return run
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """The run in `folder`.  Raises `UserError` if there is none or its files are damaged."""
+        folder = Path(folder)
+        if not (folder / "settings.toml").is_file():
+            raise UserError(f"{folder} holds no run: it has no settings.toml")
+        settings = Settings.load(folder / "settings.toml")
+        palette = Palette.load(folder / "palette.npy") if tasks.kind(settings.task).needs_palette else None
+        return cls(folder, settings, palette)
+
+    def create_network(self) -> nn.Module:
+        """A freshly initialised network; the same for the same seed, on every device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return networks.create(
+                self.settings.network,
+                in_channels=self.task.in_channels,
+                out_channels=self.task.out_channels,
+                **self.settings.network_settings,
+            )
+
+    def load_network(self) -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode."""
+        path = self.folder / "model.safetensors"
+        tensors, _ = checkpoint.load(path)
+        network = self.create_network()
+        checkpoint.load_network(network, tensors, path)
+        return network.eval()
+
+    def save_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Keeps the state after the last epoch of `metrics`.  First the checkpoint: the rest can be made from it."""
+        tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors.update(checkpoint.pack_optimizer(optimizer))
+        path = self.folder / CHECKPOINTS[len(self.metrics) % 2]
+        checkpoint.save(path, tensors, {"metrics": json.dumps(self.metrics)})
+        self.save_results(network)
+
+    def save_results(self, network: nn.Module) -> None:
+        """Writes model.safetensors and metrics.csv."""
+        notes = {"epoch": str(len(self.metrics))}
+        checkpoint.save(self.folder / "model.safetensors", network.state_dict(), notes)
+        if self.metrics:
+            table = io.StringIO(newline="")
+            writer = csv.DictWriter(table, self.metrics[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.metrics)
+            atomic_write(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
+
+    def load_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Puts network, optimizer and metrics back to the last finished epoch that can be read.
+
+        A damaged checkpoint is named in a warning and the one before it taken; `UserError` if none is left.
+        """
+        found: list[tuple[Metrics, dict[str, Tensor], Path]] = []
+        problems: list[str] = []
+        for path in (self.folder / name for name in CHECKPOINTS):
+            try:
+                tensors, notes = checkpoint.load(path)
+                found.append((json.loads(notes["metrics"]), tensors, path))
+            except UserError as error:
+                if path.exists():
+                    problems.append(str(error))
+        if not found:
+            raise UserError("; ".join(problems) or f"{self.folder} holds no checkpoint to resume from")
+        self.metrics, tensors, path = max(found, key=lambda entry: len(entry[0]))
+        for problem in problems:
+            logger.warning("%s; going on from %s, after epoch %d", problem, path, len(self.metrics))
+        own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+        checkpoint.load_network(network, own, path)
+        checkpoint.unpack_optimizer(optimizer, tensors)
+
+
+def check_free(folder: str | os.PathLike[str]) -> None:
+    """Raises `UserError` unless `folder` can take a new run: nothing that exists is ever overwritten."""
+    folder = Path(folder)
+    if (folder / "settings.toml").exists():
+        raise UserError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: choose another --out")

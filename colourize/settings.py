@@ -1,0 +1,94 @@
+"""What decides a training, in one place: names, defaults, limits, and the TOML file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from . import networks, tasks
+from .files import UserError, atomic_write
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_SMALLEST = 8  # after two halvings, batch norm still sees more than one pixel of a single picture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one training.  The same settings on the same machine give the same network, bit for bit."""
+
+    task: str
+    network: str
+    data: str = "photos"
+    data_dir: str | None = None
+    class_name: str = "horse"
+    size: int = 32
+    limit: int | None = None
+    palette: str | None = None
+    colours: int = 24
+    filters: int = 32
+    kernel_size: int = 3
+    bottleneck: int | None = None
+    epochs: int = 25
+    batch_size: int = 100
+    lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `UserError`, naming the setting, for any value of a wrong type or out of range."""
+        for name, kind in get_type_hints(Settings).items():
+            value = getattr(self, name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif not isinstance(value, kind) or isinstance(value, bool):
+                raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
+            elif type(value) is int and name != "seed" and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"lr must be a positive number, not {self.lr}")
+        if self.colours < 2:
+            raise UserError(f"colours must be at least 2, not {self.colours}")
+        if self.size < _SMALLEST:
+            raise UserError(f"size must be at least {_SMALLEST}, not {self.size}")
+        multiple = tasks.kind(self.task).size_multiple
+        if self.size % multiple:
+            raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
+        networks.complete(self.network, **self.network_settings)
+
+    @property
+    def network_settings(self) -> dict[str, int]:
+        """What `networks.create` takes, but for the channels, which the task decides."""
+        chosen = {"filters": self.filters, "kernel_size": self.kernel_size, "bottleneck": self.bottleneck}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some settings changed, checked like the original."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes TOML atomically; settings that are None are left out."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in given.items()]
+        atomic_write(path, lambda file: file.write("".join(lines).encode()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Settings:
+        """Reads what `save` wrote.  Raises `UserError`, naming the file, for anything else."""
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**values)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        except (UserError, ValueError, TypeError) as error:
+            raise UserError(f"{path} does not hold the settings of a run: {error}") from error

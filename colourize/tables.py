@@ -1,0 +1,122 @@
+"""What the commands print, as rich tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from .colour import Palette, to_uint8
+from .evaluation import Evaluation
+from .runs import Run
+from .summary import Layer
+from .tasks import Task
+
+_UNITS = {"loss": "{:.4g}", "accuracy": "{:.1%}", "psnr": "{:.2f} dB"}
+
+
+def label(metric: str, task: Task) -> str:
+    """A metric's name as people write it."""
+    return {"loss": task.loss_name, "psnr": "PSNR"}.get(metric, metric)
+
+
+def training(run: Run) -> Table:
+    """What a finished training was and what it came to: the last epoch, and the best by validation loss."""
+    settings, last = run.settings, run.metrics[-1]
+    best = min(run.metrics, key=lambda row: row["validation_loss"])
+    rows = {
+        "run": f"{settings.task}, {settings.network}",
+        "data": f"{settings.data}, batch {settings.batch_size}, lr {settings.lr:g}, seed {settings.seed}",
+        f"epoch {last['epoch']}": describe(last, run.task),
+    }
+    if best is not last:
+        rows[f"best epoch, {best['epoch']}"] = describe(best, run.task)
+    rows["files"] = f"{run.folder}: model.safetensors, metrics.csv, curves.png, samples.png"
+    return facts(rows)
+
+
+def describe(row: Mapping[str, float], task: Task) -> str:
+    """A row of a run's metrics in words."""
+    parts = [f"train loss {row['train_loss']:.4g}"]
+    for metric, unit in _UNITS.items():
+        if (name := f"validation_{metric}") in row:
+            parts.append(f"{'validation loss' if metric == 'loss' else label(metric, task)} {unit.format(row[name])}")
+    return ", ".join(parts)
+
+
+def facts(rows: Mapping[str, Any]) -> Table:
+    """Names and what they are."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in rows.items():
+        table.add_row(Text(name), Text(str(fact)))
+    return table
+
+
+def evaluation(result: Evaluation, task: Task) -> Table:
+    """Predictors by scores; the best score of a column is bold."""
+    table = Table(title=f"{task.name} on the validation pictures of {result.data}", title_justify="left")
+    table.add_column("predictor")
+    metrics = [metric for metric in _UNITS if metric in result.scores["network"]]
+    for metric in metrics:
+        table.add_column(label(metric, task), justify="right")
+    for name, scores in result.scores.items():
+        cells = [_score(metric, scores, result.best(metric)) for metric in metrics]
+        table.add_row(name, *cells)
+    return table
+
+
+def _score(metric: str, scores: Mapping[str, float], best: float) -> Text:
+    if metric not in scores:
+        return Text("–")
+    return Text(_UNITS[metric].format(scores[metric]), style="bold" if scores[metric] == best else "")
+
+
+def verdict(result: Evaluation, task: Task) -> str:
+    """In plain words: which baselines the network loses to, and in what."""
+    network = result.scores["network"]
+    lines = []
+    for name, scores in result.scores.items():
+        lost = [
+            f"{label(metric, task)} ({unit.format(network[metric])} against {unit.format(scores[metric])})"
+            for metric, unit in _UNITS.items()
+            if (metric, name) in result.defeats
+        ]
+        if lost:
+            lines.append(f"The network loses to “{name}” in {', '.join(lost)}.")
+    return "\n".join(lines) or "The network loses to none of the baselines."
+
+
+def layers(rows: Sequence[Layer], title: str) -> Table:
+    """The layer table of a network, with totals."""
+    table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("operations", no_wrap=True)
+    for name in ("kernel", "filters", "output"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("parameters", f"{sum(row.parameters for row in rows):,}", justify="right", no_wrap=True)
+    table.add_column("MFLOPs", f"{sum(row.flops for row in rows) / 1e6:,.2f}", justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            row.operations,
+            "×".join(map(str, row.kernel)),
+            f"{row.channels}→{row.filters}",
+            "×".join(map(str, row.output)),
+            f"{row.parameters:,}",
+            f"{row.flops / 1e6:,.2f}",
+        )
+    return table
+
+
+def palette(colours: Palette) -> Table:
+    """The colours of a palette with their labels."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for number, (red, green, blue) in enumerate(to_uint8(colours.centres).tolist()):
+        code = f"#{red:02x}{green:02x}{blue:02x}"
+        table.add_row(Text(f"{number:>3}"), Text("        ", style=f"on {code}"), Text(code))
+    return table

@@ -1,0 +1,157 @@
+"""The training loop, from settings to a finished run folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from . import data, plots, tables
+from .colour import Palette
+from .data import Images, Split
+from .evaluation import mean_scores, network_scorer
+from .files import UserError
+from .progress import Advance, progress
+from .runs import Run, check_free
+from .settings import Settings
+from .tasks import Task
+from .tasks import kind as task_kind
+
+_PALETTE_PICTURES = 2000  # a palette is fitted on at most so many
+_MAY_CHANGE = ("epochs", "data_dir")  # between the parts of a resumed training
+
+
+def train(
+    settings: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
+
+    A resumed run may change `epochs` and `data_dir` and nothing else.  Interrupted and resumed, a training ends with
+    the same weights and metrics, bit for bit, as without the interruption.  `device` is a GPU where there is one,
+    unless given; progress goes to `console`, if given.  Raises `UserError` for what the caller can put right.
+    """
+    device = choose_device(device)
+    console = console or Console(quiet=True)
+    run, split = reopen(folder, settings) if resume else begin(folder, settings)
+
+    network = run.create_network().to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
+    if resume:
+        run.load_epoch(network, optimizer)
+        run.save_results(network)
+    else:
+        run.save_epoch(network, optimizer)
+
+    for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
+        start = time.perf_counter()
+        with progress(console, f"epoch {epoch}/{settings.epochs}", len(split.train)) as advance:
+            batches = shuffled(split.train, settings.batch_size, settings.seed, epoch)
+            train_loss = train_epoch(network, optimizer, run.task, batches, device, advance)
+        speed = len(split.train) / (time.perf_counter() - start)
+        if not math.isfinite(train_loss):
+            raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
+
+        scorer = network_scorer(network.eval(), run.task)
+        scores = mean_scores(scorer, run.task, split.validation, settings.batch_size, device)
+        row = {"epoch": epoch, "train_loss": train_loss}
+        run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
+        run.save_epoch(network, optimizer)
+        plots.curves(run.folder / "curves.png", run.metrics, f"{settings.task}, {settings.network}")
+        plots.samples(run.folder / "samples.png", network, run.task, split.validation, device)
+        line = f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}"
+        console.print(f"{line}, {speed:,.0f} images/s", soft_wrap=True, highlight=False)
+    return run
+
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    task: Task,
+    batches: Iterator[Tensor],
+    device: torch.device,
+    advance: Advance = lambda count, loss: None,
+) -> float:
+    """One pass over `batches` of pictures; returns the mean loss per picture."""
+    network.train()
+    total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+    for pictures in batches:
+        pictures = pictures.to(device)
+        loss = task.loss(network(task.degrade(pictures)), task.target(pictures))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(pictures)
+        seen += len(pictures)
+        advance(len(pictures), total / seen)
+    return (total / seen).item()
+
+
+def shuffled(images: Images, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The images in an order of their own for each seed and epoch, `batch_size` at a time; the last may be fewer."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    for indices in torch.randperm(len(images), generator=generator).split(batch_size):
+        yield images.batch(indices)
+
+
+def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
+    """A new run with its palette, given or fitted, and its pictures; nothing is written until these are at hand."""
+    check_free(folder)
+    split = load_data(settings)
+    palette = None
+    if task_kind(settings.task).needs_palette:
+        palette = Palette.load(settings.palette) if settings.palette else fit_palette(settings, split)
+    return Run.begin(folder, settings, palette), split
+
+
+def fit_palette(settings: Settings, split: Split) -> Palette:
+    """The colours of the training pictures, or of some thousands spread over them."""
+    some = torch.linspace(0, len(split.train) - 1, min(len(split.train), _PALETTE_PICTURES)).long()
+    return Palette.fit(split.train.batch(some), settings.colours, settings.seed)
+
+
+def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
+    """The run in `folder` and its pictures.  Raises `UserError` for a setting that may not change."""
+    run = Run.open(folder)
+    for name, old in vars(run.settings).items():
+        new = getattr(settings, name)
+        if new != old and name not in _MAY_CHANGE:
+            raise UserError(f"{name} was {old} when {folder} was begun and cannot become {new}: choose another --out")
+    split = load_data(settings)
+    if settings != run.settings:
+        run.settings = settings
+        settings.save(run.folder / "settings.toml")
+    return run, split
+
+
+def load_data(settings: Settings) -> Split:
+    """The pictures that the settings name."""
+    return data.load(
+        settings.data,
+        data_dir=settings.data_dir,
+        class_name=settings.class_name,
+        size=settings.size,
+        limit=settings.limit,
+        seed=settings.seed,
+    )
+
+
+def choose_device(name: torch.device | str | None) -> torch.device:
+    """The device of that name, or a GPU where there is one; `UserError` for a device that is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,73 @@
+"""Settings are checked when they are made and survive their file."""
+
+import pytest
+
+from colourize.files import UserError
+from colourize.settings import Settings
+
+
+def test_defaults_are_those_of_the_handout():
+    settings = Settings("classification", "cnn")
+    assert (settings.epochs, settings.batch_size, settings.lr, settings.colours) == (25, 100, 1e-3, 24)
+
+
+def test_file_holds_every_setting(tmp_path):
+    settings = Settings(
+        "superres",
+        "unet",
+        data='folder:/a "b"\\c/é',
+        data_dir="x",
+        class_name="ship",
+        size=64,
+        limit=5,
+        palette="p.npy",
+        colours=7,
+        filters=8,
+        kernel_size=5,
+        bottleneck=3,
+        epochs=2,
+        batch_size=9,
+        lr=2e-5,
+        seed=11,
+    )
+    settings.save(tmp_path / "settings.toml")
+    assert Settings.load(tmp_path / "settings.toml") == settings
+    plain = Settings("regression", "cnn")
+    plain.save(tmp_path / "settings.toml")
+    assert Settings.load(tmp_path / "settings.toml") == plain
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "colouring"}, "'colouring'.*classification"),
+        ({"network": "resnet"}, "'resnet'.*unet"),
+        ({"epochs": 0}, "epochs.*at least 1.*0"),
+        ({"batch_size": -3}, "batch_size.*-3"),
+        ({"batch_size": "many"}, "batch_size must be int.*'many'"),
+        ({"limit": 0}, "limit.*0"),
+        ({"lr": 0.0}, "lr.*positive.*0"),
+        ({"lr": float("nan")}, "lr.*nan"),
+        ({"seed": -1}, "seed.*-1"),
+        ({"colours": 1}, "colours.*at least 2"),
+        ({"kernel_size": 2}, "kernel_size.*odd"),
+        ({"size": 4}, "size.*at least 8.*4"),
+        ({"task": "superres", "size": 30}, "size.*multiple of 4.*30"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        Settings(**{"task": "classification", "network": "cnn", **change})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff"],
+)
+def test_bad_file_is_named(tmp_path, content):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=str(path)):
+        Settings.load(path)
+    with pytest.raises(UserError, match="missing.toml"):
+        Settings.load(tmp_path / "missing.toml")
