@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import autograd, backends
 from .shapes import Numbers
 
-IntPair = int | Sequence[int]
+IntPair = int | tuple[int, ...] | list[int]
+
+_TYPES = {*backends._NATIVE_TYPES["cpu"], torch.complex32, torch.complex64, torch.complex128}
 
 
 def conv2d(
@@ -40,16 +44,33 @@ def conv2d(
 
     Error: accumulated in float32 for 16-bit types and rounded once, else in the type itself.
 
+    What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above, not
+    (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused; every
+    tensor must be on one device, "meta" included, and dense (no mkldnn layout).
+
     Raises:
-        RuntimeError, ValueError, TypeError: as `torch.nn.functional.conv2d` does, naming the argument.
+        RuntimeError, TypeError: as `torch.nn.functional.conv2d` does, naming the argument.
     """
-    input, weight, bias = _autocast(input, weight, bias)
-    numbers = _check(input, weight, bias, stride, padding, dilation, groups)
+    if has_torch_function_variadic(input, weight, bias):
+        numbers = (stride, padding, dilation, groups)
+        return handle_torch_function(conv2d, (input, weight, bias), input, weight, bias, *numbers)
+    input, weight, bias, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
     if padding == "same":
         input, numbers = _pad_same(input, weight, numbers)
     if input.dim() == 3:
         return _by_type(input.unsqueeze(0), weight, bias, numbers).squeeze(0)
     return _by_type(input, weight, bias, numbers)
+
+
+def prepare(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Tensor, Tensor, Tensor | None, Numbers]:
+    """The tensors that autocast makes of the given ones, and the numbers; raises what `conv2d` raises."""
+    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
+            raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
+    input, weight, bias = _autocast(input, weight, bias)
+    return input, weight, bias, _check(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
@@ -82,28 +103,28 @@ def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, 
     return input, numbers._replace(padding=(total[0] // 2, total[1] // 2))
 
 
-def _pair(value: IntPair, name: str) -> tuple[int, int]:
-    if type(value) is tuple and len(value) == 2:
+def _integer(value: Any, name: str) -> int:
+    if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
-        return value, value
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"conv2d(): {name} must be an int or two ints, got {value!r} ({type(value).__name__})")
-    if len(value) == 1:
-        return value[0], value[0]
-    if len(value) != 2:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):  # numpy's and tensors' integers have it
+        raise TypeError(f"conv2d(): {name} must be made of integers, got {value!r} ({type(value).__name__})")
+    return operator.index(value)
+
+
+def _pair(value: Any, name: str) -> tuple[int, int]:
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
+        return value
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if len(values) not in (1, 2):
         raise RuntimeError(
             f"conv2d(): expected {name} to be a single integer value or a list of 2 values to match the convolution "
-            f"dimensions, but got {name}={list(value)}"
+            f"dimensions, but got {name}={value}"
         )
-    return value[0], value[1]
+    return _integer(values[0], name), _integer(values[-1], name)
 
 
 def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
     """The numbers of a valid call; the framework's error, naming the argument, for any other."""
-    for name, tensor in (("input", input), ("weight", weight)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
     if weight.dim() != 4:
         raise RuntimeError(
             f"conv2d(): Expected {max(weight.dim(), 1)}-dimensional input for {weight.dim()}-dimensional weight "
@@ -113,8 +134,7 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         raise RuntimeError(
             f"Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: {list(input.shape)}"
         )
-    if not isinstance(groups, int) or isinstance(groups, bool):
-        raise TypeError(f"conv2d(): groups must be an int, got {groups!r} ({type(groups).__name__})")
+    groups = _integer(groups, "groups")
     if groups <= 0:
         raise RuntimeError(f"conv2d(): non-positive groups is not supported, got groups={groups}")
     stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
@@ -124,7 +144,7 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         raise RuntimeError(f"conv2d(): dilation should be greater than zero, got dilation={dilation}")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ValueError(f"conv2d(): padding must be 'valid', 'same', an int or two ints, got {padding!r}")
+            raise RuntimeError(f"conv2d(): padding must be 'valid', 'same', an int or two ints, got {padding!r}")
         if padding == "same" and stride != (1, 1):
             raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={stride}")
         pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
@@ -160,14 +180,20 @@ def _check_tensors(input, weight, bias, dilation, groups, pads) -> None:
         if other is None:
             continue
         if other.dtype != input.dtype:
-            raise RuntimeError(
-                f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same"
-            )
+            raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")
         if other.device != input.device:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on "
                 f"{other.device}"
             )
+    if input.dtype not in _TYPES:
+        names = ", ".join(sorted(str(dtype) for dtype in _TYPES))
+        raise NotImplementedError(f"conv2d(): not implemented for input of type {input.dtype}, only for {names}")
+    if input.layout is not torch.strided or weight.layout is not torch.strided:
+        raise RuntimeError(
+            f"conv2d(): input and weight should be the same kind of dense tensor, got layouts {input.layout} and "
+            f"{weight.layout}"
+        )
     if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
         raise RuntimeError(
             f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {out_channels} "

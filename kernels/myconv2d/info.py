@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import backends, native
+from .functional import prepare
 
 
 def info() -> dict[str, Any]:
@@ -61,10 +62,7 @@ def explain(
     Raises:
         As `conv2d` does, for arguments that it would refuse.
     """
-    from .functional import _autocast, _check
-
-    input, weight, bias = _autocast(input, weight, bias)
-    _check(input, weight, bias, stride, padding, dilation, groups)
+    input, *_ = prepare(input, weight, bias, stride, padding, dilation, groups)
     dtype = input.dtype.to_real() if input.is_complex() else input.dtype
     choice = backends.choose(input.device.type, dtype, backends.wanted)
     served = f"{choice.backend!r} serves this call: {choice.reason}"

@@ -1,0 +1,23 @@
+"""What every test starts from: one seed, the framework's default settings, and hypothesis without a clock."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=slow)
+settings.register_profile("explore", deadline=None, max_examples=5000, suppress_health_check=slow)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """One seed, one thread (most problems here are tiny), and no TF32: other settings are the subject of own tests."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    torch.set_num_threads(threads)
