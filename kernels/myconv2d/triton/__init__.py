@@ -1,0 +1,82 @@
+"""The convolution as Triton kernels: forward, grad_input, grad_weight with grad_bias, for NVIDIA GPUs.
+
+Not yet run on a GPU: the kernels are proved on the CPU by Triton's interpreter against an fp64 oracle, and
+compiled ahead of time for sm_90 (`python -m myconv2d.triton.compile_report`). Nothing here has been timed.
+
+Importing this package is light and never fails; Triton itself is imported with the first question or call.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "unsupported"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def conv2d(*arguments, allow_tf32: bool) -> torch.Tensor:
+    """input, weight, bias or None, stride, padding, dilation, groups → output. See forward.py."""
+    from .forward import conv2d
+
+    return conv2d(*arguments, allow_tf32=allow_tf32)
+
+
+def conv2d_grad_input(*arguments, allow_tf32: bool) -> torch.Tensor:
+    """grad_output, weight, input_size, stride, padding, dilation, groups → grad_input. See grad_input.py."""
+    from .grad_input import conv2d_grad_input
+
+    return conv2d_grad_input(*arguments, allow_tf32=allow_tf32)
+
+
+def conv2d_grad_weight(*arguments, allow_tf32: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """grad_output, input, weight_size, stride, padding, dilation, groups, bias → (grad_weight, grad_bias).
+
+    See grad_weight.py.
+    """
+    from .grad_weight import conv2d_grad_weight
+
+    return conv2d_grad_weight(*arguments, allow_tf32=allow_tf32)
+
+
+def unsupported(device_type: str, dtype: torch.dtype) -> str | None:
+    """Why tensors of this device and type cannot be served, in words; None if they can."""
+    if (missing := _missing()) is not None:
+        return missing
+    if dtype not in DTYPES:
+        return f"the Triton kernels take {', '.join(map(str, DTYPES))}, not {dtype}"
+    if device_type == "cuda":
+        return _unsupported_gpu()
+    if device_type != "cpu":
+        return f"the Triton kernels run on CUDA devices, not on {device_type!r}"
+    from .interpreter import INTERPRETED
+
+    if not INTERPRETED:
+        return (
+            "on the CPU Triton kernels run only in its interpreter (set TRITON_INTERPRET=1 before the start)"
+        )
+    if dtype == torch.bfloat16:
+        return "Triton's interpreter computes wrong results in bfloat16"
+    return None
+
+
+@functools.cache
+def _unsupported_gpu() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    if torch.version.hip is not None:
+        return "the Triton kernels are written for NVIDIA GPUs"
+    if (capability := torch.cuda.get_device_capability()) < (8, 0):
+        return "Triton needs compute capability 8.0, this GPU has {}.{}".format(*capability)
+    return None
+
+
+@functools.cache
+def _missing() -> str | None:
+    try:
+        import triton.language  # noqa: F401  (a folder named triton would pass for `import triton`)
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    return None

@@ -1,0 +1,27 @@
+"""Triton's interpreter on the CPU: whether it is on, and one repair that our loops need."""
+
+from __future__ import annotations
+
+from triton import knobs
+from triton.runtime import interpreter
+
+# Triton decides when a kernel is defined, so this is read when ours are.
+INTERPRETED: bool = knobs.runtime.interpret
+
+
+def repair() -> None:
+    """Let a scalar bound a loop under numpy ≥ 2.4, which refuses int(array of one element).
+
+    The interpreter of Triton 3.6 holds scalars in such arrays and converts loop bounds with int().
+    """
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_and_index(tensor, scope) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
+
+
+if INTERPRETED:
+    repair()

@@ -1,0 +1,76 @@
+"""What every launch needs: device guard, views by groups, strides as the kernels take them, offset width."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from . import interpreter  # noqa: F401  (repairs it before the first kernel is defined)
+
+# Replaces the launch itself while compile_report.py looks at what would be launched.
+intercept: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("intercept", default=None)
+
+
+def launch(kernel, programs: int, device: torch.device, *arguments, **options) -> None:
+    """Run `programs` instances of `kernel` on the current stream of `device`."""
+    if (instead := intercept.get()) is not None:
+        return instead(kernel, *arguments, **options)
+    guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with guard:
+        kernel[(programs,)](*arguments, **options)
+
+
+class Operand(NamedTuple):
+    """An (N, G, C, H, W) view as the kernels take it: its strides n, g, c, h, w, all but c counted in `unit`.
+
+    Triton knows of an integer argument only whether 16 divides it. With 24 channels innermost that loses the
+    8 that does divide every pixel stride, and with it 16-byte accesses. So where the channel stride is 1, the
+    others are passed divided by their common power of two (at most 16), which the kernel multiplies back as
+    a constant.
+    """
+
+    tensor: torch.Tensor
+    strides: tuple[int, int, int, int, int]
+    unit: int
+    wide: bool  # channels innermost and every pixel on a 16-byte boundary
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Operand:
+        # A stride along an axis of size 1 is never used: it must not spoil the unit.
+        n, g, _, h, w = (
+            0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+        )
+        c = tensor.stride(2)
+        if c != 1:
+            return cls(tensor, (n, g, c, h, w), 1, False)
+        unit = math.gcd(16, n, g, h, w)
+        wide = unit * tensor.element_size() % 16 == 0 and tensor.data_ptr() % 16 == 0
+        return cls(tensor, (n // unit, g // unit, c, h // unit, w // unit), unit, wide)
+
+
+def needs_64_bit(*tensors: torch.Tensor) -> bool:
+    """True if an offset into any of the tensors, plus room for a tile, may not fit in 32 bits."""
+    return any(_extent(tensor) >= 2**31 - 2**16 for tensor in tensors)
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    return sum(size * abs(stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def split_groups(tensor: torch.Tensor, dim: int, groups: int) -> torch.Tensor:
+    """A view with axis `dim` split into (groups, size // groups)."""
+    return tensor.unflatten(dim, (groups, tensor.shape[dim] // groups))
+
+
+def power_of_two(value: int) -> int:
+    """The smallest power of two ≥ value."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)

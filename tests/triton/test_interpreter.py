@@ -1,0 +1,33 @@
+"""Runs test_kernels.py in Triton's interpreter.
+
+In a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined, for the whole process, and
+other tests need the compiled kind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton.language", reason="Triton is not installed")
+
+
+def test_kernels_in_the_interpreter() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        "test_kernels.py",
+    ]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout
