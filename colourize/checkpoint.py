@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from .files import UserError, atomic_write
 
-_DIGEST = "sha256"
+_NOTES = "colourize"  # the one entry of the metadata, so that equal content makes equal files
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
     """Writes named tensors and text notes atomically, with a digest of both."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {**notes, _DIGEST: _digest(tensors, notes)}
+    metadata = {_NOTES: json.dumps({"sha256": _digest(tensors, notes), "notes": dict(notes)})}
     atomic_write(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
 
 
@@ -28,13 +28,18 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
     """What `save` wrote, on the CPU.  Raises `UserError`, naming the file, if a byte of it is missing or changed."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise UserError(f"cannot read {path}: there is no such file") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot read {path}: it is damaged or no safetensors file ({error})") from error
-    if notes.pop(_DIGEST, None) != _digest(tensors, notes):
+    try:
+        entry = json.loads(metadata[_NOTES])
+        digest, notes = entry["sha256"], entry["notes"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"cannot read {path}: it is damaged or was not saved by colourize") from error
+    if digest != _digest(tensors, notes):
         raise UserError(f"cannot read {path}: it is damaged (its content does not match its digest)")
     return tensors, notes
 

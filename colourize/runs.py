@@ -94,17 +94,17 @@ class Run:
         """Writes model.safetensors and metrics.csv."""
         notes = {"epoch": str(len(self.metrics))}
         checkpoint.save(self.folder / "model.safetensors", network.state_dict(), notes)
-        if self.metrics:
-            table = io.StringIO(newline="")
-            writer = csv.DictWriter(table, self.metrics[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.metrics)
-            atomic_write(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.metrics[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.metrics)
+        atomic_write(self.folder / "metrics.csv", lambda file: file.write(table.getvalue().encode()))
 
     def load_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Puts network, optimizer and metrics back to the last finished epoch that can be read.
 
-        A damaged checkpoint is named in a warning and the one before it taken; `UserError` if none is left.
+        A damaged checkpoint is named in a warning and the one before it taken; `UserError` if none is left.  Where no
+        epoch was finished, all stays as it is.
         """
         found: list[tuple[Metrics, dict[str, Tensor], Path]] = []
         problems: list[str] = []
@@ -115,8 +115,10 @@ class Run:
             except UserError as error:
                 if path.exists():
                     problems.append(str(error))
+        if not found and not problems and not (self.folder / "model.safetensors").exists():
+            return
         if not found:
-            raise UserError("; ".join(problems) or f"{self.folder} holds no checkpoint to resume from")
+            raise UserError("; ".join(problems) or f"{self.folder} holds a model and no checkpoint to resume from")
         self.metrics, tensors, path = max(found, key=lambda entry: len(entry[0]))
         for problem in problems:
             logger.warning("%s; going on from %s, after epoch %d", problem, path, len(self.metrics))

@@ -48,9 +48,8 @@ def train(
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
     if resume:
         run.load_epoch(network, optimizer)
-        run.save_results(network)
-    else:
-        run.save_epoch(network, optimizer)
+        if run.metrics:
+            run.save_results(network)
 
     for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
         start = time.perf_counter()

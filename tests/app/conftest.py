@@ -2,11 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from colourize import files
+from colourize.settings import Settings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What is this small is soonest done by one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +35,34 @@ def said(monkeypatch, caplog):
     """A function that returns what was said to the user so far; nothing counts as said before the test."""
     monkeypatch.setattr(files, "_said", set())
     return lambda: caplog.messages
+
+
+@pytest.fixture(scope="session")
+def small_pictures(tmp_path_factory) -> Path:
+    """A folder of 40 pictures, 16 × 16: skies above fields, each a little different."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for number in range(40):
+        picture = np.empty((16, 16, 3), np.uint8)
+        horizon = random.integers(4, 12)
+        picture[:horizon] = [90, 140, 220]
+        picture[horizon:] = [60, 110, 40]
+        picture += random.integers(0, 30, picture.shape, dtype=np.uint8)
+        Image.fromarray(picture).save(folder / f"{number:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(small_pictures) -> Settings:
+    """Settings of a training that takes a second."""
+    return Settings(
+        "classification",
+        "unet",
+        data=f"folder:{small_pictures}",
+        size=16,
+        colours=4,
+        filters=4,
+        epochs=3,
+        batch_size=7,
+        lr=0.01,
+    )

@@ -1,0 +1,187 @@
+"""The commands, as people type them: what they print, what they leave behind, how they end."""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colourize import cli, demo, tasks
+from colourize.colour import Palette
+from colourize.data import photos
+
+COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "demo")
+
+
+@pytest.fixture
+def colourize(capsys, monkeypatch):
+    """Runs a command line; returns its exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(line, *more):
+        arguments = [*line.split(), *map(str, more)]
+        monkeypatch.setattr("sys.argv", ["colourize", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def options(small_pictures):
+    """Options of a training that takes a second."""
+    return f"--data folder:{small_pictures} --size 16 --colours 4 --filters 4 --batch-size 9 --epochs 2".split()
+
+
+@pytest.fixture(scope="module")
+def run(options, tmp_path_factory):
+    """The folder of a trained run."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["train", "classification", "unet", *options, "--out", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(colourize, command):
+    code, out, _ = colourize(f"{command} --help")
+    assert code == 0
+    assert f"Example: colourize {command}" in out
+
+
+def test_training_leaves_a_run_and_a_summary(colourize, options, tmp_path):
+    code, out, _ = colourize("train regression regression-cnn --out", tmp_path / "run", *options)
+    assert code == 0
+    assert "epoch   1/2" in out
+    assert "images/s" in out
+    assert "model.safetensors" in out
+    assert (tmp_path / "run" / "metrics.csv").read_text().startswith("epoch,train_loss,validation_loss,")
+
+
+def test_second_training_is_refused_and_resuming_goes_on(colourize, options, run):
+    before = (run / "metrics.csv").read_bytes()
+    code, _, err = colourize("train classification unet --out", run, *options)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "already holds a run" in err
+    assert (run / "metrics.csv").read_bytes() == before
+    code, out, _ = colourize("train classification unet --resume --epochs 3 --out", run)
+    assert code == 0
+    assert "epoch   3/3" in out
+    assert "epoch   2/3" not in out
+    assert (run / "metrics.csv").read_bytes().startswith(before)
+
+
+def test_ctrl_c_says_how_to_go_on(colourize, options, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.Classification, "loss", lambda *_: signal.raise_signal(signal.SIGINT))
+        code, _, err = colourize("train classification unet --out", tmp_path / "run", *options)
+    assert code == 130
+    command = err.split("go on with: colourize ")[1].strip()
+    assert command.startswith("train classification unet") and command.endswith("--resume")
+    code, out, _ = colourize(command)
+    assert code == 0
+    assert "epoch   2/2" in out
+
+
+def test_evaluation_as_a_table_and_as_json(colourize, run):
+    code, out, _ = colourize("evaluate", run)
+    assert code == 0
+    assert "network" in out and "most frequent colour of the grey level" in out
+    assert "The network loses to" in out
+    code, out, _ = colourize("evaluate --json", run)
+    result = json.loads(out)
+    assert code == 0
+    assert result["scores"]["network"].keys() == {"loss", "accuracy", "psnr"}
+    assert {"score": "psnr", "baseline": "most frequent colour of the grey level"} in result["loses_to"]
+
+
+def test_damaged_model_is_named(colourize, run, tmp_path):
+    for name in ("settings.toml", "palette.npy", "model.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:-5])
+    for command in ("evaluate", "apply"):
+        code, _, err = colourize(command, tmp_path, *(["x.png"] if command == "apply" else []))
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert f"{tmp_path / 'model.safetensors'}" in err and "damaged" in err
+
+
+def test_apply_does_what_it_can_and_names_the_rest(colourize, run, small_pictures, tmp_path):
+    (tmp_path / "text.png").write_text("not a picture")
+    arguments = [run, small_pictures / "00.png", tmp_path / "text.png", tmp_path / "none.png", small_pictures / "01.png"]
+    code, out, err = colourize("apply --out", tmp_path / "out", *arguments)
+    assert code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-colour.png", "01-colour.png"]
+    assert str(tmp_path / "out" / "01-colour.png") in out
+    assert [line.split(":")[1] for line in err.splitlines()] == [
+        f" cannot read {tmp_path / 'text.png'}",
+        f" cannot read {tmp_path / 'none.png'}",
+    ]
+    assert colourize("apply --overwrite --out", tmp_path / "out", run, small_pictures / "00.png")[0] == 0
+
+
+def test_reducing_an_enlargement_is_refused(colourize, options, tmp_path, small_pictures):
+    assert colourize("train superres cnn --out", tmp_path / "run", *options)[0] == 0
+    code, _, err = colourize("apply --reduce 2", tmp_path / "run", small_pictures / "00.png")
+    assert code == 1
+    assert "--reduce 2" in err and "superres" in err
+
+
+def test_palettes(colourize, options, tmp_path):
+    file = tmp_path / "palette.npy"
+    code, out, _ = colourize("palette fit --colours 5 --out", file, *options[:4])
+    assert code == 0
+    assert out.count("#") == len(Palette.load(file)) == 5
+    assert colourize("palette fit --colours 5 --out", file, *options[:4])[0] == 1
+    assert colourize("palette show", file)[:2] == (0, out)
+
+
+def test_info(colourize):
+    code, out, _ = colourize("info unet --in-channels 3")
+    assert code == 0
+    assert "113,352" in out
+    code, out, _ = colourize("info")
+    assert code == 0
+    assert torch.__version__ in out
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        ("train classification resnet", 1, "'resnet'.*unet"),
+        ("train painting unet", 1, "'painting'.*superres"),
+        ("train classification unet --epochs 0", 1, "epochs.*0"),
+        ("train classification unet --epochs many", 2, "--epochs"),
+        ("train classification unet --data nowhere", 1, "nowhere.*photos"),
+        ("train classification unet --resume --out nowhere", 1, "nowhere holds no run"),
+        ("train classification unet --device warp", 1, "warp"),
+        ("evaluate nowhere", 1, "nowhere holds no run"),
+        ("info resnet", 1, "'resnet'"),
+        ("palette show nowhere.npy", 1, "nowhere.npy"),
+        ("paint", 2, "paint"),
+    ],
+)
+def test_errors_are_clear_and_end_with_their_code(colourize, tmp_path, monkeypatch, line, code, words):
+    monkeypatch.chdir(tmp_path)
+    ended, _, err = colourize(line)
+    assert ended == code
+    assert "Traceback" not in err
+    assert re.search(words, err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_makes_its_picture(monkeypatch, tmp_path):
+    crops = photos.load(size=16, seed=0).limited(40)
+    monkeypatch.setattr("colourize.data.load", lambda *_, **__: crops)
+    tiny = demo.SETTINGS.replace(filters=4, epochs=1, size=16, batch_size=20)
+    path = demo.demo(tmp_path / "demo", settings=tiny)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture).astype(int)
+    assert pixels.shape[1] > 1000
+    third = pixels.shape[0] // 3
+    saturation = [np.ptp(pixels[n * third : (n + 1) * third], axis=2).mean() for n in range(3)]
+    assert saturation[0] < 1 < saturation[1]
+    assert demo.demo(tmp_path / "demo", settings=tiny) == path

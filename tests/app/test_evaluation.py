@@ -1,0 +1,98 @@
+"""Baselines are what they claim to be, and a network that loses to one is told so."""
+
+import numpy as np
+import pytest
+import torch
+
+from colourize import tables, tasks
+from colourize.baselines import baselines
+from colourize.colour import Palette
+from colourize.data import Split, TensorImages, load
+from colourize.evaluation import Evaluation, evaluate, mean_scores
+from colourize.training import train
+
+CLASSIFICATION = "most frequent colour of the grey level"
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    return train(tiny.replace(epochs=1), tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def split():
+    generator = torch.Generator().manual_seed(0)
+    pictures = [torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=generator) for n in (50, 20)]
+    return Split(*map(TensorImages, pictures), "noise")
+
+
+def scores(task, split):
+    scorers = baselines(task, split.train)
+    return {name: mean_scores(scorer, task, split.validation, 7) for name, scorer in scorers.items()}
+
+
+def test_table_of_colours_counts_as_numpy_does(split):
+    palette = Palette.fit(split.train.tensor, 5)
+    task = tasks.Classification(palette)
+    counts = np.ones((256, 5))
+    level = {part: part.tensor.numpy().astype(int).sum(1) // 3 for part in split[:2]}
+    label = {part: palette.quantise(part.tensor).numpy() for part in split[:2]}
+    np.add.at(counts, (level[split.train], label[split.train]), 1)
+    table = counts / counts.sum(1, keepdims=True)
+    seen, truth = level[split.validation], label[split.validation]
+    result = scores(task, split)[CLASSIFICATION]
+    assert result["loss"] == pytest.approx(-np.log(table[seen, truth]).mean(), rel=1e-5)
+    assert result["accuracy"] == pytest.approx((table.argmax(1)[seen] == truth).mean())
+
+
+def test_mean_colours_are_those_of_numpy(split):
+    train, validation = (part.tensor.numpy().transpose(0, 2, 3, 1) / 256 for part in split[:2])
+    level = {len(part): (part.mean(3) * 256).astype(int) for part in (train, validation)}
+    table = np.repeat((np.arange(256)[:, None] + 0.5) / 256, 3, axis=1)
+    for value in np.unique(level[50]):
+        table[value] = train[level[50] == value].mean(0)
+    result = scores(tasks.Regression(), split)
+    expected = ((table[level[20]] - validation) ** 2).mean()
+    assert result["mean colour of the grey level"]["loss"] == pytest.approx(expected, rel=1e-5)
+    expected = ((validation.mean(3, keepdims=True) - validation) ** 2).mean()
+    assert result["the grey itself"]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_baselines_on_the_horses_are_the_published_ones(shared_data):
+    horses = load("cifar10", data_dir=shared_data)
+    palette = Palette.load(shared_data / "colour_kmeans24_cat7.npy")
+    table = scores(tasks.Classification(palette), horses)[CLASSIFICATION]
+    assert table["accuracy"] == pytest.approx(0.640, abs=0.0005)
+    assert table["loss"] == pytest.approx(0.884, abs=0.0005)
+    grey, mean = scores(tasks.Regression(), horses).values()
+    assert grey["loss"] == pytest.approx(0.0048, abs=0.00005)
+    assert mean["loss"] == pytest.approx(0.0035, abs=0.00005)
+    nearest = scores(tasks.SuperResolution(palette), horses)["nearest × 4"]
+    assert nearest["psnr"] == pytest.approx(19.25, abs=0.005)
+    assert nearest["accuracy"] == pytest.approx(0.414, abs=0.0005)
+
+
+def test_scores_do_not_depend_on_the_batch(split):
+    task = tasks.Classification(Palette.fit(split.train.tensor, 5))
+    scorer = baselines(task, split.train)[CLASSIFICATION]
+    whole = mean_scores(scorer, task, split.validation, 20)
+    assert mean_scores(scorer, task, split.validation, 3) == pytest.approx(whole, rel=1e-6)
+
+
+def test_network_stands_first_beside_every_baseline(run, split):
+    result = evaluate(run, split)
+    assert [*result.scores] == ["network", CLASSIFICATION]
+    assert result.data == "noise"
+    assert result.scores["network"].keys() == {"loss", "accuracy", "psnr"}
+
+
+def test_defeat_is_said_in_words(run):
+    better, worse = {"loss": 1.0, "accuracy": 0.5, "psnr": 20.0}, {"loss": 2.0, "accuracy": 0.25, "psnr": 20.0}
+    lost = Evaluation("noise", {"network": worse, "table": better})
+    assert sorted(lost.defeats) == [("accuracy", "table"), ("loss", "table")]
+    words = tables.verdict(lost, run.task)
+    assert "loses to “table”" in words
+    assert "accuracy (25.0% against 50.0%)" in words
+    won = Evaluation("noise", {"network": better, "table": worse})
+    assert won.defeats == []
+    assert "loses to none" in tables.verdict(won, run.task)

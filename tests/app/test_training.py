@@ -1,0 +1,188 @@
+"""Training learns, can be stopped at any moment and goes on to the bit, and never overwrites or loses a run."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+
+from colourize import files, tasks, training
+from colourize.files import UserError
+from colourize.runs import CHECKPOINTS, Run
+from colourize.training import train
+
+RESULTS = ("model.safetensors", "metrics.csv", *CHECKPOINTS)
+
+
+def results(folder):
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """What an uninterrupted training of `tiny` leaves behind."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    train(tiny, folder)
+    return results(folder)
+
+
+def disturb(monkeypatch, step, action):
+    """Calls `action` at a step of the training, once."""
+    loss, steps = tasks.Classification.loss, iter(range(10**9))
+
+    def disturbed(self, output, target):
+        if torch.is_grad_enabled() and next(steps) == step:
+            action()
+        return loss(self, output, target)
+
+    monkeypatch.setattr(tasks.Classification, "loss", disturbed)
+
+
+@pytest.mark.parametrize(
+    ("task", "network"),
+    [("regression", "regression-cnn"), ("regression", "unet"), ("classification", "cnn"), ("superres", "unet")],
+)
+def test_loss_falls(tiny, tmp_path, task, network):
+    run = train(tiny.replace(task=task, network=network, epochs=6), tmp_path / "run")
+    losses = [row["validation_loss"] for row in run.metrics]
+    assert losses[-1] < 0.75 * losses[0]
+    left = {path.name for path in run.folder.iterdir()}
+    expected = {"settings.toml", "model.safetensors", *CHECKPOINTS, "metrics.csv", "curves.png", "samples.png"}
+    assert left == expected | ({"palette.npy"} if task != "regression" else set())
+
+
+def test_same_seed_same_run_other_seed_other_run(tiny, tmp_path, straight):
+    train(tiny, tmp_path / "again")
+    assert results(tmp_path / "again") == straight
+    train(tiny.replace(seed=1), tmp_path / "other")
+    assert results(tmp_path / "other")["model.safetensors"] != straight["model.safetensors"]
+
+
+@pytest.mark.parametrize("step", [0, 8])  # 36 pictures in batches of 7: 6 steps an epoch
+def test_interrupted_in_an_epoch_and_resumed_is_the_same_to_the_bit(tiny, tmp_path, monkeypatch, straight, step):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        disturb(patch, step, lambda: signal.raise_signal(signal.SIGINT))
+        train(tiny, tmp_path / "run")
+    assert results_so_far(tmp_path / "run") == step // 6
+    train(tiny, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == straight
+
+
+def results_so_far(folder):
+    table = folder / "metrics.csv"
+    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+
+
+def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path, straight):
+    train(tiny.replace(epochs=1), tmp_path / "run")
+    train(tiny, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == straight
+    assert Run.open(tmp_path / "run").settings == tiny
+
+
+@pytest.mark.parametrize("write", [2, 3, 4, 5, 6, 7, 13])
+def test_full_disk_loses_nothing(tiny, tmp_path, monkeypatch, straight, write):
+    """Whichever file it is that does not fit any more, what is on the disk can be resumed."""
+    sync, writes = os.fsync, iter(range(10**9))
+
+    def full(descriptor):
+        if os.path.isfile(f"/proc/self/fd/{descriptor}") and next(writes) == write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(UserError, match=f"cannot write {tmp_path}.*No space left"):
+            train(tiny, tmp_path / "run")
+    train(tiny, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == straight
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:]])
+def test_damaged_checkpoint_falls_back_to_the_one_before(tiny, tmp_path, caplog, straight, damage):
+    train(tiny, tmp_path / "run")
+    newest = tmp_path / "run" / CHECKPOINTS[tiny.epochs % 2]
+    newest.write_bytes(damage(newest.read_bytes()))
+    train(tiny, tmp_path / "run", resume=True)
+    assert any(str(newest) in message and "after epoch 2" in message for message in caplog.messages)
+    assert results(tmp_path / "run") == straight
+
+
+def test_no_good_checkpoint_left_is_an_error(tiny, tmp_path):
+    train(tiny.replace(epochs=1), tmp_path / "run")
+    for name in CHECKPOINTS:
+        (tmp_path / "run" / name).write_bytes(b"")
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match=f"{CHECKPOINTS[0]}.*{CHECKPOINTS[1]}"):
+        train(tiny, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+
+
+def test_checkpoint_of_other_settings_is_an_error(tiny, tmp_path):
+    train(tiny.replace(epochs=1), tmp_path / "run")
+    other = tiny.replace(filters=5)
+    other.save(tmp_path / "run" / "settings.toml")
+    with pytest.raises(UserError, match=r"checkpoint-odd.safetensors does not fit.*settings"):
+        train(other, tmp_path / "run", resume=True)
+    with pytest.raises(UserError, match=r"model.safetensors does not fit.*settings"):
+        Run.open(tmp_path / "run").load_network()
+
+
+def test_nothing_that_exists_is_overwritten(tiny, tmp_path):
+    run = tmp_path / "run"
+    train(tiny.replace(epochs=1), run)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match=f"{run} already holds a run.*--resume"):
+        train(tiny, run)
+    with pytest.raises(UserError, match="lr was 0.01.*cannot become 0.5"):
+        train(tiny.replace(lr=0.5), run, resume=True)
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "settings.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{own} exists and is not an empty folder"):
+        train(tiny, own)
+
+
+def test_resume_needs_a_run(tiny, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        train(tiny, tmp_path, resume=True)
+
+
+def test_bad_data_leaves_nothing_behind(tiny, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        train(tiny.replace(data=f"folder:{tmp_path}/nowhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_loss_that_is_no_number_stops_before_it_is_saved(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"loss became .* in epoch 1.*lr"):
+        train(tiny.replace(task="regression", network="unet", lr=1e30), tmp_path / "run")
+    assert not any((tmp_path / "run" / name).exists() for name in RESULTS)
+
+
+def test_every_picture_once_an_epoch_in_a_new_order(tiny):
+    images = training.load_data(tiny).train
+    everything = images.batch(torch.arange(len(images)))
+    orders = []
+    for epoch in (1, 2, 1):
+        batches = list(training.shuffled(images, 7, 0, epoch))
+        assert [len(batch) for batch in batches] == [7] * 5 + [1]
+        order = [(everything == picture).flatten(1).all(1).nonzero().item() for picture in torch.cat(batches)]
+        assert sorted(order) == list(range(len(images)))
+        orders.append(order)
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_given_palette_is_used_and_kept(tiny, tmp_path):
+    train(tiny.replace(epochs=1), tmp_path / "first")
+    train(tiny.replace(epochs=1, palette=str(tmp_path / "first" / "palette.npy"), seed=3), tmp_path / "second")
+    first, second = Run.open(tmp_path / "first"), Run.open(tmp_path / "second")
+    assert torch.equal(first.task.palette.centres, second.task.palette.centres)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "warp"])
+def test_device_that_is_not_there_is_named(device):
+    with pytest.raises(UserError, match=device):
+        training.choose_device(device)
