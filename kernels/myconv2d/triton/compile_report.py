@@ -28,6 +28,7 @@ from triton.runtime.jit import create_function_from_signature
 from .forward import conv2d
 from .grad_input import conv2d_grad_input
 from .grad_weight import conv2d_grad_weight
+from .interpreter import INTERPRETED
 from .launch import intercept
 
 SM_90 = GPUTarget("cuda", 90, 32)
@@ -184,6 +185,8 @@ def main() -> int:
     parser.add_argument("--arithmetic", choices=ARITHMETIC, action="append", help="default: all but fp64")
     parser.add_argument("--nchw", action="store_true", help="contiguous tensors instead of channels_last")
     options = parser.parse_args()
+    if INTERPRETED:
+        parser.error("TRITON_INTERPRET=1 is set: kernels are interpreted, not compiled")
     columns = "{:32} {:12} {:10} {:>9} {:>6} {:>6} {:6} {:24} {}"
     print(columns.format(*Row._fields))
     rows = report(

@@ -54,10 +54,7 @@ def gather_plan(
     flat = channels < 16
     reduction = channels * taps if flat else channels
     block_n = clamp(power_of_two(outputs), 16, 64)
-    if arithmetic in (
-        "fp32",
-        "fp64",
-    ):  # no tensor cores (fp32), or small ones (fp64): registers are the limit
+    if arithmetic in ("fp32", "fp64"):  # no tensor cores, or small ones: registers are the limit
         return GatherPlan(64, min(block_n, 32), 16, flat, warps=4, stages=2)
     block_c = clamp(power_of_two(reduction), 16, 64 if arithmetic == "half" else 32)
     block_m = 64 if image <= 64 else 128
@@ -75,7 +72,7 @@ def grad_weight_plan(arithmetic: str, channels: int, outputs: int, taps: int, wi
         )
     block_c = clamp(power_of_two(columns), 16, 64)
     block_m = 64 if arithmetic == "half" and wide else 32
-    return GradWeightPlan(block_k, block_c, block_m, flat, warps=4 if wide else 8, stages=3)
+    return GradWeightPlan(block_k, block_c, block_m, flat, warps=4 if wide or block_k < 64 else 8, stages=3)
 
 
 def column_tiles(plan: GradWeightPlan, channels: int, taps: int) -> int:
