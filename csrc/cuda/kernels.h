@@ -1,0 +1,47 @@
+// The kernels' entry points: raw pointers, conv2d.h and a stream; no tensors, no CUDA headers.
+// All enqueue their work and return; a failed launch throws std::runtime_error naming the kernel.
+//
+// Not yet run on a GPU: proved by host emulation of every block (tests/cuda) and by the compiler's own
+// figures.
+#pragma once
+
+#include <functional>
+
+#include "../conv2d.h"
+
+namespace myconv2d::cuda {
+
+struct Context {
+  Type type;        // f64, f32, f16 or bf16
+  bool allow_tf32;  // f32 on tensor cores, its factors rounded to TF32
+  void* stream;     // cudaStream_t
+  // Device memory that lives until the enqueued work is done.
+  std::function<void*(int64_t bytes)> workspace;
+};
+
+struct ConstImage {  // an image or a weight that is read
+  const void* data;
+  Strides strides;
+};
+
+struct Image {  // … that is written
+  void* data;
+  Strides strides;
+};
+
+struct ConstVector {  // a bias; data is null where there is none
+  const void* data;
+  int64_t stride;
+};
+
+void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,
+             const Context& context);
+
+void grad_input(const Conv2d& conv, ConstImage grad_output, ConstImage weight, Image grad_input,
+                const Context& context);
+
+// grad_bias is contiguous, or null where it is not wanted.
+void grad_weight(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
+                 void* grad_bias, const Context& context);
+
+}  // namespace myconv2d::cuda

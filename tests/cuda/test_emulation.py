@@ -1,0 +1,160 @@
+"""The CUDA kernels' blocks, run on the host thread by thread, equal a naive convolution (emulation.cpp).
+
+This proves every index without a GPU: tiles, halos, groups, residue classes, strides of any layout, the
+splits of grad_weight, the order of work between barriers and the fragments of the tensor-core instructions.
+Address and alignment sanitizers watch every access.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+OPERATORS = ["forward", "grad_input", "grad_weight"]
+LAYOUTS = ["contiguous", "channels_last", "permuted", "expanded"]
+WIDTHS = {"simt": (8, 32, 64), "tf32": (8, 32, 64), "16-bit": (8, 32, 64), "fp64": (8, 32)}  # of tiles
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution in the numbers that emulation.cpp takes."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def arguments(self) -> list[str]:
+        numbers = [n for field in astuple(self) for n in (field if isinstance(field, tuple) else (field,))]
+        return [str(n) for n in numbers]
+
+
+CASES = {
+    "plain 3x3": Case(2, 16, 9, 11, 24, 3, 3, padding=(1, 1)),
+    "one channel in": Case(2, 1, 13, 12, 9, 3, 3, padding=(1, 1)),
+    "three channels out": Case(2, 10, 9, 8, 3, 3, 3, padding=(1, 1)),
+    "more than one tile of everything": Case(3, 33, 11, 9, 70, 2, 2),
+    "many splits": Case(3, 8, 29, 31, 8, 3, 3, padding=(1, 1)),
+    "depthwise": Case(2, 6, 9, 8, 6, 3, 3, padding=(1, 1), groups=6),
+    "groups": Case(2, 24, 7, 6, 18, 3, 2, padding=(1, 0), groups=3),
+    "1x1": Case(3, 17, 5, 7, 12, 1, 1),
+    "stride": Case(2, 8, 12, 13, 10, 3, 3, stride=(2, 3), padding=(1, 1)),
+    "stride beyond the kernel": Case(2, 5, 14, 15, 9, 2, 3, stride=(4, 5)),
+    "patches": Case(2, 8, 12, 12, 9, 4, 4, stride=(4, 4)),
+    "dilation": Case(2, 8, 11, 12, 9, 3, 3, padding=(2, 3), dilation=(2, 3)),
+    "stride and dilation share a factor": Case(
+        2, 8, 15, 14, 7, 3, 3, stride=(4, 2), padding=(3, 1), dilation=(2, 2)
+    ),
+    "padding beyond the image": Case(1, 4, 2, 3, 5, 3, 3, padding=(5, 4)),
+    "kernel as large as the image": Case(2, 7, 6, 5, 9, 6, 5),
+    "huge stride on one output": Case(1, 4, 5, 6, 4, 3, 3, stride=(10**12, 10**12)),
+    "huge dilation of one tap": Case(1, 4, 5, 6, 4, 1, 1, dilation=(10**12, 10**12)),
+    "empty batch": Case(0, 4, 5, 6, 4, 3, 3),
+    "no channels": Case(2, 0, 5, 6, 4, 3, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def compile_emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles emulation.cpp against a folder of kernel sources with the system's C++ compiler."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+
+    def build(csrc: Path, *options: str) -> Path:
+        program = tmp_path_factory.mktemp("emulation") / "emulation"
+        source = Path(__file__).with_name("emulation.cpp")
+        subprocess.run(
+            [compiler, "-std=c++17", *options, f"-I{csrc}", str(source), "-o", str(program)], check=True
+        )
+        return program
+
+    return build
+
+
+def emulate(program: Path, operator: str, arithmetic: str, columns: int, layout: str, case: Case):
+    """Runs one case; exit code 0 means that every element of the result is right."""
+    arguments = [operator, arithmetic, str(columns), layout, *case.arguments()]
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def emulation(compile_emulation: Callable[..., Path]) -> Path:
+    return compile_emulation(CSRC, "-fsanitize=address,alignment,bounds", "-fno-sanitize-recover")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_naive_convolution(emulation: Path, operator: str, name: str) -> None:
+    case, number = CASES[name], list(CASES).index(name)
+    for i, (arithmetic, widths) in enumerate(WIDTHS.items()):
+        columns, layout = widths[(number + i) % len(widths)], LAYOUTS[(number + i) % len(LAYOUTS)]
+        result = emulate(emulation, operator, arithmetic, columns, layout, case)
+        assert result.returncode == 0, (
+            f"{arithmetic}, {columns} columns, {layout}: {result.stdout}{result.stderr}"
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("arithmetic", WIDTHS)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_tile_in_every_layout(emulation: Path, operator: str, arithmetic: str, layout: str) -> None:
+    case = Case(2, 16, 10, 9, 34, 3, 2, stride=(2, 1), padding=(1, 1), dilation=(1, 2), groups=2)
+    for columns in WIDTHS[arithmetic]:
+        result = emulate(emulation, operator, arithmetic, columns, layout, case)
+        assert result.returncode == 0, f"{columns} columns: {result.stdout}{result.stderr}"
+
+
+def test_channels_last_is_read_in_place_16_bytes_at_a_time(emulation: Path) -> None:
+    case = Case(2, 32, 6, 5, 16, 3, 3, padding=(1, 1))
+    for arithmetic in WIDTHS:
+        said = emulate(emulation, "forward", arithmetic, 8, "channels_last", case).stdout
+        assert said == "filters in place, 16-byte loads: ok\n"
+        said = emulate(emulation, "grad_input", arithmetic, 8, "channels_last", case).stdout
+        assert said == "filters packed, 16-byte loads: ok\n"
+
+
+def test_splits_follow_from_the_shape_and_are_many(emulation: Path) -> None:
+    case = CASES["many splits"]
+    output = [emulate(emulation, "grad_weight", "simt", 8, "contiguous", case).stdout for _ in range(2)]
+    assert output[0] == output[1]
+    assert int(output[0].split()[0]) > 10
+
+
+# Wrong kernels, each a plausible slip: (operator that must fail, file, what it says, the slip).
+WRONG = {
+    "halo off by one": ("forward", "correlation.h", "dilation, -padding, 0", "dilation, 1 - padding, 0"),
+    "missing group offset": ("forward", "correlate.h", "(group_) * shape.channels", "(0) * shape.channels"),
+    "dropped bias": ("forward", "correlate.h", "if (args_.bias) value", "if (false) value"),
+    "wrong residue": ("grad_input", "correlation.h", "shift = residue + padding", "shift = padding"),
+    "lost pixel": ("grad_weight", "grad_weight.h", "shape.split_pixels, ", "shape.split_pixels - 1, "),
+    "stage read too early": ("forward", "tile.h", "thread.multiply(step & 1)", "thread.multiply(~step & 1)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", WRONG)
+def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
+    operator, name, right, wrong = WRONG[slip]
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    file = tmp_path / "csrc" / "cuda" / name
+    text = file.read_text()
+    assert text.count(right) == 1
+    file.write_text(text.replace(right, wrong))
+    program = compile_emulation(tmp_path / "csrc", "-DSIMT_ONLY")
+    case = Case(2, 8, 29, 13, 6, 3, 3, stride=(2, 2), padding=(1, 1), groups=2)
+    result = emulate(program, operator, "simt", 8, "contiguous", case)
+    assert result.returncode == 1
+    assert "expected" in result.stdout

@@ -1,0 +1,91 @@
+"""What the compiler made of the CUDA kernels, read from the installed library; no GPU needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import myconv2d.operators  # noqa: F401 (loads the libraries)
+import pytest
+import torch
+from myconv2d import native
+
+if native.cuda.problem is not None:
+    pytest.skip(native.cuda.problem, allow_module_level=True)
+
+MATRIX = {
+    "Bf16": "HMMA.16816.F32.BF16",
+    "Fp16": "HMMA.16816.F32",
+    "Tf32": "HMMA.1688.F32.TF32",
+    "Fp64": "DMMA",
+}
+
+
+@pytest.fixture(scope="module")
+def cuobjdump() -> str:
+    """NVIDIA's disassembler: the CUDA toolkit's, or the one inside Triton's package."""
+    spec = importlib.util.find_spec("triton")
+    folders = (
+        [Path(folder) / "backends" / "nvidia" / "bin" for folder in spec.submodule_search_locations]
+        if spec
+        else []
+    )
+    for folder in (None, "/usr/local/cuda/bin", *map(str, folders)):
+        if found := shutil.which("cuobjdump", path=folder):
+            return found
+    pytest.skip("cuobjdump is neither in a CUDA toolkit nor in Triton's package")
+
+
+def dump(cuobjdump: str, option: str) -> dict[tuple[str, str], str]:
+    """What cuobjdump says of each kernel of the library: {(architecture, mangled name): text}."""
+    text = subprocess.run(
+        [cuobjdump, option, str(native.cuda.path)], capture_output=True, text=True, check=True
+    ).stdout
+    kernels = {}
+    for part in re.split(r"^arch = ", text, flags=re.MULTILINE)[1:]:
+        architecture = part.split()[0]
+        for kernel in re.split(r"Function\s*:?\s+", part)[1:]:
+            kernels[architecture, kernel.split()[0].rstrip(":")] = kernel
+    assert kernels
+    return kernels
+
+
+def test_registers_and_shared_memory_suffice(cuobjdump: str) -> None:
+    for kernel, text in dump(cuobjdump, "--dump-resource-usage").items():
+        used = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
+        assert used["STACK"] == used["LOCAL"] == 0, f"{kernel} spills or keeps an array in local memory"
+        assert used["REG"] <= 168, f"{kernel}: three blocks of 128 threads no longer fit a multiprocessor"
+        assert used["SHARED"] <= 48 * 1024, kernel
+
+
+def test_tensor_cores_where_they_belong(cuobjdump: str) -> None:
+    seen = set()
+    for (architecture, name), sass in dump(cuobjdump, "-sass").items():
+        matrix = set(re.findall(r"\b[HD]MMA[.\w]*", sass))
+        if arithmetic := re.search(r"MmaTileINS0_4(\w{4})E", name):
+            assert matrix, f"{name} for {architecture} does not use the tensor cores"
+            assert all(instruction.startswith(MATRIX[arithmetic[1]]) for instruction in matrix)
+            seen.add(arithmetic[1])
+        else:
+            assert not matrix, f"{name} for {architecture} must not round to TF32"
+        if "Tile" in name:
+            assert "LDG.E" in sass and "STS.128" in sass
+        assert not re.search(r"\b(LDL|STL)\b", sass), f"{name} for {architecture} uses local memory"
+    assert seen == set(MATRIX)
+
+
+def test_build_info_names_compiler_and_architectures() -> None:
+    assert re.search(r"nvcc \d+\.\d+.* (80|90)", native.cuda.build_info())
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built with CUDA")
+def test_a_torch_without_cuda_gets_a_clear_error() -> None:
+    cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    x, weight = torch.zeros(1, 2, 5, 5), torch.zeros(3, 2, 3, 3)
+    with pytest.raises(RuntimeError, match="need a torch built with CUDA"):
+        torch.ops.myconv2d.conv2d_cuda.default.redispatch(
+            cuda, x, weight, None, [1, 1], [1, 1], [1, 1], 1, False
+        )
