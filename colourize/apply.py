@@ -1,11 +1,11 @@
-"""A trained network on pictures of any size, tile by tile, so that memory depends on the tile and not the picture.
+"""A trained network on pictures of any size, tile by tile, so that the picture does not decide the memory.
 
-Tiles overlap by more than the network sees around a pixel and begin at multiples of its alignment, and batch norm is
-fixed in evaluation mode: the tiles together are the picture that the network would have made in one go.
+Tiles overlap by more than the network sees around a pixel and begin at multiples of its alignment, and batch
+norm is fixed in evaluation mode: together they are the picture that the network would have made in one go.
 
-A network sees some fifteen pixels around each, enough for the small pictures it was trained on and next to nothing of
-a photograph.  So a photograph is coloured at a fraction of its size, and its own grey put back at full size: the eye
-takes detail from lightness and hardly any from colour.
+A network sees some fifteen pixels around each, enough for the small pictures it was trained on and next to
+nothing of a photograph. So a photograph is coloured at a fraction of its size, and its own grey put back at
+full size: the eye takes detail from lightness and hardly any from colour.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def render(
     raw: bool = False,
     tile: int = TILE,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB → what `network`, in evaluation mode, makes of it: as large, or `task.enlarges` times so.
+    """(H, W, 3) uint8 sRGB → what `network`, in evaluation mode, makes of it, `task.enlarges` times as large.
 
-    `reduce`, for tasks that keep the grey, colours a picture so many times smaller and tints the full one by it.
-    `raw` gives the network's decoded output as it is, without `task.finish`.  `tile` is a multiple of 4.
+    `reduce`, for tasks that keep the grey, colours a picture so many times smaller and tints the full one by
+    it. `raw` gives the network's decoded output as it is, without `task.finish`. `tile` is a multiple of 4.
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape or rgb.dtype != np.uint8:
         raise ValueError(f"rgb must be uint8 (H, W, 3) with H, W ≥ 1, not {rgb.dtype} {rgb.shape}")
     if tile < network.alignment or tile % network.alignment:
         raise ValueError(f"tile must be a multiple of {network.alignment}, not {tile}")
     if reduce < 1 or (reduce > 1 and (raw or not task.keeps_grey)):
-        raise ValueError(f"reduce must be 1, or more for a task that keeps the grey and not raw, not {reduce}")
+        raise ValueError(f"reduce must be 1, or more for a task that keeps the grey and no raw, not {reduce}")
     if reduce > 1:
         small = np.asarray(Image.fromarray(rgb).reduce(reduce))
         return _tint(rgb, _render_tiles(network, task, small, raw, tile))
@@ -68,10 +68,11 @@ def apply_to_file(
     raw: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Renders the picture file `source` into `folder` and returns the new file, NAME-colour.png or NAME-large.png.
+    """Renders the picture `source` into `folder` and returns the new file, NAME-colour.png or NAME-large.png.
 
-    Transparency is kept.  `reduce` is chosen by the picture's size, unless given.  Raises `UserError` for a picture
-    that cannot be read or is too large to enlarge, and for a file that exists already, unless `overwrite` is set.
+    Transparency is kept. `reduce` is chosen by the picture's size, unless given. Raises `UserError` for a
+    picture that cannot be read or is too large to enlarge, and for a file that exists already, unless
+    `overwrite` is set.
     """
     target = Path(folder) / f"{Path(source).stem}-{task.result}.png"
     if target.exists() and not overwrite:
@@ -113,7 +114,7 @@ def _tint(rgb: np.ndarray, coloured: np.ndarray, rows_at_once: int = 256) -> np.
 
 
 def _tiles(extent: int, step: int, margin: int) -> Iterator[tuple[slice, slice]]:
-    """Divides `extent` into steps; with each, the same and `margin` on both sides, as far as the picture goes."""
+    """Divides `extent` into steps; with each, the same and `margin` on both sides, as far as there is any."""
     for start in range(0, extent, step):
         stop = min(start + step, extent)
         yield slice(start, stop), slice(max(start - margin, 0), min(stop + margin, extent))

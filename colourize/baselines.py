@@ -1,7 +1,7 @@
-"""What can be had without a network: tables and interpolation that a network has to beat to be worth its name.
+"""What can be had without a network: tables and interpolation, which a network has to beat to be of use.
 
-A scorer takes pictures (N, 3, H, W) and their target and gives a task's scores.  `baselines(task, train)` makes the
-scorers of a task; tables are counted on the training pictures.
+A scorer takes pictures (N, 3, H, W) and their target and gives a task's scores. `baselines(task, train)`
+makes the scorers of a task; tables are counted on the training pictures.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _(task: Regression, train: Images) -> dict[str, Scorer]:
         levels = _levels(pictures).flatten()
         count += torch.bincount(levels, minlength=LEVELS)
         total.index_add_(0, levels, to_unit(pictures).permute(0, 2, 3, 1).reshape(-1, 3).double())
-    middle = ((torch.arange(LEVELS) + 0.5) / LEVELS).double()[:, None]  # for levels that training does not have
-    table = torch.where(count[:, None] > 0, total / count[:, None].clamp(min=1), middle)
+    unseen = ((torch.arange(LEVELS) + 0.5) / LEVELS).double()[:, None]  # levels that training lacks stay grey
+    table = torch.where(count[:, None] > 0, total / count[:, None].clamp(min=1), unseen)
     return {
         "the grey itself": _outputs(task, lambda p: grey(p).expand(-1, 3, -1, -1)),
         "mean colour of the grey level": _outputs(task, lambda p: _look_up(table, p)),

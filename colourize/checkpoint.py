@@ -1,4 +1,4 @@
-"""Tensors on disk that are either whole or refused: safetensors files with a digest, written atomically, no pickle."""
+"""Tensors on disk that are either whole or refused: safetensors files, with a digest and without pickle."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], notes: Map
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save` wrote, on the CPU.  Raises `UserError`, naming the file, if a byte of it is missing or changed."""
+    """What `save` wrote, on the CPU. Raises `UserError`, naming the file, if a byte is missing or changed."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise UserError(f"cannot read {path}: there is no such file") from None
     except (OSError, safetensors.SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""The commands: `colourize --help`.  They read options, call the library and print; the work is done elsewhere."""
+"""The commands: `colourize --help`. They read options, call the library and print."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import myconv2d
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
-
-import myconv2d
 
 from . import __version__, networks, tables, tasks, training
 from . import demo as demonstration
@@ -49,14 +48,14 @@ def _option(flag: str, help: str, default: object = None) -> Any:
 
 
 Data = Annotated[str | None, _option("--data", f"pictures: {', '.join(SOURCES)}", Settings.data)]
-DataDir = Annotated[str | None, _option("--data-dir", "folder or archive of cifar10; downloaded if not given")]
+DataDir = Annotated[str | None, _option("--data-dir", "folder or archive of cifar10, downloaded otherwise")]
 ClassName = Annotated[str | None, _option("--class", "class of cifar10", Settings.class_name)]
 Size = Annotated[int | None, _option("--size", "height and width of the pictures", Settings.size)]
 Limit = Annotated[int | None, _option("--limit", "at most so many pictures in each part")]
 Colours = Annotated[int | None, _option("--colours", "colours of a fitted palette", Settings.colours)]
 Filters = Annotated[int | None, _option("--filters", "filters of the first convolution", Settings.filters)]
 KernelSize = Annotated[int | None, _option("--kernel-size", "side of the kernels, odd", Settings.kernel_size)]
-Bottleneck = Annotated[int | None, _option("--bottleneck", "channels before the last convolution", "the colours")]
+Bottleneck = Annotated[int | None, _option("--bottleneck", "channels before the last convolution", "colours")]
 Seed = Annotated[int | None, _option("--seed", "of crops, palette, weights and order", Settings.seed)]
 Device = Annotated[str | None, _option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")]
@@ -71,13 +70,13 @@ def train(
     class_name: ClassName = None,
     size: Size = None,
     limit: Limit = None,
-    palette: Annotated[str | None, _option("--palette", "file of a palette; fitted to the data if not given")] = None,
+    palette: Annotated[str | None, _option("--palette", "file of a palette; otherwise fitted")] = None,
     colours: Colours = None,
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
     epochs: Annotated[int | None, _option("--epochs", "passes over the pictures", Settings.epochs)] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", "pictures per step", Settings.batch_size)] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", "pictures a step", Settings.batch_size)] = None,
     lr: Annotated[float | None, _option("--lr", "learning rate of Adam", Settings.lr)] = None,
     seed: Seed = None,
     device: Device = None,
@@ -114,7 +113,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     device: Device = None,
 ) -> None:
-    """Scores a trained network beside baselines without any network, on the data of the run unless told otherwise.
+    """Scores a trained network beside baselines without any network, on the data of the run unless told
+    otherwise.
 
     Example: `colourize evaluate runs/horses`
     """
@@ -124,7 +124,8 @@ def evaluate(
     result = evaluate_run(opened, split, device=training.choose_device(device))
     if as_json:
         defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
-        print(json.dumps({"run": str(run), "data": result.data, "scores": result.scores, "loses_to": defeats}, indent=2))
+        content = {"run": str(run), "data": result.data, "scores": result.scores, "loses_to": defeats}
+        print(json.dumps(content, indent=2))
     else:
         console.print(tables.evaluation(result, opened.task))
         console.print(tables.verdict(result, opened.task), markup=False)
@@ -136,23 +137,26 @@ def apply(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="pictures of any size and format")],
     out: Annotated[Path, typer.Option("--out", help="folder for the new pictures")] = Path("."),
     reduce: Annotated[
-        int | None,
-        typer.Option("--reduce", min=1, help="choose colours at 1/N of the size (default: about 128 pixels high)"),
+        int | None, typer.Option(min=1, help="colour at 1/N of the size (default: about 128 pixels high)")
     ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="the network's output as it is, without the original's detail")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="the network's output as it is")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace pictures that exist")] = False,
     device: Device = None,
 ) -> None:
-    """Colours pictures, or enlarges them to four times their height and width if RUN was trained for superres.
+    """Colours pictures, or enlarges them to four times their height and width if RUN was trained for
+    superres.
 
-    A coloured picture keeps the grey of the original and takes its tint from the network.  New pictures are called
-    NAME-colour.png or NAME-large.png.  A picture that cannot be read is named, the rest done, and the exit code 1.
+    A coloured picture keeps the grey of the original and takes its tint from the network. New pictures are
+    called NAME-colour.png or NAME-large.png. A picture that cannot be read is named, the rest done, and the
+    exit code 1.
 
     Example: `colourize apply runs/horses old-photo.jpg --out coloured`
     """
     opened = Run.open(run)
     if reduce and reduce > 1 and (raw or not opened.task.keeps_grey):
-        raise UserError(f"--reduce {reduce} is for colouring without --raw; this is a run of task {opened.task.name}")
+        raise UserError(
+            f"--reduce {reduce} is for colouring, without --raw; task of {run}: {opened.task.name}"
+        )
     network = opened.load_network().to(training.choose_device(device))
     failed = False
     for image in images:
@@ -202,13 +206,13 @@ def show_palette(file: Annotated[Path, typer.Argument(metavar="FILE", help=".npy
 
 @app.command()
 def info(
-    network: Annotated[str | None, typer.Argument(metavar="[NETWORK]", help=" | ".join(networks.NAMES))] = None,
+    network: Annotated[str | None, typer.Argument(metavar="NETWORK", help=" | ".join(networks.NAMES))] = None,
     in_channels: Annotated[int | None, _option("--in-channels", "1 for grey, 3 for superres", 1)] = None,
     out_channels: Annotated[int | None, _option("--out-channels", "colours; 3 for regression")] = None,
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
-    size: Annotated[int, typer.Option("--size", min=1, help="height and width of the picture")] = Settings.size,
+    size: Annotated[int, typer.Option(min=1, help="height and width of the picture")] = Settings.size,
 ) -> None:
     """Prints the layers of NETWORK; without it, versions, what was built and what is active.
 
@@ -228,7 +232,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for the run and the picture")] = Path("demo"),
     device: Device = None,
 ) -> None:
-    """Trains, evaluates and colours a photograph that the network has never seen, in under three minutes.
+    """Trains a network, evaluates it and colours photographs that come with scikit-image, in minutes.
 
     Example: `colourize demo`
     """
@@ -246,8 +250,9 @@ def _print_error(error: UserError) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the commands.  Exit codes: 0 success, 1 an error that was named, 2 wrong usage, 130 interrupted."""
-    logging.basicConfig(format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    """Runs the commands. Exit codes: 0 success, 1 an error that was named, 2 wrong usage, 130 interrupted."""
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
         app(arguments, prog_name="colourize")
     except UserError as error:

@@ -16,7 +16,7 @@ HIGHER_IS_BETTER = {"loss": False, "accuracy": True, "psnr": True}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by predictor: "network", then the baselines.  A baseline that gives pictures but no probabilities has no loss."""
+    """Scores by predictor: "network", then the baselines. Those that give pictures alone have no loss."""
 
     data: str
     scores: dict[str, dict[str, float]]
@@ -39,7 +39,7 @@ class Evaluation:
 
 
 def evaluate(run: Run, split: Split, *, device: torch.device | str = "cpu") -> Evaluation:
-    """Scores the run's network and its baselines on the validation pictures; tables are counted on the others."""
+    """Scores the run's network and its baselines on validation pictures; tables are counted on the others."""
     network = run.load_network().to(device)
     scorers = {"network": network_scorer(network, run.task), **baselines(run.task, split.train)}
     return Evaluation(

@@ -1,23 +1,22 @@
 """The networks of the handout, built from one block.
 
-All of them halve the picture twice and double it twice, so they share how a picture of any size gets in and out, and
-how far around a pixel they look (`halo`).  Convolutions keep the framework's initialisation, which is the handout's:
-weight and bias uniform in ±1/√(C_in·k²).
+All of them halve the picture twice and double it twice, so they share how a picture of any size gets in and
+out, and how far around a pixel they look (`halo`). Convolutions keep the framework's initialisation, which is
+the handout's: weight and bias uniform in ±1/√(C_in·k²).
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from myconv2d import ConvBlock, MyConv2d
+from torch import Tensor, nn
 
 from .files import UserError
 
 
 class _Hourglass(nn.Module):
-    """Pads (N, in_channels, H, W) to multiples of 4 by repeating the border, runs `layers`, crops back to H × W."""
+    """Pads (N, in_channels, H, W) to multiples of 4 by repeating the border, runs `layers`, crops again."""
 
     alignment = 4  # two poolings: inside, height and width are multiples of this
 
@@ -30,7 +29,7 @@ class _Hourglass(nn.Module):
     def halo(self) -> int:
         """Pixels on either side that an output pixel depends on, rounded up to a multiple of 4.
 
-        With r = k // 2 the six convolutions, at scales 1, 2, 4, 4, 2, 1, reach 14 r; a pooling cell adds up to 3.
+        With r = k // 2 the six convolutions, at scales 1, 2, 4, 4, 2, 1, reach 14 r; pooling adds up to 3.
         """
         reach = 14 * (self.kernel_size // 2) + self.alignment - 1
         return -(-reach // self.alignment) * self.alignment
@@ -52,7 +51,7 @@ class _Hourglass(nn.Module):
 
 
 class CNN(_Hourglass):
-    """Down, down, up, up, without skips.  RegressionCNN is the same with three outputs and a bottleneck of three."""
+    """Down, down, up, up, without skips; with three outputs and a bottleneck of three, RegressionCNN."""
 
     def __init__(
         self, in_channels: int, out_channels: int, filters: int, kernel_size: int, bottleneck: int
@@ -72,7 +71,7 @@ class CNN(_Hourglass):
 
 
 class UNet(_Hourglass):
-    """The CNN with skips (Ronneberger et al. 2015): each way up also reads what the way down had at that size."""
+    """The CNN with skips (Ronneberger et al. 2015): each step up also reads that on the way down."""
 
     def __init__(
         self, in_channels: int, out_channels: int, filters: int, kernel_size: int, bottleneck: int
@@ -119,9 +118,9 @@ def complete(name: str, **settings: int) -> dict[str, int]:
 def create(name: str, **settings: int) -> nn.Module:
     """A freshly initialised network: (N, in_channels, H, W) → (N, out_channels, H, W), any H, W ≥ 1.
 
-    Settings, all whole numbers: `in_channels` (1, grey; 3 for super-resolution), `out_channels` (24 palette colours;
-    3 for `regression-cnn`), `filters` (32), `kernel_size` (3, odd) and `bottleneck`, the channels between the last
-    two convolutions (as many as `out_channels`).
+    Settings, all whole numbers: `in_channels` (1, grey; 3 for super-resolution), `out_channels` (24 palette
+    colours; 3 for `regression-cnn`), `filters` (32), `kernel_size` (3, odd) and `bottleneck`, the channels
+    between the last two convolutions (as many as `out_channels`).
 
     Raises `UserError` for an unknown name or setting and for a value out of range.
     """

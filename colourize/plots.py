@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,12 +28,14 @@ def curves(path: str | os.PathLike[str], metrics: list[dict[str, float]], title:
     figure = Figure(figsize=(4.2 * (1 + len(scores)), 3.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
     for name, colour in (("train", _BLUE), ("validation", _ORANGE)):
-        axes[0].plot(epochs, [row[f"{name}_loss"] for row in metrics], color=colour, marker="o", ms=3, label=name)
+        losses = [row[f"{name}_loss"] for row in metrics]
+        axes[0].plot(epochs, losses, color=colour, marker="o", ms=3, label=name)
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], scores, strict=True):
         scale = 100 if name == "accuracy" else 1
-        axis.plot(epochs, [scale * row[f"validation_{name}"] for row in metrics], color=_ORANGE, marker="o", ms=3)
+        values = [scale * row[f"validation_{name}"] for row in metrics]
+        axis.plot(epochs, values, color=_ORANGE, marker="o", ms=3)
         axis.set_ylabel(f"validation {_LABELS[name]}")
     for axis in axes:
         axis.set_xlabel("epoch")
@@ -54,16 +55,20 @@ def samples(
     device: torch.device | str,
     count: int = 8,
 ) -> None:
-    """A sheet of `count` pictures spread over `images`: input, what `network` makes of it, comparisons, truth."""
+    """A sheet of `count` pictures spread over `images`: input, network, comparisons of the task, truth."""
     indices = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
     truth = images.batch(indices).to(device)
     shown = task.degrade(truth)
-    columns = {"input": shown, "network": task.decode(network(shown)), **task.comparisons(truth), "truth": truth}
-    pictures.save(Path(path), pictures.sheet(columns))
+    made = {"input": shown, "network": task.decode(network(shown))}
+    pictures.save(path, pictures.sheet({**made, **task.comparisons(truth), "truth": truth}))
 
 
 def gallery(
-    rows: Mapping[str, Sequence[np.ndarray]], *, line_at: float | None = None, height: int = 280, gap: int = 14
+    rows: Mapping[str, Sequence[np.ndarray]],
+    *,
+    line_at: float | None = None,
+    height: int = 280,
+    gap: int = 14,
 ) -> Image.Image:
     """Rows of pictures, uint8 (H, W, 3) or (H, W), all `height` pixels high, each row under its name.
 

@@ -1,11 +1,12 @@
 """The folder of a run: everything that a training leaves behind, and what it takes to go on with it.
 
-    settings.toml                what was asked for
-    palette.npy                  the colours that labels stand for (not for regression)
-    model.safetensors            the network as it is after the last finished epoch
-    checkpoint-even, -odd        the same, the optimizer and the metrics, after the last even and the last odd epoch:
-                                 while one is written, the other is whole (.safetensors)
-    metrics.csv, curves.png, samples.png
+settings.toml                   what was asked for
+palette.npy                     the colours that labels stand for (not for regression)
+model.safetensors               the network after the last finished epoch
+checkpoint-even.safetensors     network, optimizer and metrics after the last even epoch, and
+checkpoint-odd.safetensors      after the last odd one: while one is written, the other is whole
+metrics.csv, curves.png         losses and scores by epoch
+samples.png                     validation pictures as the network makes them
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ Metrics = list[dict[str, float]]
 
 
 class Run:
-    """A run's folder, settings, task and metrics, a row for each epoch that is finished (as far as they were read).
+    """A run's folder, settings and task; `begin` makes one, `open` finds one.
 
-    `begin` makes one, `open` finds one.
+    `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them.
     """
 
     def __init__(self, folder: Path, settings: Settings, palette: Palette | None) -> None:
@@ -55,7 +56,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
-        """The run in `folder`.  Raises `UserError` if there is none or its files are damaged."""
+        """The run in `folder`. Raises `UserError` if there is none or its files are damaged."""
         folder = Path(folder)
         if not (folder / "settings.toml").is_file():
             raise UserError(f"{folder} holds no run: it has no settings.toml")
@@ -83,7 +84,7 @@ class Run:
         return network.eval()
 
     def save_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Keeps the state after the last epoch of `metrics`.  First the checkpoint: the rest can be made from it."""
+        """Keeps the state after the last epoch of `metrics`, first the checkpoint, as it holds the rest."""
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
         tensors.update(checkpoint.pack_optimizer(optimizer))
         path = self.folder / CHECKPOINTS[len(self.metrics) % 2]
@@ -103,8 +104,8 @@ class Run:
     def load_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Puts network, optimizer and metrics back to the last finished epoch that can be read.
 
-        A damaged checkpoint is named in a warning and the one before it taken; `UserError` if none is left.  Where no
-        epoch was finished, all stays as it is.
+        A damaged checkpoint is named in a warning and the one before it taken; `UserError` if none is left.
+        Where no epoch was finished, all stays as it is.
         """
         found: list[tuple[Metrics, dict[str, Tensor], Path]] = []
         problems: list[str] = []
@@ -115,10 +116,10 @@ class Run:
             except UserError as error:
                 if path.exists():
                     problems.append(str(error))
-        if not found and not problems and not (self.folder / "model.safetensors").exists():
-            return
         if not found:
-            raise UserError("; ".join(problems) or f"{self.folder} holds a model and no checkpoint to resume from")
+            if problems or (self.folder / "model.safetensors").exists():
+                raise UserError("; ".join(problems) or f"{self.folder} has a model but no checkpoint")
+            return
         self.metrics, tensors, path = max(found, key=lambda entry: len(entry[0]))
         for problem in problems:
             logger.warning("%s; going on from %s, after epoch %d", problem, path, len(self.metrics))

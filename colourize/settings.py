@@ -24,7 +24,7 @@ _SMALLEST = 8  # after two halvings, batch norm still sees more than one pixel o
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one training.  The same settings on the same machine give the same network, bit for bit."""
+    """The settings of one training; on one machine the same settings give the same network, bit for bit."""
 
     task: str
     network: str
@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Settings:
-        """Reads what `save` wrote.  Raises `UserError`, naming the file, for anything else."""
+        """Reads what `save` wrote. Raises `UserError`, naming the file, for anything else."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**values)

@@ -23,7 +23,7 @@ class Layer(NamedTuple):
 
 
 def layers(network: nn.Module, size: int = 32) -> list[Layer]:
-    """The blocks of `network` in the order they run, for a picture of size × size.  Moves the network to "meta"."""
+    """The blocks of `network`, which is moved to "meta", in the order they run on a size × size picture."""
     network = network.to("meta").eval()
     found: list[Layer] = []
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -40,10 +40,10 @@ def training(run: Run) -> Table:
 
 def describe(row: Mapping[str, float], task: Task) -> str:
     """A row of a run's metrics in words."""
-    parts = [f"train loss {row['train_loss']:.4g}"]
-    for metric, unit in _UNITS.items():
+    parts = [f"train loss {row['train_loss']:.4g}", f"validation loss {row['validation_loss']:.4g}"]
+    for metric in ("accuracy", "psnr"):
         if (name := f"validation_{metric}") in row:
-            parts.append(f"{'validation loss' if metric == 'loss' else label(metric, task)} {unit.format(row[name])}")
+            parts.append(f"{label(metric, task)} {_UNITS[metric].format(row[name])}")
     return ", ".join(parts)
 
 
@@ -93,7 +93,7 @@ def verdict(result: Evaluation, task: Task) -> str:
 
 def layers(rows: Sequence[Layer], title: str) -> Table:
     """The layer table of a network, with totals."""
-    table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD, padding=0)
     table.add_column("layer", "total", no_wrap=True)
     table.add_column("operations", no_wrap=True)
     for name in ("kernel", "filters", "output"):

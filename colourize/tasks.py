@@ -1,7 +1,9 @@
-"""What a network is asked to do: how pictures become input and target, the loss, and how outputs become pictures.
+"""What a network is asked to do: how pictures become input and target, the loss, and how outputs become
+pictures.
 
-Everything that differs between tasks is in its class here; training, evaluation and `apply` know no task by name.
-Pictures are (N, 3, H, W), uint8 or unit floats (see `colour`); scores are means over a batch, as float64 scalars.
+Everything that differs between tasks is in its class here; training, evaluation and `apply` know no task by
+name. Pictures are (N, 3, H, W), uint8 or unit floats (see `colour`); scores are means over a batch, as
+float64 scalars.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class Task(ABC):
         }
 
     def score_pictures(self, made: Tensor, target: Tensor, pictures: Tensor) -> dict[str, Tensor]:
-        """`psnr` in dB, the mean over pictures, and where there is a palette `accuracy`, the share of right labels."""
+        """`psnr` in dB, the mean over pictures, and `accuracy`, the share of right labels, with a palette."""
         scores = {"psnr": psnr(made, pictures).mean()}
         if self.palette:
             scores["accuracy"] = (self.palette.quantise(made) == target).double().mean()
@@ -80,14 +82,13 @@ class Task(ABC):
     def finish(self, output: Tensor, pictures: Tensor) -> Tensor:
         """The network's output for `prepare(pictures)` → the unit pictures that `apply` writes."""
 
-
     @abstractmethod
     def blend(self, output: Tensor) -> Tensor:
         """Like `decode`, but with no steps between neighbouring colours."""
 
 
 class _Colouring(Task):
-    """Input: the grey of the picture. What `apply` writes keeps that grey and takes only the tint from the network."""
+    """Input: the grey of the picture. What `apply` writes keeps it and has only the tint from the network."""
 
     in_channels = 1
     keeps_grey = True
@@ -149,10 +150,11 @@ class Classification(_Labelling, _Colouring):
 
 
 class SuperResolution(_Labelling):
-    """A picture a quarter as large, enlarged by repeating its pixels → the palette's colours of the full picture.
+    """A picture a quarter as large, enlarged by repeating its pixels → the palette's colours of the full
+    picture.
 
-    What `apply` writes agrees with the small picture: each of its pixels is the mean of the 16 that it became, up to
-    a smooth correction.
+    What `apply` writes agrees with the small picture: each of its pixels is the mean of the 16 that it
+    became, up to a smooth correction.
     """
 
     name = "superres"
@@ -183,7 +185,7 @@ def tinted(pictures: Tensor, coloured: Tensor) -> Tensor:
 
 
 def psnr(made: Tensor, pictures: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB, float64 (N,), with peak 1; equal pictures count as 100 dB."""
+    """Peak signal-to-noise ratio in dB, float64 (N,), of each picture, with peak 1 and at most 100 dB."""
     error = (to_unit(made).double() - to_unit(pictures).double()).square().flatten(1).mean(1)
     return -10 * error.clamp(min=1e-10).log10()
 

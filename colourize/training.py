@@ -36,9 +36,10 @@ def train(
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
-    A resumed run may change `epochs` and `data_dir` and nothing else.  Interrupted and resumed, a training ends with
-    the same weights and metrics, bit for bit, as without the interruption.  `device` is a GPU where there is one,
-    unless given; progress goes to `console`, if given.  Raises `UserError` for what the caller can put right.
+    A resumed run may change `epochs` and `data_dir` and nothing else. Interrupted and resumed, a training
+    ends with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where
+    there is one, unless given; progress goes to `console`, if given. Raises `UserError` for what the caller
+    can put right.
     """
     device = choose_device(device)
     console = console or Console(quiet=True)
@@ -96,14 +97,14 @@ def train_epoch(
 
 
 def shuffled(images: Images, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """The images in an order of their own for each seed and epoch, `batch_size` at a time; the last may be fewer."""
+    """The images in an order of their own for each seed and epoch, in batches; the last may be smaller."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     for indices in torch.randperm(len(images), generator=generator).split(batch_size):
         yield images.batch(indices)
 
 
 def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
-    """A new run with its palette, given or fitted, and its pictures; nothing is written until these are at hand."""
+    """A new run with its palette, given or fitted, and its pictures; nothing is written before these."""
     check_free(folder)
     split = load_data(settings)
     palette = None
@@ -119,12 +120,14 @@ def fit_palette(settings: Settings, split: Split) -> Palette:
 
 
 def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
-    """The run in `folder` and its pictures.  Raises `UserError` for a setting that may not change."""
+    """The run in `folder` and its pictures. Raises `UserError` for a setting that may not change."""
     run = Run.open(folder)
     for name, old in vars(run.settings).items():
         new = getattr(settings, name)
         if new != old and name not in _MAY_CHANGE:
-            raise UserError(f"{name} was {old} when {folder} was begun and cannot become {new}: choose another --out")
+            raise UserError(
+                f"{name} was {old} when {folder} was begun and cannot become {new}: choose another --out"
+            )
     split = load_data(settings)
     if settings != run.settings:
         run.settings = settings

@@ -67,7 +67,8 @@ def test_network_never_sees_more_than_a_tile_and_its_overlap():
 @pytest.mark.parametrize("task", tasks.NAMES)
 def test_smallest_pictures(task, size):
     network, task = make(task)
-    assert render(network, task, picture(*size)).shape == (size[0] * task.enlarges, size[1] * task.enlarges, 3)
+    height, width, channels = render(network, task, picture(*size)).shape
+    assert (height, width, channels) == (size[0] * task.enlarges, size[1] * task.enlarges, 3)
 
 
 @pytest.mark.parametrize("reduce", [1, 3])
@@ -170,7 +171,8 @@ def test_fifty_megapixels_in_bounded_memory(tmp_path):
         apply_to_file(network, tasks.Regression(), {str(tmp_path / "large.png")!r}, {str(tmp_path)!r})
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     with Image.open(tmp_path / "large-colour.png") as made:
         assert made.size == (8000, 6250)
     one_picture = 8000 * 6250 * 3 / 2**20

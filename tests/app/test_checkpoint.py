@@ -10,7 +10,11 @@ from colourize.files import UserError
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "state.safetensors"
-    tensors = {"a": torch.randn(3, 5).T, "b": torch.tensor(7), "empty": torch.zeros(0, 2, dtype=torch.bfloat16)}
+    tensors = {
+        "a": torch.randn(3, 5).T,
+        "b": torch.tensor(7),
+        "empty": torch.zeros(0, 2, dtype=torch.bfloat16),
+    }
     checkpoint.save(path, tensors, {"epoch": "3"})
     return path
 
@@ -81,4 +85,6 @@ def test_optimizer_goes_on_to_the_bit():
 
 def test_tensors_of_another_network_are_refused():
     with pytest.raises(UserError, match=r"model.safetensors does not fit.*weight"):
-        checkpoint.load_network(torch.nn.Linear(2, 2), torch.nn.Linear(3, 2).state_dict(), "model.safetensors")
+        checkpoint.load_network(
+            torch.nn.Linear(2, 2), torch.nn.Linear(3, 2).state_dict(), "model.safetensors"
+        )

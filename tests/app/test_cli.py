@@ -34,7 +34,8 @@ def colourize(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def options(small_pictures):
     """Options of a training that takes a second."""
-    return f"--data folder:{small_pictures} --size 16 --colours 4 --filters 4 --batch-size 9 --epochs 2".split()
+    network = "--size 16 --colours 4 --filters 4 --batch-size 9 --epochs 2"
+    return ["--data", f"folder:{small_pictures}", *network.split()]
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +112,13 @@ def test_damaged_model_is_named(colourize, run, tmp_path):
 
 def test_apply_does_what_it_can_and_names_the_rest(colourize, run, small_pictures, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
-    arguments = [run, small_pictures / "00.png", tmp_path / "text.png", tmp_path / "none.png", small_pictures / "01.png"]
-    code, out, err = colourize("apply --out", tmp_path / "out", *arguments)
+    good = [small_pictures / "00.png", small_pictures / "01.png"]
+    bad = [tmp_path / "text.png", tmp_path / "none.png"]
+    code, out, err = colourize("apply --out", tmp_path / "out", run, good[0], *bad, good[1])
     assert code == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00-colour.png", "01-colour.png"]
     assert str(tmp_path / "out" / "01-colour.png") in out
-    assert [line.split(":")[1] for line in err.splitlines()] == [
-        f" cannot read {tmp_path / 'text.png'}",
-        f" cannot read {tmp_path / 'none.png'}",
-    ]
+    assert [line.split(":")[1] for line in err.splitlines()] == [f" cannot read {path}" for path in bad]
     assert colourize("apply --overwrite --out", tmp_path / "out", run, small_pictures / "00.png")[0] == 0
 
 

@@ -87,7 +87,8 @@ def test_network_stands_first_beside_every_baseline(run, split):
 
 
 def test_defeat_is_said_in_words(run):
-    better, worse = {"loss": 1.0, "accuracy": 0.5, "psnr": 20.0}, {"loss": 2.0, "accuracy": 0.25, "psnr": 20.0}
+    better = {"loss": 1.0, "accuracy": 0.5, "psnr": 20.0}
+    worse = {"loss": 2.0, "accuracy": 0.25, "psnr": 20.0}
     lost = Evaluation("noise", {"network": worse, "table": better})
     assert sorted(lost.defeats) == [("accuracy", "table"), ("loss", "table")]
     words = tables.verdict(lost, run.task)

@@ -93,7 +93,9 @@ def test_finished_enlargement_agrees_with_the_small_picture(pictures):
 
 def test_psnr_is_that_of_the_definition(pictures):
     made = (to_unit(pictures) - 0.1).clamp(0, 1)
-    expected = [-10 * math.log10((m - p).square().mean()) for m, p in zip(made, to_unit(pictures), strict=True)]
+    expected = [
+        -10 * math.log10((m - p).square().mean()) for m, p in zip(made, to_unit(pictures), strict=True)
+    ]
     assert tasks.psnr(made, pictures).tolist() == pytest.approx(expected)
 
 
