@@ -24,7 +24,7 @@ from .files import UserError
 from .tasks import Task, tinted
 
 TILE = 512  # pixels of output along a side, before the overlap
-COLOUR_SIDE = 128  # about the shorter side of a picture when its colours are chosen
+COLOUR_SIDE = 112  # about the shorter side of a picture when its colours are chosen
 
 
 def colour_reduction(rgb: np.ndarray) -> int:

@@ -137,7 +137,7 @@ def apply(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="pictures of any size and format")],
     out: Annotated[Path, typer.Option("--out", help="folder for the new pictures")] = Path("."),
     reduce: Annotated[
-        int | None, typer.Option(min=1, help="colour at 1/N of the size (default: about 128 pixels high)")
+        int | None, typer.Option(min=1, help="colour at 1/N of the size (default: about 112 pixels high)")
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="the network's output as it is")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace pictures that exist")] = False,

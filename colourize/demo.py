@@ -15,7 +15,7 @@ from .evaluation import evaluate
 from .settings import Settings
 from .training import choose_device, load_data, train
 
-SETTINGS = Settings("classification", "unet", data="photos", epochs=12)
+SETTINGS = Settings("classification", "unet", data="photos", epochs=10, batch_size=50, lr=5e-4)
 
 
 def demo(
