@@ -55,7 +55,9 @@ def jobs() -> int:
 
 
 def program(*names: str | None) -> str | None:
-    return next((found for name in names if name and (found := shutil.which(name.split()[0]))), None)
+    """The first of these programs that is there; those that pip installed, on PATH or not, before the system's."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    return next((found for name in names if name and (found := shutil.which(name.split()[0], path=path))), None)
 
 
 class BuildNative(Command):
@@ -74,8 +76,15 @@ class BuildNative(Command):
         self.folder = package.resolve() / "lib"
 
     def run(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        build_folder = ROOT / "build" / f"cmake-{sysconfig.get_platform()}"  # kept, so that a reinstall is incremental
+        self.built = build_folder / "lib"
+        shutil.rmtree(self.built, ignore_errors=True)
+        self.built.mkdir(parents=True)
+        self.build(build_folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # only now: a failed build leaves the old libraries
+        shutil.copytree(self.built, self.folder)
+
+    def build(self, build_folder: Path) -> None:
         if program(os.environ.get("CXX"), "c++", "g++", "clang++") is None:
             return self.leave_out("cpu", "no C++ compiler was found when the package was installed")
         cuda = os.environ.get("MYCONV2D_CUDA", "1") != "0"
@@ -85,17 +94,17 @@ class BuildNative(Command):
             cuda = False
             self.leave_out("cuda", "nvcc was not found when the package was installed")
         torch = find_torch()
-        build_folder = ROOT / "build" / f"cmake-{sysconfig.get_platform()}"  # kept, so that a reinstall is incremental
         self.cmake(
             f"-S{ROOT}", f"-B{build_folder}", "-GNinja", "--fresh", "-DCMAKE_BUILD_TYPE=Release",
-            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.folder}", f"-DMYCONV2D_CUDA={'ON' if cuda else 'OFF'}",
+            f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={self.built}",
+            f"-DMYCONV2D_CUDA={'ON' if cuda else 'OFF'}",
             f"-DTORCH_FOLDER={torch}", f"-DTORCH_VERSION={torch_version(torch)}",
         )  # fmt: skip
         self.cmake("--build", str(build_folder), "--parallel", str(jobs()))
 
     def leave_out(self, library: str, reason: str) -> None:
         print(f"myconv2d: built without the {library.upper()} library: {reason}", file=sys.stderr)
-        (self.folder / f"{library}.txt").write_text(f"{reason}\n")
+        (self.built / f"{library}.txt").write_text(f"{reason}\n")
 
     def cmake(self, *arguments: str) -> None:
         subprocess.run([program("cmake"), *arguments], check=True)

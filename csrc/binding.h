@@ -100,4 +100,64 @@ inline void require_output(const Tensor& grad_output, const Conv2d& conv) {
                   "myconv2d: grad_output does not have the size of the convolution's output");
 }
 
+inline ConstImage read(const Tensor& tensor) { return {tensor.const_data_ptr(), strides_of(tensor)}; }
+inline Image write(const Tensor& tensor) { return {tensor.mutable_data_ptr(), strides_of(tensor)}; }
+
+// What each operator is on every device: its arguments checked, its results allocated.
+
+struct Forward {
+  Conv2d conv;
+  ConstVector bias;
+  Tensor output;
+
+  Forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
+          const IntList& padding, const IntList& dilation, int64_t groups) {
+    require(input, input, "input");
+    require(weight, input, "weight");
+    conv = describe(input.sizes().data(), weight.sizes().data(), stride, padding, dilation, groups);
+    this->bias = {nullptr, 0};
+    if (bias) {
+      STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.out_channels &&
+                          bias->scalar_type() == input.scalar_type() && bias->device() == input.device(),
+                      "myconv2d: bias must have one value per out channel, of the input's type and device");
+      this->bias = {bias->const_data_ptr(), bias->stride(0)};
+    }
+    output = empty_beside(input, weight, {conv.batch, conv.out_channels, conv.out_height, conv.out_width});
+  }
+};
+
+struct GradInput {
+  Conv2d conv;
+  Tensor grad_input;
+
+  GradInput(const Tensor& grad_output, const Tensor& weight, const IntList& input_size, const IntList& stride,
+            const IntList& padding, const IntList& dilation, int64_t groups) {
+    require(grad_output, grad_output, "grad_output");
+    require(weight, grad_output, "weight");
+    STD_TORCH_CHECK(input_size.size() == 4, "myconv2d: input_size takes four values");
+    conv = describe(input_size.data(), weight.sizes().data(), stride, padding, dilation, groups);
+    require_output(grad_output, conv);
+    grad_input = empty_beside(grad_output, weight, {conv.batch, conv.in_channels, conv.in_height, conv.in_width});
+  }
+};
+
+struct GradWeight {
+  Conv2d conv;
+  Tensor grad_weight, grad_bias;  // grad_bias is empty where it is not wanted
+
+  GradWeight(const Tensor& grad_output, const Tensor& input, const IntList& weight_size, const IntList& stride,
+             const IntList& padding, const IntList& dilation, int64_t groups, bool bias) {
+    require(grad_output, grad_output, "grad_output");
+    require(input, grad_output, "input");
+    STD_TORCH_CHECK(weight_size.size() == 4, "myconv2d: weight_size takes four values");
+    conv = describe(input.sizes().data(), weight_size.data(), stride, padding, dilation, groups);
+    require_output(grad_output, conv);
+    grad_weight =
+        empty_beside(grad_output, input, {weight_size[0], weight_size[1], weight_size[2], weight_size[3]});
+    const int64_t bias_size = bias ? conv.out_channels : 0;
+    grad_bias = torch::stable::empty({&bias_size, 1}, input.scalar_type(), std::nullopt, input.device());
+  }
+  void* bias_data() const { return grad_bias.numel() ? grad_bias.mutable_data_ptr() : nullptr; }
+};
+
 }  // namespace myconv2d

@@ -16,6 +16,21 @@ struct Strides {
   int64_t n, c, h, w;
 };
 
+struct ConstImage {  // an image or a weight that is read
+  const void* data;
+  Strides strides;
+};
+
+struct Image {  // … that is written
+  void* data;
+  Strides strides;
+};
+
+struct ConstVector {  // a bias; data is null where there is none
+  const void* data;
+  int64_t stride;
+};
+
 // out[n, k, p, q] = bias[k] + Σ_{c, r, s} in[n, c, p·stride_h + r·dilation_h − padding_h, …] · weight[k, c, r, s]
 // with c over the channels of k's group, and zero outside the input. The two derivatives
 // grad_input and grad_weight are described by the numbers of the forward convolution they belong to.

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "algorithm.h"
 #include "kernels.h"
 
 namespace myconv2d {
@@ -83,6 +84,14 @@ int myconv2d_cpu_use_isa(const char* name) {
   const KernelTable* table = find(name);
   if (table) current().store(table);
   return table != nullptr;
+}
+
+// The algorithm that serves a convolution: its 16 numbers in the order of struct Conv2d, Type and Pass as numbers.
+const char* myconv2d_cpu_algorithm(const int64_t* numbers, int type, int pass) {
+  Conv2d conv;
+  static_assert(sizeof conv == 16 * sizeof(int64_t), "one number per field");
+  std::memcpy(&conv, numbers, sizeof conv);
+  return algorithm_name(choose_algorithm(conv, static_cast<Type>(type), static_cast<Pass>(pass)));
 }
 
 const char* myconv2d_cpu_build_info() { return MYCONV2D_BUILD_INFO; }

@@ -8,27 +8,15 @@
 
 #include "gather.h"
 #include "gemm.h"
+#include "parallel.h"
 #include "scratch.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 
-template <typename F>
-void parallel_for(const Threads& threads, int64_t tasks, const F& body) {
-  threads.parallel_for(tasks, const_cast<F*>(&body), [](void* context, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(context))(i);
-  });
-}
-
-// The weight seen from the product: strides of its reduced channel c, its resulting channel k, and its taps.
-struct WeightView {
-  int64_t c, k, r, s;
-  int64_t group;  // from one group to the next
-};
-
 template <typename A>
 struct Blocking {
   bool along_channels;       // vectors run along the resulting channels
-  int64_t rows, row_panels;  // of the register tile; the other axis is columns<A> wide
+  int64_t rows;         // of the register tile; the other axis is columns<A> wide
   int64_t tile_pixels, depth, channels_padded;
 
   Blocking(const Gather& gather, int64_t channels, bool channels_innermost, int64_t threads) {
@@ -40,7 +28,6 @@ struct Blocking {
     const int64_t fair = ceil_div(gather.pixels(), 2 * threads);  // small work is still shared out
     tile_pixels = most(unit, least(max_tile_pixels / 4, round_up(fair, unit)) / unit * unit);
     channels_padded = along_channels ? padded : round_up(channels, rows);
-    row_panels = along_channels ? tile_pixels / rows : channels_padded / rows;
   }
   int64_t weight_panel() const { return along_channels ? columns<A> : rows; }
   int64_t pixel_panel() const { return along_channels ? rows : columns<A>; }
@@ -125,7 +112,8 @@ void gathered_product(const Gather& gather, int64_t groups, int64_t channels, co
         multiply<A>(length, panel, panels, width, weights, blocking.channels_padded / columns<A>, sums, sums_stride,
                     begin > 0);
       else
-        multiply<A>(length, weights, blocking.row_panels, blocking.rows, panel, panels, sums, sums_stride, begin > 0);
+        multiply<A>(length, weights, blocking.channels_padded / blocking.rows, blocking.rows, panel, panels, sums,
+                    sums_stride, begin > 0);
       weights += length * blocking.channels_padded;
     }
     write_tile<T, A>(blocking, tile, sums, sums_stride, channels, bias ? bias + g * channels * bias_stride : nullptr,

@@ -1,10 +1,10 @@
-// The register tile that every implicit GEMM here ends in.
+// The register tile that every matrix product here ends in.
 //
-//   C[rows × columns] (+)= Σ_depth A[depth][rows] · B[depth][columns]
+//   C[rows × columns] (+)= Σ_depth A[depth, rows] · B[depth][columns]
 //
-// A and B are packed panels (depth outermost), columns is two vectors wide, rows at most max_rows: each step
-// loads two vectors of B, broadcasts `rows` values of A and issues 2·rows multiply-adds, all in registers.
-// Bound: the FMA units, as long as both panels stay in L1/L2.
+// columns is two vectors wide, rows at most max_rows: each step loads two vectors of B, broadcasts `rows` values of A
+// and issues 2·rows multiply-adds, all in registers. B is packed, depth outermost; A is wherever `Rows` says.
+// Bound: the FMA units, as long as both operands stay in L1/L2.
 #pragma once
 
 #include "vector.h"
@@ -18,17 +18,28 @@ constexpr int64_t columns = 2 * Vector<A>::lanes;
 // keeps the rounding error low.
 constexpr int64_t max_depth = 320;
 
-template <typename A, int rows>
-void multiply_tile(int64_t depth, const A* a, const A* b, A* c, int64_t c_stride, bool accumulate) {
+// Where A lies: element (d, i) at a[d / run · run_step + d % run · step + i · row_step].
+template <typename A>
+struct Rows {
+  const A* a;
+  int64_t step, run, run_step;
+};
+
+template <typename A, int rows, int row_step>
+void multiply_tile(int64_t depth, const Rows<A>& left, const A* b, A* c, int64_t c_stride, bool accumulate) {
   using V = typename Vector<A>::type;
   constexpr int lanes = Vector<A>::lanes;
   V sum[rows][2] = {};
-  for (int64_t d = 0; d < depth; ++d, a += rows, b += 2 * lanes) {
-    const V b0 = *reinterpret_cast<const V*>(b), b1 = *reinterpret_cast<const V*>(b + lanes);
+  const A* run_start = left.a;
+  for (int64_t begin = 0; begin < depth; begin += left.run, run_start += left.run_step) {
+    const A* a = run_start;
+    for (int64_t d = least(left.run, depth - begin); d > 0; --d, a += left.step, b += 2 * lanes) {
+      const V b0 = *reinterpret_cast<const V*>(b), b1 = *reinterpret_cast<const V*>(b + lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i) {
-      sum[i][0] += a[i] * b0;
-      sum[i][1] += a[i] * b1;
+      for (int i = 0; i < rows; ++i) {
+        sum[i][0] += a[i * row_step] * b0;
+        sum[i][1] += a[i * row_step] * b1;
+      }
     }
   }
 #pragma GCC unroll 16
@@ -41,16 +52,16 @@ void multiply_tile(int64_t depth, const A* a, const A* b, A* c, int64_t c_stride
 }
 
 template <typename A>
-using MultiplyTile = void (*)(int64_t, const A*, const A*, A*, int64_t, bool);
+using MultiplyTile = void (*)(int64_t, const Rows<A>&, const A*, A*, int64_t, bool);
 
-template <typename A>
+template <typename A, int row_step = 1>
 MultiplyTile<A> multiply_tile_for(int64_t rows) {
   static constexpr MultiplyTile<A> table[] = {
-      multiply_tile<A, 1>, multiply_tile<A, 2>, multiply_tile<A, 3>, multiply_tile<A, 4>,
-      multiply_tile<A, 5>, multiply_tile<A, 6>,
+      multiply_tile<A, 1, row_step>, multiply_tile<A, 2, row_step>, multiply_tile<A, 3, row_step>,
+      multiply_tile<A, 4, row_step>, multiply_tile<A, 5, row_step>, multiply_tile<A, 6, row_step>,
 #if MYCONV2D_VECTOR_BYTES == 64
-      multiply_tile<A, 7>, multiply_tile<A, 8>, multiply_tile<A, 9>, multiply_tile<A, 10>,
-      multiply_tile<A, 11>, multiply_tile<A, 12>,
+      multiply_tile<A, 7, row_step>, multiply_tile<A, 8, row_step>, multiply_tile<A, 9, row_step>,
+      multiply_tile<A, 10, row_step>, multiply_tile<A, 11, row_step>, multiply_tile<A, 12, row_step>,
 #endif
   };
   return table[rows - 1];
@@ -66,8 +77,8 @@ void multiply(int64_t depth, const A* a, int64_t row_panels, int64_t rows, const
   const MultiplyTile<A> tile = multiply_tile_for<A>(rows);
   for (int64_t j = 0; j < column_panels; ++j)
     for (int64_t i = 0; i < row_panels; ++i)
-      tile(depth, a + i * rows * depth, b + j * columns<A> * depth, c + i * rows * c_stride + j * columns<A>,
-           c_stride, accumulate);
+      tile(depth, {a + i * rows * depth, rows, depth, 0}, b + j * columns<A> * depth,
+           c + i * rows * c_stride + j * columns<A>, c_stride, accumulate);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -21,8 +21,8 @@ struct Reduction {
   Reduction(const Gather& gather, int64_t groups, int64_t channels, int64_t vector_columns) {
     rows = rows_per_panel(channels);
     row_panels = ceil_div(channels, rows);
-    block = least(8 * vector_columns, round_up(gather.depth(), vector_columns));
-    blocks = ceil_div(gather.depth(), block);
+    block = least(8 * vector_columns, round_up(most(gather.depth(), 1), vector_columns));
+    blocks = most(1, ceil_div(gather.depth(), block));  // one even without a column: grad_bias
     const int64_t result_size = groups * blocks * block * rows_padded();
     const int64_t affordable = (int64_t{8} << 20) / most(result_size, 1);
     const int64_t useful = least(32, gather.pixels() / 1024);
@@ -88,6 +88,7 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
                          const Strides& weight_strides, T* grad_bias) {
   const Gather gather = forward_gather(conv);
   const int64_t groups = conv.groups, channels = conv.group_out_channels(), pixels = gather.pixels();
+  if (channels == 0) return;
   const Reduction plan(gather, groups, channels, columns<A>);
   const int64_t block_size = plan.rows_padded() * plan.block;
   const int64_t blocks = groups * plan.blocks, range_size = blocks * block_size;

@@ -2,8 +2,11 @@
 // integers, which no network is slow in, are left to the portable one.
 #include "kernels.h"
 
+#include "algorithm.h"
+#include "few_channels.h"
 #include "gathered_product.h"
 #include "grad_weight.h"
+#include "winograd_grad_weight.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 namespace {
@@ -27,15 +30,50 @@ void with_type(Type type, const F& call) {
   }
 }
 
+template <typename T>
+constexpr bool in_float = sizeof(typename Accumulator<T>::type) == sizeof(float);  // float, half, bfloat16
+
+template <typename T>
+Planes<const T> planes(const ConstImage& image, int64_t channels, int64_t height, int64_t width) {
+  return {static_cast<const T*>(image.data), image.strides, channels, height, width};
+}
+
+template <typename T>
+Planes<T> planes(const Image& image, int64_t channels, int64_t height, int64_t width) {
+  return {static_cast<T*>(image.data), image.strides, channels, height, width};
+}
+
+// The algorithms for stride 1 that forward and grad_input share; false if it is none of them.
+template <typename T>
+bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads, const Planes<const T>& source,
+               const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
+  if constexpr (in_float<T>) {
+    const auto product = algorithm == Algorithm::winograd  ? winograd_product<T>
+                         : algorithm == Algorithm::few_in  ? few_in_product<T>
+                         : algorithm == Algorithm::few_out ? few_out_product<T>
+                                                           : nullptr;
+    if (product) product(p, threads, source, weight, view, bias, bias_stride, result);
+    return product != nullptr;
+  }
+  return false;
+}
+
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
              ConstVector bias, Image output) {
   const WeightView view{weight.strides.c, weight.strides.n, weight.strides.h, weight.strides.w,
                         conv.group_out_channels() * weight.strides.n};
+  const Correlation p{conv.batch,        conv.groups,    conv.kernel_height,
+                      conv.kernel_width, conv.padding_h, conv.padding_w};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    gathered_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads,
-                        static_cast<const T*>(input.data), input.strides, static_cast<const T*>(weight.data), view,
-                        static_cast<const T*>(bias.data), bias.stride, static_cast<T*>(output.data), output.strides);
+    const auto source = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
+    const auto result = planes<T>(output, conv.group_out_channels(), conv.out_height, conv.out_width);
+    const T* weights = static_cast<const T*>(weight.data);
+    const T* add = static_cast<const T*>(bias.data);
+    if (!correlate(choose_algorithm(conv, type, Pass::forward), p, threads, source, weights, view, add, bias.stride,
+                   result))
+      gathered_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
+                          input.strides, weights, view, add, bias.stride, result.data, output.strides);
   });
 }
 
@@ -43,16 +81,26 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
                 Image grad_input) {
   const WeightView view{weight.strides.n, weight.strides.c, weight.strides.h, weight.strides.w,
                         conv.group_out_channels() * weight.strides.n};
+  const WeightView turned{view.c, view.k, -view.r, -view.s, view.group};  // by half a turn, from the last tap
+  const int64_t last_tap = (conv.kernel_height - 1) * view.r + (conv.kernel_width - 1) * view.s;
+  const Correlation p{conv.batch, conv.groups, conv.kernel_height, conv.kernel_width,
+                      conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
   const Strides& strides = grad_input.strides;
   const Strides steps{strides.n, strides.c, strides.h * conv.stride_h, strides.w * conv.stride_w};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
+    const auto source = planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width);
+    const auto result = planes<T>(grad_input, conv.group_in_channels(), conv.in_height, conv.in_width);
+    const T* weights = static_cast<const T*>(weight.data);
+    const T* no_bias = nullptr;
+    if (correlate(choose_algorithm(conv, type, Pass::grad_input), p, threads, source, weights + last_tap, turned,
+                  no_bias, 0, result))
+      return;
     for (int64_t h = 0; h < conv.stride_h; ++h)
       for (int64_t w = 0; w < conv.stride_w; ++w)
         gathered_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
-                            static_cast<const T*>(grad_output.data), grad_output.strides,
-                            static_cast<const T*>(weight.data), view, static_cast<const T*>(nullptr), 0,
-                            static_cast<T*>(grad_input.data) + h * strides.h + w * strides.w, steps);
+                            source.data, grad_output.strides, weights, view, no_bias, 0,
+                            result.data + h * strides.h + w * strides.w, steps);
   });
 }
 
@@ -60,9 +108,21 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
                  Image grad_weight, void* grad_bias) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
-    grad_weight_product<T>(conv, threads, static_cast<const T*>(grad_output.data), grad_output.strides,
-                           static_cast<const T*>(input.data), input.strides, static_cast<T*>(grad_weight.data),
-                           grad_weight.strides, static_cast<T*>(grad_bias));
+    const auto grads = planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width);
+    const auto images = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
+    T* weights = static_cast<T*>(grad_weight.data);
+    T* bias = static_cast<T*>(grad_bias);
+    if constexpr (in_float<T>) switch (choose_algorithm(conv, type, Pass::grad_weight)) {
+        case Algorithm::winograd:
+          return winograd_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        case Algorithm::few_in:
+          return few_in_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        case Algorithm::few_out:
+          return few_out_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        default: break;
+      }
+    grad_weight_product<T>(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights,
+                           grad_weight.strides, bias);
   });
 }
 

@@ -12,21 +12,6 @@ struct Threads {
   void (*parallel_for)(int64_t tasks, void* context, void (*body)(void* context, int64_t begin, int64_t end));
 };
 
-struct ConstImage {  // an image or a weight that is read
-  const void* data;
-  Strides strides;
-};
-
-struct Image {  // … that is written
-  void* data;
-  Strides strides;
-};
-
-struct ConstVector {  // a bias; data is null where there is none
-  const void* data;
-  int64_t stride;
-};
-
 struct KernelTable {
   const char* isa;
   void (*forward)(const Conv2d&, Type, const Threads&, ConstImage input, ConstImage weight, ConstVector bias,

@@ -19,21 +19,6 @@ struct Context {
   std::function<void*(int64_t bytes)> workspace;
 };
 
-struct ConstImage {  // an image or a weight that is read
-  const void* data;
-  Strides strides;
-};
-
-struct Image {  // … that is written
-  void* data;
-  Strides strides;
-};
-
-struct ConstVector {  // a bias; data is null where there is none
-  const void* data;
-  int64_t stride;
-};
-
 void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,
              const Context& context);
 

@@ -49,63 +49,33 @@ class Call {
   DeviceGuard guard_;
 };
 
-cuda::ConstImage read(const Tensor& tensor) { return {tensor.const_data_ptr(), strides_of(tensor)}; }
-cuda::Image write(const Tensor& tensor) { return {tensor.mutable_data_ptr(), strides_of(tensor)}; }
-
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
               const IntList& stride, const IntList& padding, const IntList& dilation, int64_t groups,
               bool allow_tf32) {
-  require(input, input, "input");
-  require(weight, input, "weight");
-  const Conv2d conv =
-      describe(input.sizes().data(), weight.sizes().data(), stride, padding, dilation, groups);
-  cuda::ConstVector bias_vector{nullptr, 0};
-  if (bias) {
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.out_channels &&
-                        bias->scalar_type() == input.scalar_type() && bias->device() == input.device(),
-                    "myconv2d: bias must have one value per out channel, of the input's type and device");
-    bias_vector = {bias->const_data_ptr(), bias->stride(0)};
-  }
-  const Tensor output =
-      empty_beside(input, weight, {conv.batch, conv.out_channels, conv.out_height, conv.out_width});
+  const Forward forward(input, weight, bias, stride, padding, dilation, groups);
   const Call call(input, allow_tf32);
-  cuda::forward(conv, read(input), read(weight), bias_vector, write(output), call.context());
-  return output;
+  cuda::forward(forward.conv, read(input), read(weight), forward.bias, write(forward.output), call.context());
+  return forward.output;
 }
 
 Tensor conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, const IntList& input_size,
                          const IntList& stride, const IntList& padding, const IntList& dilation,
                          int64_t groups, bool allow_tf32) {
-  require(grad_output, grad_output, "grad_output");
-  require(weight, grad_output, "weight");
-  STD_TORCH_CHECK(input_size.size() == 4, "myconv2d: input_size takes four values");
-  const Conv2d conv = describe(input_size.data(), weight.sizes().data(), stride, padding, dilation, groups);
-  require_output(grad_output, conv);
-  const Tensor grad_input =
-      empty_beside(grad_output, weight, {conv.batch, conv.in_channels, conv.in_height, conv.in_width});
+  const GradInput backward(grad_output, weight, input_size, stride, padding, dilation, groups);
   const Call call(grad_output, allow_tf32);
-  cuda::grad_input(conv, read(grad_output), read(weight), write(grad_input), call.context());
-  return grad_input;
+  cuda::grad_input(backward.conv, read(grad_output), read(weight), write(backward.grad_input), call.context());
+  return backward.grad_input;
 }
 
 std::tuple<Tensor, Tensor> conv2d_grad_weight(const Tensor& grad_output, const Tensor& input,
                                               const IntList& weight_size, const IntList& stride,
                                               const IntList& padding, const IntList& dilation, int64_t groups,
                                               bool bias, bool allow_tf32) {
-  require(grad_output, grad_output, "grad_output");
-  require(input, grad_output, "input");
-  STD_TORCH_CHECK(weight_size.size() == 4, "myconv2d: weight_size takes four values");
-  const Conv2d conv = describe(input.sizes().data(), weight_size.data(), stride, padding, dilation, groups);
-  require_output(grad_output, conv);
-  const Tensor grad_weight =
-      empty_beside(grad_output, input, {weight_size[0], weight_size[1], weight_size[2], weight_size[3]});
-  const int64_t outputs = bias ? conv.out_channels : 0;
-  const Tensor grad_bias =
-      torch::stable::empty({&outputs, 1}, input.scalar_type(), std::nullopt, input.device());
+  const GradWeight backward(grad_output, input, weight_size, stride, padding, dilation, groups, bias);
   const Call call(grad_output, allow_tf32);
-  cuda::grad_weight(conv, read(grad_output), read(input), write(grad_weight),
-                    bias ? grad_bias.mutable_data_ptr() : nullptr, call.context());
-  return {grad_weight, grad_bias};
+  cuda::grad_weight(backward.conv, read(grad_output), read(input), write(backward.grad_weight),
+                    backward.bias_data(), call.context());
+  return {backward.grad_weight, backward.grad_bias};
 }
 
 }  // namespace

@@ -21,11 +21,8 @@ from . import native
 BACKENDS = ("native", "triton", "reference")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
 _NATIVE_TYPES = {
-    "cpu": {
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
-    },
-    "cuda": {torch.float64, torch.float32, torch.float16, torch.bfloat16},
+    "cpu": native.CpuLibrary.TYPES,
+    "cuda": (torch.float64, torch.float32, torch.float16, torch.bfloat16),
 }
 
 
@@ -54,7 +51,7 @@ def problem(backend: str, device: str, dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def choose(device: str, dtype: torch.dtype, wanted: str | None = None) -> Choice:
+def choose(device: str, dtype: torch.dtype, wanted: str | None) -> Choice:
     """The first backend in the order of preference that can serve; `wanted` goes before all others."""
     order = _PREFERENCE.get(device, ("reference",))
     if wanted is not None:
@@ -71,6 +68,12 @@ def choose(device: str, dtype: torch.dtype, wanted: str | None = None) -> Choice
             f"myconv2d: {dtype} convolutions on {device} are served by {backend!r} ({choice.reason})", stacklevel=3
         )
     return choice
+
+
+@torch.compiler.assume_constant_result
+def serving(device: str, dtype: torch.dtype, wanted: str) -> str:
+    """The backend that serves where `wanted` was asked for."""
+    return choose(device, dtype, wanted).backend
 
 
 def _known(name: str, source: str) -> str:

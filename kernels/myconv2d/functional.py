@@ -55,8 +55,6 @@ def conv2d(
         numbers = (stride, padding, dilation, groups)
         return handle_torch_function(conv2d, (input, weight, bias), input, weight, bias, *numbers)
     input, weight, bias, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
-    if padding == "same":
-        input, numbers = _pad_same(input, weight, numbers)
     if input.dim() == 3:
         return _by_type(input.unsqueeze(0), weight, bias, numbers).squeeze(0)
     return _by_type(input, weight, bias, numbers)
@@ -65,21 +63,27 @@ def conv2d(
 def prepare(
     input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Numbers]:
-    """The tensors that autocast makes of the given ones, and the numbers; raises what `conv2d` raises."""
+    """The tensors as autocast and padding="same" want them, and the numbers; raises what `conv2d` raises."""
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
             raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
     input, weight, bias = _autocast(input, weight, bias)
-    return input, weight, bias, _check(input, weight, bias, stride, padding, dilation, groups)
+    numbers = _check(input, weight, bias, stride, padding, dilation, groups)
+    if padding == "same":
+        input, numbers = _pad_same(input, weight, numbers)
+    return input, weight, bias, numbers
 
 
 def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
     if not input.is_complex():
+        if backends.wanted is not None:
+            backend = backends.serving(input.device.type, input.dtype, backends.wanted)
+            numbers = numbers._replace(backend=backend)
         return autograd.conv2d(input, weight, bias, numbers)
     # A convolution is bilinear: four real ones make a complex one, derivatives included.
     (a, b), (c, d) = ((t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj()))
-    real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
-    imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
+    real = _by_type(a, c, None, numbers) - _by_type(b, d, None, numbers)
+    imag = _by_type(a, d, None, numbers) + _by_type(b, c, None, numbers)
     output = torch.complex(real, imag)
     return output if bias is None else output + bias[:, None, None]
 
@@ -148,13 +152,13 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         if padding == "same" and stride != (1, 1):
             raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={stride}")
         pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
-        numbers = Numbers(stride, (0, 0), dilation, groups, backends.wanted)
+        numbers = Numbers(stride, (0, 0), dilation, groups)
     else:
         padding = _pair(padding, "padding")
         if padding[0] < 0 or padding[1] < 0:
             raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={padding}")
         pads = (2 * padding[0], 2 * padding[1])
-        numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
+        numbers = Numbers(stride, padding, dilation, groups)
     _check_tensors(input, weight, bias, dilation, groups, pads)
     return numbers
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import backends, native
 from .functional import prepare
+from .shapes import output_size
 
 
 def info() -> dict[str, Any]:
@@ -57,17 +58,20 @@ def explain(
     dilation: Any = 1,
     groups: int = 1,
 ) -> str:
-    """Which backend would serve `conv2d` with these arguments, and why, in one sentence.
+    """Which backend would serve `conv2d` with these arguments, why, and by which algorithm in each direction.
 
     Raises:
         As `conv2d` does, for arguments that it would refuse.
     """
-    input, *_ = prepare(input, weight, bias, stride, padding, dilation, groups)
+    input, weight, _, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
     dtype = input.dtype.to_real() if input.is_complex() else input.dtype
     choice = backends.choose(input.device.type, dtype, backends.wanted)
-    served = f"{choice.backend!r} serves this call: {choice.reason}"
-    if choice.backend == "native" and input.device.type == "cpu":
-        served += f"; implicit GEMM, {native.cpu.isa()}"
+    lines = [f"{choice.backend} serves this call: {choice.reason}"]
     if input.is_complex():
-        served += f"; complex numbers as four convolutions of {dtype}"
-    return served
+        lines.append(f"complex numbers as four convolutions of {dtype}")
+    if choice.backend == "native" and input.device.type == "cpu":
+        input_size = (1, *input.shape) if input.dim() == 3 else tuple(input.shape)
+        size = output_size(input_size, weight.shape, *numbers[:3])
+        algorithms = native.cpu.algorithms(input_size, size, weight.shape, numbers, dtype)
+        lines += [f"{name}: {algorithm}, {native.cpu.isa()}" for name, algorithm in algorithms.items()]
+    return "\n".join(lines)

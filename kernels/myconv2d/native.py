@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -30,11 +32,15 @@ class NativeLibrary:
         try:
             torch.ops.load_library(self.path)
             self.handle = ctypes.CDLL(str(self.path))
-            self._function("build_info").restype = ctypes.c_char_p
+            self._bind()
         except (OSError, RuntimeError, AttributeError) as error:
             self.problem = f"{self.path.name} does not load ({str(error).splitlines()[0]}): {_ADVICE}"
             return
         self.problem = None
+
+    def _bind(self) -> None:
+        """Declares the library's own functions; AttributeError if it is another version's and lacks one."""
+        self._function("build_info").restype = ctypes.c_char_p
 
     def _function(self, name: str):
         return getattr(self.handle, f"myconv2d_{self.device}_{name}")
@@ -47,16 +53,28 @@ class NativeLibrary:
 class CpuLibrary(NativeLibrary):
     """The CPU library, whose kernels exist once per instruction set."""
 
+    TYPES = (  # in the order of `enum class Type` (csrc/conv2d.h)
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+    )
+    PASSES = ("forward", "grad_input", "grad_weight")  # of `enum class Pass` (csrc/cpu/algorithm.h)
+
     def __init__(self) -> None:
         super().__init__("cpu")
 
-    def load(self) -> None:
-        super().load()
-        if self.problem is None:
-            self._function("isa").restype = ctypes.c_char_p
-            self._function("isa_built").restype = ctypes.c_char_p
-            self._function("isa_built").argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
-            self._function("use_isa").argtypes = [ctypes.c_char_p]
+    def _bind(self) -> None:
+        super()._bind()
+        for name in ("isa", "isa_built", "algorithm"):
+            self._function(name).restype = ctypes.c_char_p
+        self._function("isa_built").argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
+        self._function("use_isa").argtypes = [ctypes.c_char_p]
+        asked = os.environ.get("MYCONV2D_ISA")
+        if asked and asked != self.isa():
+            warnings.warn(
+                f"MYCONV2D_ISA={asked!r} is ignored: this machine runs {', '.join(self._usable())}; "
+                f"{self.isa()!r} is in use",
+                stacklevel=2,
+            )
 
     def isa(self) -> str:
         """The instruction set in use: the processor's best, or what MYCONV2D_ISA names."""
@@ -76,8 +94,23 @@ class CpuLibrary(NativeLibrary):
             ValueError: this build or this processor does not have it.
         """
         if not self._function("use_isa")(name.encode()):
-            usable = [isa for isa, here in self.isas().items() if here]
-            raise ValueError(f"instruction set {name!r} is not available; this machine runs {usable}")
+            raise ValueError(
+                f"instruction set {name!r} is not available; this machine runs {', '.join(self._usable())}"
+            )
+
+    def _usable(self) -> list[str]:
+        return [name for name, here in self.isas().items() if here]
+
+    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
+        """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
+        fields = [*input_size, weight_size[0], *weight_size[2:], *output_size[2:]]
+        fields += [*numbers.stride, *numbers.padding, *numbers.dilation, numbers.groups]
+        conv = (ctypes.c_int64 * len(fields))(*fields)
+        type_index = self.TYPES.index(dtype)
+        return {
+            name: self._function("algorithm")(conv, type_index, index).decode()
+            for index, name in enumerate(self.PASSES)
+        }
 
 
 cpu = CpuLibrary()

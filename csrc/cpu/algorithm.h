@@ -1,0 +1,14 @@
+// Which algorithm serves a convolution on the CPU: the one place where that is decided, by shape and type alone.
+#pragma once
+
+#include "../conv2d.h"
+
+namespace myconv2d {
+
+enum class Pass { forward, grad_input, grad_weight };
+enum class Algorithm { implicit_gemm, winograd, few_in, few_out };
+
+Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass);
+const char* algorithm_name(Algorithm algorithm);
+
+}  // namespace myconv2d

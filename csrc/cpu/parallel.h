@@ -1,0 +1,28 @@
+// What the products share: tasks on the caller's threads, and how they describe themselves.
+#pragma once
+
+#include "kernels.h"
+#include "vector.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+
+template <typename F>
+void parallel_for(const Threads& threads, int64_t tasks, const F& body) {
+  threads.parallel_for(tasks, const_cast<F*>(&body), [](void* context, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(context))(i);
+  });
+}
+
+// A product of stride 1 over a batch: result pixel (y, x) reads source rows y − padding_h … and columns x − padding_w ….
+// The forward pass is one, with the convolution's numbers; grad_input is one, with the kernel turned by half a turn.
+struct Correlation {
+  int64_t batch, groups, kernel_h, kernel_w, padding_h, padding_w;
+};
+
+// The weight as a product sees it: strides of its reduced channel c, its resulting channel k, and its taps.
+struct WeightView {
+  int64_t c, k, r, s;
+  int64_t group;  // from one group to the next
+};
+
+}  // namespace myconv2d::MYCONV2D_ISA
