@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import batching
-from .operators import overload
+from . import backends, batching
+from .operators import LIBRARY, overload
 from .shapes import Numbers
 
 _BELOW_PYTHON = hasattr(torch._C, "_FunctionBase") and hasattr(torch._C, "_are_functorch_transforms_active")
@@ -46,7 +46,11 @@ def _untracked(*tensors: Tensor | None) -> bool:
 
 
 def _run(name: str, numbers: Numbers, *operands: Any) -> Any:
-    stride, padding, dilation, groups, backend = numbers
+    """The bare operator on the backend that serves it; an exported program leaves the choice to where it will run."""
+    first, (stride, padding, dilation, groups, wanted) = operands[0], numbers
+    backend = None
+    if not torch.compiler.is_exporting():
+        backend = backends.choose(first.device.type, first.dtype, wanted).backend
     flag = operands[3:]  # conv2d_grad_weight's `bias`
     return overload(name, backend)(*operands[:3], stride, padding, dilation, groups, *flag)
 
@@ -188,9 +192,29 @@ class _GradWeight(_Operator):
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
     """output (N, K, P, Q) of input (N, C, H, W), weight (K, C/groups, R, S) and bias (K,) or None."""
+    if torch.compiler.is_dynamo_compiling():
+        _show_dynamo()
+        return _one_node(input, weight, bias, *numbers)
     if _untracked(input, weight, bias):
         return _run("conv2d", numbers, input, weight, bias)
     return _Conv2d.call(input, weight, bias, numbers)
+
+
+def _one_node(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
+    """What Dynamo puts into its graph as it stands, for AOTAutograd to trace.
+
+    It would refuse to look into an autograd.Function that has a `jvp`, and inside torch.func's transforms it would take
+    the bare operator out of it, whose gradient is zero.
+    """
+    return _Conv2d.apply(input, weight, bias, Numbers(*numbers))
+
+
+def _show_dynamo() -> None:
+    """Dynamo itself runs this as it traces, so that importing this package need not import all of Dynamo."""
+    torch.compiler.allow_in_graph(_one_node)
+
+
+_show_dynamo._dynamo_marked_constant = True  # torch.compiler.assume_constant_result, which imports all of Dynamo
 
 
 def conv2d_grad_input(grad_output: Tensor, weight: Tensor, input_size: Sequence[int], numbers: Numbers) -> Tensor:
@@ -207,3 +231,21 @@ def conv2d_grad_weight(
     if _untracked(grad_output, input):
         return _run("conv2d_grad_weight", numbers, grad_output, input, weight_size, bias)
     return _GradWeight.call(grad_output, input, weight_size, bias, numbers)
+
+
+def _differentiable(name: str, function: type[_Operator]) -> None:
+    """Gives the default overload, which is what exported programs call, the derivatives as well."""
+    operator = overload(name, None)
+
+    def call(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            operands, flag = args[:3], args[7:]  # around the numbers
+            return function.call(*operands, *flag, Numbers(*args[3:7]))
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+    LIBRARY.impl(name, call, "Autograd", with_keyset=True)
+
+
+for _name, _function in (("conv2d", _Conv2d), ("conv2d_grad_input", _GradInput), ("conv2d_grad_weight", _GradWeight)):
+    _differentiable(_name, _function)

@@ -70,12 +70,6 @@ def choose(device: str, dtype: torch.dtype, wanted: str | None) -> Choice:
     return choice
 
 
-@torch.compiler.assume_constant_result
-def serving(device: str, dtype: torch.dtype, wanted: str) -> str:
-    """The backend that serves where `wanted` was asked for."""
-    return choose(device, dtype, wanted).backend
-
-
 def _known(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"{source}: unknown backend {name!r}; the backends are {', '.join(BACKENDS)}")

@@ -76,14 +76,11 @@ def prepare(
 
 def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
     if not input.is_complex():
-        if backends.wanted is not None:
-            backend = backends.serving(input.device.type, input.dtype, backends.wanted)
-            numbers = numbers._replace(backend=backend)
         return autograd.conv2d(input, weight, bias, numbers)
     # A convolution is bilinear: four real ones make a complex one, derivatives included.
     (a, b), (c, d) = ((t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj()))
-    real = _by_type(a, c, None, numbers) - _by_type(b, d, None, numbers)
-    imag = _by_type(a, d, None, numbers) + _by_type(b, c, None, numbers)
+    real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
+    imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
     output = torch.complex(real, imag)
     return output if bias is None else output + bias[:, None, None]
 
@@ -104,7 +101,7 @@ def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, 
     total = [numbers.dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)]
     if total[0] % 2 or total[1] % 2:
         input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))
-    return input, numbers._replace(padding=(total[0] // 2, total[1] // 2))
+    return input, numbers._replace(padding=_pair((total[0] // 2, total[1] // 2), "padding"))
 
 
 def _integer(value: Any, name: str) -> int:
@@ -152,13 +149,13 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         if padding == "same" and stride != (1, 1):
             raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={stride}")
         pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
-        numbers = Numbers(stride, (0, 0), dilation, groups)
+        numbers = Numbers(stride, (0, 0), dilation, groups, backends.wanted)
     else:
         padding = _pair(padding, "padding")
         if padding[0] < 0 or padding[1] < 0:
             raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={padding}")
         pads = (2 * padding[0], 2 * padding[1])
-        numbers = Numbers(stride, padding, dilation, groups)
+        numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
     _check_tensors(input, weight, bias, dilation, groups, pads)
     return numbers
 

@@ -98,12 +98,12 @@ def _define() -> torch.library.Library:
     return library
 
 
-_library = _define()
+LIBRARY = _define()
 native.cpu.load()
 native.cuda.load()
 if native.cpu.problem is not None:  # a library of another version may have left its kernels behind
     for _name in SCHEMAS:
-        _library.impl(_name, _automatic(_name), "CPU", allow_override=True)
+        LIBRARY.impl(_name, _automatic(_name), "CPU", allow_override=True)
 
 
 @register_flop_formula(torch.ops.myconv2d.conv2d)
