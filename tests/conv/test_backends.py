@@ -1,12 +1,11 @@
-"""Every backend that runs here × types × memory layouts, over the table's correctness cases, against the oracle.
+"""Every backend that runs here × types × memory layouts, over the table's correctness cases, against the
+oracle.
 
-(Triton's kernels need a GPU or the interpreter: tests/triton. All backends on a GPU: `python -m bench gpu-check`.)
+(Triton's kernels need a GPU or the interpreter: tests/triton. All backends on a GPU: `python -m bench
+gpu-check`.)
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -20,46 +19,42 @@ from myconv2d.native import cpu
 FLOATING = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 INTEGERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
 CASES = select("weird", "blocks", "empty")
+ISAS = [name for name, runs_here in cpu.isas().items() if runs_here] if cpu.problem is None else []
+
+needs_native = pytest.mark.skipif(cpu.problem is not None, reason=str(cpu.problem))
 
 
-@contextmanager
-def instruction_set(name: str) -> Iterator[None]:
-    before = cpu.isa()
-    cpu.use_isa(name)
-    try:
-        yield
-    finally:
-        cpu.use_isa(before)
-
-
-def problems(backend_name: str, case: Case, dtype: torch.dtype) -> list[str]:
-    reports = [check(backend(backend_name), case, dtype, layout) for layout in LAYOUTS]
+def problems(name: str, case: Case, dtype: torch.dtype) -> list[str]:
+    reports = [check(backend(name), case, dtype, layout) for layout in LAYOUTS]
     return [str(report) for report in reports if not report.passed]
 
 
+@needs_native
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_native_with_every_instruction_set(case: Case, dtype: torch.dtype) -> None:
-    if cpu.problem is not None:
-        pytest.skip(cpu.problem)
+def test_native_with_every_instruction_set(case: Case, dtype: torch.dtype, isa) -> None:
     found = {}
-    for isa, runs_here in cpu.isas().items():
-        if runs_here:
-            with instruction_set(isa):
-                found[isa] = problems("native", case, dtype)
-    assert found
-    assert not any(found.values()), found
+    for name in ISAS:
+        isa(name)
+        found[name] = problems("native", case, dtype)
+    assert found == dict.fromkeys(ISAS, [])
 
 
+@needs_native
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_native_integers_are_exact(case: Case, dtype: torch.dtype) -> None:
-    if cpu.problem is not None:
-        pytest.skip(cpu.problem)
-    assert not problems("native", case, dtype)
+    assert problems("native", case, dtype) == []
+
+
+@needs_native
+@pytest.mark.parametrize("case", select("blocks", "odd"), ids=str)
+def test_native_with_more_threads_than_processors(case: Case) -> None:
+    torch.set_num_threads(5)
+    assert problems("native", case, torch.float32) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_reference(case: Case, dtype: torch.dtype) -> None:
-    assert not problems("reference", case, dtype)
+    assert problems("reference", case, dtype) == []

@@ -1,0 +1,101 @@
+"""The exact results of a case, and how far from them a correct implementation may be.
+
+The exact values come from `myconv2d.reference` in float64, on operands already rounded to the type under test
+(in int64 for integers, which must agree exactly). A result r, the sum of n products p, passes where
+
+    |r − exact| ≤ u·|exact| + (2·v + c(n)·a)·Σ|p| + one step of the subnormals,    c(n) = min(n, 8 + √n / 4)
+
+u   unit roundoff of the element type: one rounding, at the end.
+v   relative error of an operand as it is multiplied: 2⁻¹⁰ where TF32 is allowed (tensor cores drop the low
+    bits of what they are given without rounding), else 0.
+a   unit roundoff of the accumulator: of float32, but for float64 twice its own, the oracle's errors included.
+c   growth of the error with the length of the sum. In whatever order, it is at most n to first order (Higham
+    2002, Accuracy and Stability of Numerical Algorithms, 2nd ed., sec. 4.2). Our values are random around
+    zero, so partial sums grow like √n while Σ|p| grows like n; with rounding to nearest the errors behave
+    like independent ones (Higham and Mary 2019, SIAM J. Sci. Comput. 41(5)), and their sum has a standard
+    deviation of about a/2·Σ|p| whatever n is: 8 is far outside. An accumulator that truncates, as tensor
+    cores do, errs by up to 2a of the partial sum in one direction at each of n/16 steps: √n / 10 more, for
+    which √n / 4 leaves room. Where a layout repeats values (stride 0), neither they nor the errors are
+    independent, and c(n) = n.
+Σ   of the result's own products; but where an implementation may use Winograd's minimal filtering (3×3
+    kernels, stride and dilation 1, accumulated in float32), the largest of all results: it takes sums and
+    differences of a whole tile before it multiplies, so its errors are relative to the largest values around.
+
+Only the last rounding has the width of a short type, so the bound is not loose for these: an accumulator of a
+short type, a lost sum, a truncation in place of a rounding all fail, as deliberately wrong kernels show
+(tests/conv/test_wrong_kernels.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cases import Case
+from .implementations import OPERATORS, ORACLE
+from .operands import LAYOUTS, Values, draw
+
+_TF32_OPERAND = 2.0**-10
+
+
+class Exact(NamedTuple):
+    """One exact result, in float64 or int64; its Σ|p|; c(n)."""
+
+    value: Tensor
+    magnitude: Tensor
+    growth: float
+
+
+class Problem(NamedTuple):
+    """The operands' values and the exact results by name."""
+
+    values: Values
+    exact: dict[str, Exact]
+
+
+def problem(case: Case, dtype: torch.dtype, layout: str, device: torch.device) -> Problem:
+    """Values of the case in `dtype` and its exact results. (Of the layout, what it repeats matters here.)"""
+    return _problem(case, dtype, LAYOUTS[layout].repeated, device)
+
+
+@functools.lru_cache(maxsize=8)
+def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.device) -> Problem:
+    values = draw(case, dtype, device, repeated)
+    wide = values.map(lambda t: t.to(torch.float64 if dtype.is_floating_point else torch.int64))
+    pixels = math.prod(case.output_size) // max(1, case.out_channels)
+    taps = math.prod(case.kernel)
+    lengths = {
+        "output": case.in_channels // case.groups * taps + 1,
+        "grad_input": case.out_channels // case.groups * taps,
+        "grad_weight": pixels,
+        "grad_bias": pixels,
+    }
+    exact = {}
+    for operator in OPERATORS:
+        results = ORACLE.run(operator, case, wide)
+        magnitudes = ORACLE.run(operator, case, wide.map(torch.abs))
+        for name, value in results.items():
+            if not dtype.is_floating_point:
+                value = value.to(dtype).to(torch.int64)  # wraps around as the type does
+            length = lengths[name]
+            growth = length if any(repeated) else min(length, 8 + math.sqrt(length) / 4)
+            exact[name] = Exact(value, magnitudes[name], growth)
+    return Problem(values, exact)
+
+
+def bound(exact: Exact, dtype: torch.dtype, tf32: bool, winograd: bool) -> Tensor:
+    """The largest allowed |error| of each element (see above); zero for integers."""
+    if not dtype.is_floating_point:
+        return torch.zeros_like(exact.value)
+    of_type = torch.finfo(dtype)
+    accumulator = torch.finfo(torch.float32).eps / 2 if dtype != torch.float64 else of_type.eps
+    relative = exact.growth * accumulator + (2 * _TF32_OPERAND if tf32 else 0)
+    magnitude = exact.magnitude
+    if winograd and dtype != torch.float64 and magnitude.numel():
+        magnitude = magnitude.max()
+    subnormal = of_type.smallest_normal * of_type.eps
+    return of_type.eps / 2 * exact.value.abs() + relative * magnitude + subnormal
