@@ -13,6 +13,8 @@ class MyConv2d(nn.Conv2d):
     """`nn.Conv2d` on this package's kernels: same constructor, parameters, state dict and results.
 
     Shape: input (N, C, H, W) or (C, H, W) → (N, K, P, Q) or (K, P, Q).
+
+    It is exported with torch.export and traced with torch.jit.trace; the deprecated torch.jit.script cannot compile it.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -25,7 +27,8 @@ class MyConv2d(nn.Conv2d):
 def convert(model: nn.Module) -> nn.Module:
     """Makes every `nn.Conv2d` of a model a `MyConv2d`, in place; parameters, buffers and hooks stay as they are.
 
-    Subclasses of `nn.Conv2d` keep their own forward and are left alone.
+    Subclasses of `nn.Conv2d` keep their own forward and are left alone; an `nn.LazyConv2d` will become a `MyConv2d`
+    where it would have become an `nn.Conv2d`.
 
     Returns:
         The same model.
@@ -33,6 +36,8 @@ def convert(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = MyConv2d
+        elif type(module) is nn.LazyConv2d:
+            module.cls_to_become = MyConv2d
     return model
 
 
