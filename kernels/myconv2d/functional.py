@@ -107,9 +107,12 @@ def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, 
 def _integer(value: Any, name: str) -> int:
     if type(value) is int or isinstance(value, torch.SymInt):
         return value
-    if isinstance(value, bool) or not hasattr(value, "__index__"):  # numpy's and tensors' integers have it
-        raise TypeError(f"conv2d(): {name} must be made of integers, got {value!r} ({type(value).__name__})")
-    return operator.index(value)
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)  # numpy's and tensors' integers
+        except TypeError:
+            pass
+    raise TypeError(f"conv2d(): {name} must be made of integers, got {value!r} ({type(value).__name__})")
 
 
 def _pair(value: Any, name: str) -> tuple[int, int]:
