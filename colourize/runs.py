@@ -65,15 +65,19 @@ class Run:
         return cls(folder, settings, palette)
 
     def create_network(self) -> nn.Module:
-        """A freshly initialised network; the same for the same seed, on every device."""
+        """A freshly initialised network; the same for the same seed, on every device.
+
+        Its weights, and so whatever passes through it, are channels_last, which convolutions are fastest in.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            return networks.create(
+            network = networks.create(
                 self.settings.network,
                 in_channels=self.task.in_channels,
                 out_channels=self.task.out_channels,
                 **self.settings.network_settings,
             )
+        return network.to(memory_format=torch.channels_last)
 
     def load_network(self) -> nn.Module:
         """The trained network, on the CPU, in evaluation mode."""

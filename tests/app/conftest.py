@@ -13,7 +13,7 @@ from colourize.settings import Settings
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """What is this small is soonest done by one thread."""
     threads = torch.get_num_threads()
