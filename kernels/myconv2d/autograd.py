@@ -46,7 +46,7 @@ def _untracked(*tensors: Tensor | None) -> bool:
 
 
 def _run(name: str, numbers: Numbers, *operands: Any) -> Any:
-    """The bare operator on the backend that serves it; an exported program leaves the choice to where it will run."""
+    """The bare operator on the backend that serves it; an exported program chooses where it will run."""
     first, (stride, padding, dilation, groups, wanted) = operands[0], numbers
     backend = None
     if not torch.compiler.is_exporting():
@@ -89,7 +89,9 @@ class _Conv2d(_Operator):
         if wants_input:
             grad_input = conv2d_grad_input(grad_output, weight, input.shape, ctx.numbers)
         if wants_weight:
-            grad_weight, grad_bias = conv2d_grad_weight(grad_output, input, weight.shape, wants_bias, ctx.numbers)
+            grad_weight, grad_bias = conv2d_grad_weight(
+                grad_output, input, weight.shape, wants_bias, ctx.numbers
+            )
         elif wants_bias:
             grad_bias = grad_output.sum((0, 2, 3))
         return grad_input, grad_weight, grad_bias if wants_bias else None, None
@@ -177,7 +179,10 @@ class _GradWeight(_Operator):
         by_grad_output = _maybe(
             grad_output_t, conv2d_grad_weight, grad_output_t, input, size, ctx.bias, numbers
         ) or (None, None)
-        by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or (None, None)
+        by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or (
+            None,
+            None,
+        )
         grad_bias = by_grad_output[1]
         if grad_bias is None:  # grad_bias does not depend on the input
             grad_bias = input.new_zeros(size[0] if ctx.bias else 0)
@@ -203,8 +208,8 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers)
 def _one_node(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any) -> Tensor:
     """What Dynamo puts into its graph as it stands, for AOTAutograd to trace.
 
-    It would refuse to look into an autograd.Function that has a `jvp`, and inside torch.func's transforms it would take
-    the bare operator out of it, whose gradient is zero.
+    It would refuse to look into an autograd.Function that has a `jvp`, and inside torch.func's transforms it
+    would take the bare operator out of it, whose gradient is zero.
     """
     return _Conv2d.apply(input, weight, bias, Numbers(*numbers))
 
@@ -214,10 +219,14 @@ def _show_dynamo() -> None:
     torch.compiler.allow_in_graph(_one_node)
 
 
-_show_dynamo._dynamo_marked_constant = True  # torch.compiler.assume_constant_result, which imports all of Dynamo
+_show_dynamo._dynamo_marked_constant = (
+    True  # torch.compiler.assume_constant_result, which imports all of Dynamo
+)
 
 
-def conv2d_grad_input(grad_output: Tensor, weight: Tensor, input_size: Sequence[int], numbers: Numbers) -> Tensor:
+def conv2d_grad_input(
+    grad_output: Tensor, weight: Tensor, input_size: Sequence[int], numbers: Numbers
+) -> Tensor:
     """grad_input of size `input_size` of grad_output (N, K, P, Q) and weight (K, C/groups, R, S)."""
     if _untracked(grad_output, weight):
         return _run("conv2d_grad_input", numbers, grad_output, weight, input_size)
@@ -247,5 +256,9 @@ def _differentiable(name: str, function: type[_Operator]) -> None:
     LIBRARY.impl(name, call, "Autograd", with_keyset=True)
 
 
-for _name, _function in (("conv2d", _Conv2d), ("conv2d_grad_input", _GradInput), ("conv2d_grad_weight", _GradWeight)):
+for _name, _function in (
+    ("conv2d", _Conv2d),
+    ("conv2d_grad_input", _GradInput),
+    ("conv2d_grad_weight", _GradWeight),
+):
     _differentiable(_name, _function)

@@ -65,7 +65,8 @@ def choose(device: str, dtype: torch.dtype, wanted: str | None) -> Choice:
     choice = Choice(backend, "; ".join(problems) or first, bool(problems))
     if choice.fell_back:
         warnings.warn(
-            f"myconv2d: {dtype} convolutions on {device} are served by {backend!r} ({choice.reason})", stacklevel=3
+            f"myconv2d: {dtype} convolutions on {device} are served by {backend!r} ({choice.reason})",
+            stacklevel=3,
         )
     return choice
 
@@ -81,7 +82,10 @@ def _from_environment() -> str | None:
     if name in BACKENDS:
         return name
     if name not in ("", "auto"):
-        warnings.warn(f"MYCONV2D_BACKEND={name!r} is ignored: the backends are auto, {', '.join(BACKENDS)}", stacklevel=2)
+        warnings.warn(
+            f"MYCONV2D_BACKEND={name!r} is ignored: the backends are auto, {', '.join(BACKENDS)}",
+            stacklevel=2,
+        )
     return None
 
 

@@ -44,9 +44,9 @@ def conv2d(
 
     Error: accumulated in float32 for 16-bit types and rounded once, else in the type itself.
 
-    What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above, not
-    (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused; every
-    tensor must be on one device, "meta" included, and dense (no mkldnn layout).
+    What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above,
+    not (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused;
+    every tensor must be on one device, "meta" included, and dense (no mkldnn layout).
 
     Raises:
         RuntimeError, TypeError: as `torch.nn.functional.conv2d` does, naming the argument.
@@ -78,7 +78,9 @@ def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Number
     if not input.is_complex():
         return autograd.conv2d(input, weight, bias, numbers)
     # A convolution is bilinear: four real ones make a complex one, derivatives included.
-    (a, b), (c, d) = ((t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj()))
+    (a, b), (c, d) = (
+        (t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj())
+    )
     real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
     imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
     output = torch.complex(real, imag)
@@ -92,7 +94,8 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
-        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
     )
 
 
@@ -148,9 +151,13 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         raise RuntimeError(f"conv2d(): dilation should be greater than zero, got dilation={dilation}")
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise RuntimeError(f"conv2d(): padding must be 'valid', 'same', an int or two ints, got {padding!r}")
+            raise RuntimeError(
+                f"conv2d(): padding must be 'valid', 'same', an int or two ints, got {padding!r}"
+            )
         if padding == "same" and stride != (1, 1):
-            raise RuntimeError(f"padding='same' is not supported for strided convolutions, got stride={stride}")
+            raise RuntimeError(
+                f"padding='same' is not supported for strided convolutions, got stride={stride}"
+            )
         pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
         numbers = Numbers(stride, (0, 0), dilation, groups, backends.wanted)
     else:
@@ -184,7 +191,9 @@ def _check_tensors(input, weight, bias, dilation, groups, pads) -> None:
         if other is None:
             continue
         if other.dtype != input.dtype:
-            raise RuntimeError(f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same")
+            raise RuntimeError(
+                f"Input type ({input.dtype}) and {name} type ({other.dtype}) should be the same"
+            )
         if other.device != input.device:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but input is on {input.device} and {name} on "
@@ -192,7 +201,9 @@ def _check_tensors(input, weight, bias, dilation, groups, pads) -> None:
             )
     if input.dtype not in _TYPES:
         names = ", ".join(sorted(str(dtype) for dtype in _TYPES))
-        raise NotImplementedError(f"conv2d(): not implemented for input of type {input.dtype}, only for {names}")
+        raise NotImplementedError(
+            f"conv2d(): not implemented for input of type {input.dtype}, only for {names}"
+        )
     if input.layout is not torch.strided or weight.layout is not torch.strided:
         raise RuntimeError(
             f"conv2d(): input and weight should be the same kind of dense tensor, got layouts {input.layout} and "

@@ -14,7 +14,7 @@ class MyConv2d(nn.Conv2d):
 
     Shape: input (N, C, H, W) or (C, H, W) → (N, K, P, Q) or (K, P, Q).
 
-    It is exported with torch.export and traced with torch.jit.trace; the deprecated torch.jit.script cannot compile it.
+    torch.export and torch.jit.trace take it; the deprecated torch.jit.script does not.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,8 +27,8 @@ class MyConv2d(nn.Conv2d):
 def convert(model: nn.Module) -> nn.Module:
     """Makes every `nn.Conv2d` of a model a `MyConv2d`, in place; parameters, buffers and hooks stay as they are.
 
-    Subclasses of `nn.Conv2d` keep their own forward and are left alone; an `nn.LazyConv2d` will become a `MyConv2d`
-    where it would have become an `nn.Conv2d`.
+    Subclasses of `nn.Conv2d` keep their own forward and are left alone; an `nn.LazyConv2d` will become a
+    `MyConv2d` where it would have become an `nn.Conv2d`.
 
     Returns:
         The same model.

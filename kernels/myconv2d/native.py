@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,16 @@ import torch
 
 FOLDER = Path(__file__).parent / "lib"
 _ADVICE = "reinstall with `pip install -e .` (or `pip install .`) where a C++20 compiler is present"
+
+
+def _cut_off(library: Path) -> bool:
+    """Whether an ELF file ends before its section headers, its last part: loading it would be fatal."""
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or not header.startswith(b"\x7fELF\x02\x01"):
+        return False  # the loader says what it is instead
+    (offset,), (size, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<HH", header, 58)
+    return library.stat().st_size < offset + size * count
 
 
 class NativeLibrary:
@@ -28,6 +39,9 @@ class NativeLibrary:
             left_out = FOLDER / f"{self.device}.txt"  # written by setup.py
             reason = left_out.read_text().strip() if left_out.exists() else _ADVICE
             self.problem = f"{self.path.name} was not built: {reason}"
+            return
+        if _cut_off(self.path):
+            self.problem = f"{self.path.name} is incomplete: {_ADVICE}"
             return
         try:
             torch.ops.load_library(self.path)

@@ -10,6 +10,7 @@ CPU it is the native library itself, everywhere else `backends.choose`.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -89,7 +90,9 @@ def _define() -> torch.library.Library:
         for suffix in ("", *(f".{backend}" for backend in backends.BACKENDS)):
             library.define(f"{name}{suffix}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"myconv2d::{name}{suffix}", _FAKES[name], lib=library)
-        library.define(f"{name}_cuda({arguments}, bool allow_tf32) -> {result}")  # what the CUDA library implements
+        library.define(
+            f"{name}_cuda({arguments}, bool allow_tf32) -> {result}"
+        )  # what the CUDA library implements
         library.impl(name, _automatic(name), "CompositeExplicitAutograd")
         library.impl(f"{name}.reference", getattr(reference, name), "CompositeExplicitAutograd")
         for key in ("CPU", "CUDA"):
@@ -102,8 +105,10 @@ LIBRARY = _define()
 native.cpu.load()
 native.cuda.load()
 if native.cpu.problem is not None:  # a library of another version may have left its kernels behind
-    for _name in SCHEMAS:
-        LIBRARY.impl(_name, _automatic(_name), "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _name in SCHEMAS:
+            LIBRARY.impl(_name, _automatic(_name), "CPU", allow_override=True)
 
 
 @register_flop_formula(torch.ops.myconv2d.conv2d)
