@@ -11,10 +11,23 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.register_profile("explore", deadline=None, max_examples=5000, suppress_health_check=slow)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
+FRAMEWORK_SAYS = (  # of itself, where it is asked for what we compare with
+    "ignore:Using padding='same' with even kernel:UserWarning",
+    "ignore:Complex modules are a new feature:UserWarning",
+    "ignore:`torch.jit:DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:Attempted to insert a get_attr Node:UserWarning",
+)
+
+
+def pytest_configure(config):
+    for line in FRAMEWORK_SAYS:
+        config.addinivalue_line("filterwarnings", line)
+
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """One seed, one thread (most problems here are tiny), and no TF32: other settings are the subject of own tests."""
+    """One seed, one thread (most problems are tiny), no TF32: tests of other settings set them."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

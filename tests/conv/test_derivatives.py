@@ -11,7 +11,7 @@ from bench.implementations import OPERATORS
 from myconv2d import MyConv2d, autograd, conv2d
 from myconv2d.shapes import Numbers, output_size
 
-# (input size, weight size, stride, padding, dilation, groups): every number differs from its default somewhere
+# (input size, weight size, stride, padding, dilation, groups): each number differs from its default somewhere
 CASES = {
     "plain": ((2, 2, 4, 3), (3, 2, 3, 2), (1, 1), (0, 0), (1, 1), 1),
     "strided": ((1, 1, 6, 5), (2, 1, 3, 2), (2, 3), (1, 0), (1, 1), 1),
@@ -45,7 +45,9 @@ def test_first_and_second_derivatives(operator, case, bias):
     call, operands = call_and_operands(operator, case, bias=bias)
     modes = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
     assert gradcheck(call, operands, **modes, fast_mode=False)
-    assert gradgradcheck(call, operands, check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True)
+    assert gradgradcheck(
+        call, operands, check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True
+    )
 
 
 @cases
@@ -54,7 +56,7 @@ def test_frozen_operands(case):
     call, operands = call_and_operands("conv2d", case)
     for wanted in itertools.product((True, False), repeat=3):
         if any(wanted):
-            some = tuple(t.detach().requires_grad_(wants) for t, wants in zip(operands, wanted))
+            some = tuple(t.detach().requires_grad_(wants) for t, wants in zip(operands, wanted, strict=True))
             assert gradcheck(call, some, check_forward_ad=True, fast_mode=True)
             assert gradgradcheck(call, some, fast_mode=True)
 
@@ -108,7 +110,9 @@ FUNC_OPERANDS = ((2, 2, 4, 3), (4, 1, 2, 3), (4,))
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "jacfwd", "hessian"])
 def test_torch_func(transform, argument):
     operands = [torch.randn(size, dtype=torch.float64) for size in FUNC_OPERANDS]
-    our, their = (getattr(torch.func, transform)(losses(c), argnums=argument)(*operands) for c in (conv2d, F.conv2d))
+    our, their = (
+        getattr(torch.func, transform)(losses(c), argnums=argument)(*operands) for c in (conv2d, F.conv2d)
+    )
     torch.testing.assert_close(our, their)
     assert our.abs().sum() > 0
 
@@ -144,13 +148,14 @@ def test_vmap_is_a_loop(operator, groups):
             dims = tuple(position if b else None for b in batched)
             stacked = [
                 torch.stack([torch.randn_like(t) for _ in range(3)], position).requires_grad_() if b else t
-                for t, b in zip(operands, batched)
+                for t, b in zip(operands, batched, strict=True)
             ]
-            slices = [[t.select(position, i) if b else t for t, b in zip(stacked, batched)] for i in range(3)]
+            pairs = list(zip(stacked, batched, strict=True))
+            slices = [[t.select(position, i) if b else t for t, b in pairs] for i in range(3)]
             results = torch.vmap(call, dims)(*stacked)
             expected = [call(*one) for one in slices]
             if isinstance(results, tuple):
-                expected = tuple(torch.stack(part) for part in zip(*expected))
+                expected = tuple(torch.stack(part) for part in zip(*expected, strict=True))
             else:
                 results, expected = (results,), (torch.stack(expected),)
             for result, truth in zip(results, expected, strict=True):
@@ -203,7 +208,7 @@ def test_ensembles():
     torch.testing.assert_close(outputs, torch.stack([network(pictures) for network in networks]))
     gradients = torch.autograd.grad(outputs.square().sum(), list(parameters.values()))
     for (name, _), gradient in zip(parameters.items(), gradients, strict=True):
-        for network, one in zip(networks, gradient):
+        for network, one in zip(networks, gradient, strict=True):
             truth = torch.autograd.grad(network(pictures).square().sum(), network.get_parameter(name))[0]
             torch.testing.assert_close(one, truth)
 
@@ -217,8 +222,12 @@ def test_without_private_names(monkeypatch):
         value = loss(*operands)
         first = torch.autograd.grad(value, operands, create_graph=True)
         second = torch.autograd.grad(sum(g.sin().sum() for g in first), operands)
-        return value, *first, *second, torch.func.jacfwd(loss)(*operands), torch.vmap(loss, (0, None, None))(
-            operands[0][:, None], *operands[1:]
+        return (
+            value,
+            *first,
+            *second,
+            torch.func.jacfwd(loss)(*operands),
+            torch.vmap(loss, (0, None, None))(operands[0][:, None], *operands[1:]),
         )
 
     fast = everything()

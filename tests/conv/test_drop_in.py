@@ -67,7 +67,12 @@ def test_same_padding(kernel):
 @pytest.mark.parametrize("padding", [2, (1, 3), "same"], ids=str)
 def test_padding_modes(mode, padding):
     for options in ({}, {"dilation": 2, "kernel_size": 2}, {"bias": False, "groups": 2}):
-        options = {"kernel_size": (3, 2), "padding": padding, "padding_mode": mode, "dtype": torch.float64} | options
+        options = {
+            "kernel_size": (3, 2),
+            "padding": padding,
+            "padding_mode": mode,
+            "dtype": torch.float64,
+        } | options
         ours, theirs = (module(4, 6, **options) for module in (MyConv2d, nn.Conv2d))
         ours.load_state_dict(theirs.state_dict())
         x = torch.randn(2, 4, 8, 7, dtype=torch.float64, requires_grad=True)
@@ -105,7 +110,9 @@ def test_sizes_of_zero(sizes):
         return
     output = conv2d(x, w, b, **sizes[2])
     assert_same(output, expected)
-    for our, their in zip(*(torch.autograd.grad(y.sum(), (x, w, b)) for y in (output, expected)), strict=True):
+    for our, their in zip(
+        *(torch.autograd.grad(y.sum(), (x, w, b)) for y in (output, expected)), strict=True
+    ):
         assert_same(our, their)
 
 
@@ -122,8 +129,8 @@ def test_documented_differences():
 
 
 @pytest.mark.parametrize("dtype", [
-    torch.float64, torch.float32, *LOW, torch.complex64, torch.complex128, torch.int64, torch.int32, torch.int16,
-    torch.int8, torch.uint8,
+    torch.float64, torch.float32, *LOW, torch.complex64, torch.complex128,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8,
 ], ids=str)  # fmt: skip
 def test_types(dtype):
     x, w, b = tensors(dtype)
@@ -148,7 +155,7 @@ def test_default_dtype_and_device():
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_autocast(dtype):
-    """Types of outputs and gradients under autocast, nested and switched off, for every mixture of input types."""
+    """Types of outputs and gradients under autocast for every mixture of input types, also switched off."""
     given = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
     for types in itertools.product(given, repeat=3):
         found = []
@@ -217,7 +224,9 @@ def test_tensor_subclasses():
         assert Tagged.seen[0] is conv2d
         torch.testing.assert_close(output.as_subclass(torch.Tensor), F.conv2d(x, w, b, 2, 1))
         gradient = torch.autograd.grad(output.sum(), x)[0]
-        torch.testing.assert_close(gradient.as_subclass(torch.Tensor), torch.autograd.grad(F.conv2d(x, w, b, 2, 1).sum(), x)[0])
+        torch.testing.assert_close(
+            gradient.as_subclass(torch.Tensor), torch.autograd.grad(F.conv2d(x, w, b, 2, 1).sum(), x)[0]
+        )
     assert type(conv2d(nn.Parameter(x.detach()), w)) is torch.Tensor
 
     class Listener(TorchFunctionMode):
@@ -238,7 +247,11 @@ def test_memory_format_of_gradients():
     x, w = x.contiguous(**last).detach().requires_grad_(), w.contiguous(**last).detach().requires_grad_()
     output = conv2d(x, w, b)
     assert output.is_contiguous(**last)
-    for gradient in (torch.ones(output.shape), torch.ones(output.shape).contiguous(**last), torch.ones(()).expand(output.shape)):
+    for gradient in (
+        torch.ones(output.shape),
+        torch.ones(output.shape).contiguous(**last),
+        torch.ones(()).expand(output.shape),
+    ):
         grad_input, grad_weight = torch.autograd.grad(output, (x, w), gradient, retain_graph=True)
         assert grad_input.is_contiguous(**last) and grad_weight.is_contiguous(**last)
 
@@ -259,6 +272,7 @@ def test_use_backend():
             for _ in range(3):
                 assert_same(conv2d(x, w, b), F.conv2d(x, w, b))
         assert len(warned) == 1
-    with pytest.raises(ValueError, match="unknown backend 'cudnn'; the backends are native, triton, reference"):
-        with myconv2d.use_backend("cudnn"):
-            pass
+    with pytest.raises(
+        ValueError, match="unknown backend 'cudnn'; the backends are native, triton, reference"
+    ):
+        myconv2d.use_backend("cudnn").__enter__()

@@ -30,7 +30,7 @@ def changed(change, *operands):
 
 def layout_of(tensor):
     """The strides that tell something: those of axes with more than one step."""
-    return [stride for stride, size in zip(tensor.stride(), tensor.shape) if size > 1]
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def results(convolution, operands, kwargs, direction):
@@ -44,7 +44,7 @@ def results(convolution, operands, kwargs, direction):
 def compare(operands, kwargs, change=lambda t: t):
     """Outputs and gradients of our convolution and the framework's, against the framework's in float64.
 
-    Each of ours errs at most twice as much as the framework's, or by a few roundings of the largest Σ|products|.
+    Ours errs at most twice as much as the framework's, or by a few roundings of the largest Σ|products|.
     """
     dtype = operands[0].dtype
     wide = changed(lambda t: t.to(WIDE.get(dtype, torch.float64)), *operands)
@@ -61,7 +61,9 @@ def compare(operands, kwargs, change=lambda t: t):
             continue
         our_error, their_error = ((t.to(truth.dtype) - truth).abs().max() for t in (our, their))
         floor = 2 * torch.finfo(our.dtype).eps * scale.max()
-        assert our_error <= 2 * their_error + floor, f"{kwargs}: error {our_error}, the framework's {their_error}"
+        assert our_error <= 2 * their_error + floor, (
+            f"{kwargs}: error {our_error}, the framework's {their_error}"
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -89,7 +91,7 @@ def test_frozen_operands(place):
     """Gradients for every subset of the operands."""
     for *operands, kwargs in samples(place.device, torch.float64):
         for wanted in itertools.product((False, True), repeat=2 if operands[2] is None else 3):
-            some = [t.detach().requires_grad_(wants) for t, wants in zip(operands, wanted)]
+            some = [t.detach().requires_grad_(wants) for t, wants in zip(operands, wanted, strict=False)]
             compare([*some, *operands[len(some) :]], kwargs)
 
 
@@ -106,7 +108,7 @@ def test_errors(place, index):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 def test_lazy_conjugates_and_negatives(place, dtype):
-    """Views that carry a pending conjugation or negation (the OpInfo: test_conjugated_samples, test_neg_view)."""
+    """Views that carry a pending conjugation or negation (test_conjugated_samples, test_neg_view)."""
     assert OPINFO.test_conjugated_samples and OPINFO.test_neg_view
 
     def negative_view(tensor):
@@ -129,8 +131,10 @@ def test_lazy_conjugates_and_negatives(place, dtype):
 
 
 def test_copy_on_write_inputs_stay_shared(place):
-    """Reading an operand must not materialise a lazy copy of it (the OpInfo: supports_cow_input_no_materialize)."""
-    assert OPINFO.supports_cow_input_no_materialize_forward and OPINFO.supports_cow_input_no_materialize_backward
+    """Reading an operand materialises no lazy copy of it (supports_cow_input_no_materialize)."""
+    assert (
+        OPINFO.supports_cow_input_no_materialize_forward and OPINFO.supports_cow_input_no_materialize_backward
+    )
     for *operands, kwargs in samples(place.device, torch.float32):
         lazy = tree_map_only(torch.Tensor, torch._lazy_clone, operands)
         for tensor in lazy:

@@ -52,7 +52,8 @@ with warnings.catch_warnings(record=True) as caught:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 said = [str(w.message) for w in caught if "myconv2d" in str(w.message).lower()]
 explained = myconv2d.explain(x, w, b)
-print(json.dumps({"said": said, "info": myconv2d.info(), "explained": explained, "imported": imported, "dynamo": dynamo}))
+told = {"said": said, "info": myconv2d.info(), "explained": explained, "imported": imported, "dynamo": dynamo}
+print(json.dumps(told))
 """
 
 
@@ -89,7 +90,12 @@ def not_built(library: Path) -> None:
 
 
 def broken(harm: Callable[[Path], None], reason: str) -> Case:
-    return Case(harm, backend="reference", said=(reason,), info={"native library (CPU)": reason, "active on cpu": reason})
+    return Case(
+        harm,
+        backend="reference",
+        said=(reason,),
+        info={"native library (CPU)": reason, "active on cpu": reason},
+    )
 
 
 CASES = {
@@ -104,14 +110,14 @@ CASES = {
         None, {"MYCONV2D_BACKEND": "reference"}, "reference", info={"backend asked for": "reference"}
     ),
     "backend auto": Case(None, {"MYCONV2D_BACKEND": "auto"}, info={"backend asked for": "automatic"}),
-    "backend unknown": Case(None, {"MYCONV2D_BACKEND": "cudnn"}, said=("MYCONV2D_BACKEND='cudnn' is ignored",)),
+    "backend unknown": Case(None, {"MYCONV2D_BACKEND": "cudnn"}, said=("BACKEND='cudnn' is ignored",)),
     "backend that cannot": Case(None, {"MYCONV2D_BACKEND": "triton"}, said=("triton cannot",)),
     "no triton": Case(
         None, {"MYCONV2D_BACKEND": "triton", "WITHOUT_TRITON": "1"}, said=("triton cannot",),
         info={"triton on cpu": "unavailable"},
     ),
     "instruction set": Case(None, {"MYCONV2D_ISA": "portable"}, info={"instruction set in use": "portable"}),
-    "instruction set unknown": Case(None, {"MYCONV2D_ISA": "avx1024"}, said=("MYCONV2D_ISA='avx1024' is ignored",)),
+    "instruction set unknown": Case(None, {"MYCONV2D_ISA": "avx1024"}, said=("ISA='avx1024' is ignored",)),
 }  # fmt: skip
 
 

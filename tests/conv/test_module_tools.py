@@ -1,4 +1,4 @@
-"""What the framework's tools do to an nn.Conv2d they do to ours: hooks, new parametrisations, fusion, tracing, convert."""
+"""The framework's tools take ours for an nn.Conv2d: hooks, parametrisations, fusion; and `convert`."""
 
 import pytest
 import torch
@@ -20,7 +20,9 @@ def test_hooks():
             lambda m, gin, gout, heard=heard: heard.append(("backward", gin[0].shape, gout[0].shape))
         )
         module.weight.register_hook(lambda g, heard=heard: heard.append(("weight", g.shape)))
-        module.bias.register_post_accumulate_grad_hook(lambda p, heard=heard: heard.append(("bias", p.grad.shape)))
+        module.bias.register_post_accumulate_grad_hook(
+            lambda p, heard=heard: heard.append(("bias", p.grad.shape))
+        )
         module(torch.randn(2, 4, 7, 6, requires_grad=True)).sum().backward()
     ours, theirs = counts.values()
     assert sorted(map(str, ours)) == sorted(map(str, theirs)) and len(ours) == 5
@@ -57,7 +59,7 @@ def test_fusion_with_batch_norm():
 
 
 def test_symbolic_trace():
-    """torch.fx records one call of our function (of nn.Conv2d, one of the module: it knows its own by their name)."""
+    """torch.fx records one call of our function (of nn.Conv2d, one of the module)."""
     module = nn.Sequential(MyConv2d(4, 6, 3, padding="same"), nn.ReLU())
     traced = torch.fx.symbolic_trace(module)
     assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [conv2d]

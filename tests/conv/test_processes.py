@@ -32,7 +32,7 @@ def assert_right(found, seed):
 
 
 def test_sixteen_threads_at_once():
-    """Different convolutions in many Python threads, each with its own workers: all as if alone, to the bit."""
+    """Different convolutions in many Python threads: all as if alone, to the bit."""
     torch.set_num_threads(2)
     alone = [results(conv2d, seed) for seed in range(16)]
     together = [[] for _ in alone]
@@ -101,7 +101,9 @@ def _train(rank, world, store, errors):
         found = []
         for module in (MyConv2d, nn.Conv2d):
             torch.manual_seed(0)
-            model = nn.Sequential(module(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), module(8, 4, 3, groups=2))
+            model = nn.Sequential(
+                module(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), module(8, 4, 3, groups=2)
+            )
             parallel = DistributedDataParallel(model, gradient_as_bucket_view=True)
             pictures = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(rank))
             for _ in range(2):
@@ -123,7 +125,9 @@ def test_distributed_data_parallel(tmp_path):
     """Two processes average their gradients and find those of the framework's module."""
     context = multiprocessing.get_context("spawn")
     errors = context.Queue()
-    workers = [context.Process(target=_train, args=(rank, 2, str(tmp_path / "store"), errors)) for rank in range(2)]
+    workers = [
+        context.Process(target=_train, args=(rank, 2, str(tmp_path / "store"), errors)) for rank in range(2)
+    ]
     for worker in workers:
         worker.start()
     assert [errors.get(timeout=100) for _ in workers] == [None, None]

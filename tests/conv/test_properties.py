@@ -14,6 +14,7 @@ from bench.implementations import OPERATORS, RESULTS, backend
 from bench.operands import LAYOUTS, Format, Layout
 from myconv2d import native, reference
 from myconv2d.operators import overload
+from myconv2d.shapes import Numbers
 
 if native.cpu.problem is not None:
     pytest.skip(native.cpu.problem, allow_module_level=True)
@@ -29,16 +30,26 @@ def pairs(low, high):
 
 @st.composite
 def convolutions(draw, channels=5, pixels=12) -> Case:
-    """Any convolution whose kernel fits its padded input; the sizes are chosen behind the kernel, so few are lost."""
+    """Any convolution; the sizes are chosen to fit the kernel, so none is refused."""
     kernel, stride, dilation = draw(pairs(1, 4)), draw(pairs(1, 4)), draw(pairs(1, 3))
     padding = draw(pairs(0, 5))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
     reach = [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
     height, width = (max(1, reach[i] - 2 * padding[i]) + draw(st.integers(0, pixels)) for i in range(2))
-    return Case(
-        "drawn", draw(st.integers(1, 3)), groups * draw(st.integers(1, channels)), groups * draw(st.integers(1, channels)),
-        height, width, kernel, stride, padding, dilation, groups, draw(st.booleans()),
-    )  # fmt: skip
+    in_channels, out_channels = (groups * draw(st.integers(1, channels)) for _ in range(2))
+    numbers = kernel, stride, padding, dilation, groups, draw(st.booleans())
+    return Case("drawn", draw(st.integers(1, 3)), in_channels, out_channels, height, width, *numbers)
+
+
+@st.composite
+def network_layers(draw) -> Case:
+    """What networks are made of, for which there are algorithms of their own: square kernels at stride 1."""
+    size = draw(st.sampled_from([1, 3, 3, 3, 5]))
+    groups = draw(st.sampled_from([1, 1, 1, 2]))
+    in_channels, out_channels = (groups * draw(st.sampled_from([1, 3, 4, 8, 13, 24])) for _ in range(2))
+    height, width = draw(pairs(max(1, size - 2), 18))
+    numbers = (size, size), (1, 1), (size // 2, size // 2), (1, 1), groups, draw(st.booleans())
+    return Case("layer", draw(st.integers(1, 3)), in_channels, out_channels, height, width, *numbers)
 
 
 FORMATS = st.builds(
@@ -48,7 +59,10 @@ FORMATS = st.builds(
     offset=st.integers(0, 9),
     repeated=st.sampled_from([(), (), (), (0,), (1,), (2, 3), (0, 1, 2, 3)]),
 )
-MEMORY = st.one_of(st.sampled_from(list(LAYOUTS.values())), st.builds(Layout, FORMATS, FORMATS, FORMATS, FORMATS))
+CASES = st.one_of(convolutions(), network_layers())
+MEMORY = st.one_of(
+    st.sampled_from(list(LAYOUTS.values())), st.builds(Layout, FORMATS, FORMATS, FORMATS, FORMATS)
+)
 
 
 @contextmanager
@@ -62,28 +76,39 @@ def instruction_set(name):
 
 
 def assert_exact_to_rounding(implementation, case, memory, dtype):
-    """Values within the oracle's bound, the promised form of the results, operands untouched, the same bits twice."""
+    """Values within the oracle's bound, the promised form, operands untouched, the same bits twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "drawn", memory)
         report = check(backend(implementation), case, dtype, "drawn")
     assert report.passed, f"{case!r}, {memory}\n{report}"
 
 
-@settings(max_examples=500)
-@given(case=convolutions(), memory=MEMORY, dtype=st.sampled_from(FLOATING), isa=st.sampled_from(ISAS))
-def test_native(case, memory, dtype, isa):
-    with instruction_set(isa):
-        assert_exact_to_rounding("native", case, memory, dtype)
+def test_native():
+    """Every instruction set, and every algorithm among the drawn convolutions."""
+    seen = set()
+
+    @settings(max_examples=400)
+    @given(case=CASES, memory=MEMORY, dtype=st.sampled_from(FLOATING), isa=st.sampled_from(ISAS))
+    def holds(case, memory, dtype, isa):
+        with instruction_set(isa):
+            assert_exact_to_rounding("native", case, memory, dtype)
+        sizes = case.input_size, case.output_size, case.weight_size
+        seen.update(native.cpu.algorithms(*sizes, Numbers(*case.numbers), dtype).items())
+
+    holds()
+    algorithms = {algorithm for _, algorithm in seen}
+    assert len(algorithms) >= 4
+    assert seen == set(itertools.product(native.cpu.PASSES, algorithms)), "some were never drawn"
 
 
 @settings(max_examples=100)
-@given(case=convolutions(), memory=MEMORY, dtype=st.sampled_from(INTEGERS))
+@given(case=CASES, memory=MEMORY, dtype=st.sampled_from(INTEGERS))
 def test_native_integers(case, memory, dtype):
     assert_exact_to_rounding("native", case, memory, dtype)
 
 
 @settings(max_examples=100)
-@given(case=convolutions(), memory=MEMORY, dtype=st.sampled_from(FLOATING + INTEGERS))
+@given(case=CASES, memory=MEMORY, dtype=st.sampled_from(FLOATING + INTEGERS))
 def test_reference(case, memory, dtype):
     assert_exact_to_rounding("reference", case, memory, dtype)
 
@@ -146,22 +171,24 @@ def test_overlapping_operands(case, steps, data):
     strange = []
     for tensor in (x, w, g):
         strides = data.draw(st.permutations(steps))
-        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides))
+        reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
         assume(reach < tensor.numel())
         strange.append(tensor.as_strided(tensor.shape, strides))
     x, w, g = strange
     for operator, first, second, size in zip(
-        OPERATORS, (x, g, g), (w, w, x), ((None,), (case.input_size,), (case.weight_size,))
+        OPERATORS, (x, g, g), (w, w, x), ((None,), (case.input_size,), (case.weight_size,)), strict=True
     ):
         more = (False,) if operator == "conv2d_grad_weight" else ()
         result = overload(operator, "native")(first, second, *size, *case.numbers, *more)
         truth = getattr(reference, operator)(first.clone(), second.clone(), *size, *case.numbers, *more)
-        for our, their in zip(*((r,) if isinstance(r, torch.Tensor) else r for r in (result, truth))):
+        for our, their in zip(
+            *((r,) if isinstance(r, torch.Tensor) else r for r in (result, truth)), strict=True
+        ):
             assert torch.equal(our, their)
 
 
 @settings(max_examples=50)
-@given(case=convolutions(), threads=st.sampled_from([2, 3, 5]))
+@given(case=CASES, threads=st.sampled_from([2, 3, 5]))
 @example(Case("many pixels", 5, 3, 4, 33, 31, padding=(1, 1)), 2)
 def test_threads_do_not_matter(case, threads):
     """The same bits for every number of threads."""

@@ -30,8 +30,9 @@ def compiled():
 
 def network(**options):
     return nn.Sequential(
-        MyConv2d(3, 8, 3, padding=1, **options), nn.ReLU(), MyConv2d(8, 8, 3, stride=2, padding=1, groups=2, **options),
-        nn.ReLU(), MyConv2d(8, 4, (2, 3), padding="same", dilation=2, bias=False, **options),
+        MyConv2d(3, 8, 3, padding=1, **options), nn.ReLU(),
+        MyConv2d(8, 8, 3, stride=2, padding=1, groups=2, **options), nn.ReLU(),
+        MyConv2d(8, 4, (2, 3), padding="same", dilation=2, bias=False, **options),
     )  # fmt: skip
 
 
@@ -58,7 +59,9 @@ def test_forward_and_backward(compiled, memory_format):
 
 def test_inductor():
     """The default compiler, with a pointwise epilogue to fuse."""
-    module = nn.Sequential(MyConv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), MyConv2d(6, 2, 3, groups=2))
+    module = nn.Sequential(
+        MyConv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), MyConv2d(6, 2, 3, groups=2)
+    )
     input = torch.randn(2, 3, 9, 8)
     assert_same(results(torch.compile(module, fullgraph=True), input), results(module, input))
 
@@ -201,14 +204,16 @@ def test_export(dynamic, strict, tmp_path):
     module = network().eval()
     auto = torch.export.Dim.AUTO
     dynamic_shapes = {"input": {0: torch.export.Dim("batch", max=64), 2: auto, 3: auto}} if dynamic else None
-    program = torch.export.export(module, (torch.randn(2, 3, 10, 8),), dynamic_shapes=dynamic_shapes, strict=strict)
+    program = torch.export.export(
+        module, (torch.randn(2, 3, 10, 8),), dynamic_shapes=dynamic_shapes, strict=strict
+    )
     assert operators(program) == OPERATORS
     torch.export.save(program, tmp_path / "program.pt2")
     loaded = torch.export.load(tmp_path / "program.pt2")
-    for program in (program, loaded, program.run_decompositions()):
+    for each in (program, loaded, program.run_decompositions()):
         for size in ((2, 3, 10, 8), (7, 3, 13, 16)) if dynamic else ((2, 3, 10, 8),):
             other = torch.randn(size)
-            assert_same((program.module()(other),), (module(other),))
+            assert_same((each.module()(other),), (module(other),))
 
 
 def test_exported_program_trains(tmp_path):
