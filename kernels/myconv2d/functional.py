@@ -15,6 +15,7 @@ from .shapes import Numbers
 
 IntPair = int | tuple[int, ...] | list[int]
 
+_AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 _TYPES = {*backends._NATIVE_TYPES["cpu"], torch.complex32, torch.complex64, torch.complex128}
 
 
@@ -90,7 +91,7 @@ def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Number
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The framework's rule for convolutions: under autocast, floating types but float64 become the low precision."""
     device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
