@@ -74,7 +74,14 @@ def _run(jobs: list[Job], workers: int, deadline: float, console: Console) -> tu
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=sum(len(job.units()) for job in jobs))
 
-        pool = Pool(workers, deadline, lambda job: bar.update(task, advance=1, description=job.name))
+        def progress(job: Job) -> None:
+            bar.update(task, advance=1, description=job.name)
+
+        def finished(outcome: Outcome) -> None:
+            if not console.is_terminal:  # where the bar is not shown until the end
+                console.print(f"{escape(outcome.job.name)}: {outcome.passed} of {len(outcome.units)} passed")
+
+        pool = Pool(workers, deadline, progress, finished)
         return pool.run(jobs), pool.interrupted
 
 

@@ -62,7 +62,10 @@ def command(job: Job, start: int, deadline: float) -> list[str]:
     run = [sys.executable, "-m", "bench.worker", description, str(start), str(deadline)]
     if job.tool is None:
         return run
-    return [str(sanitizer()), "--tool", job.tool, "--error-exitcode", str(_SANITIZER_FOUND), *run]
+    options = ["--tool", job.tool, "--error-exitcode", str(_SANITIZER_FOUND)]
+    if job.tool == "memcheck":
+        options += ["--report-api-errors", "no"]  # torch asks for things that it can do without
+    return [str(sanitizer()), *options, *run]
 
 
 class Pool:
@@ -73,10 +76,11 @@ class Pool:
         workers: int,
         deadline: float,
         progress: Callable[[Job], None] = lambda job: None,  # told of every unit that has been tried
+        finished: Callable[[Outcome], None] = lambda outcome: None,
         command: Callable[[Job, int, float], list[str]] = command,
     ) -> None:
         self.workers, self.deadline = workers, deadline
-        self.progress, self.command = progress, command
+        self.progress, self.finished, self.command = progress, finished, command
         self.interrupted = False
         self._processes: set[subprocess.Popen] = set()
 
@@ -103,6 +107,7 @@ class Pool:
         else:
             outcome.problems.append(f"given up after {_RESTARTS} restarts")
         outcome.seconds = time.monotonic() - begin
+        self.finished(outcome)
 
     def _attempt(self, outcome: Outcome) -> bool:
         """Runs the units that are left in one process; False if it ended early and another may go on."""
@@ -131,14 +136,14 @@ class Pool:
             self._processes.remove(process)
             stderr.seek(0)
             last_words = [line for line in stderr.read().splitlines() if line.strip()][-1:]
+        unusable = [line for line in chatter if _UNUSABLE.search(line)]
+        if job.tool is not None and unusable and not outcome.passed:
+            outcome.records, outcome.not_run = [], unusable[0]
+            return True
         if status in (0, RESTART) or self.interrupted:
             return status != RESTART
         if job.tool is not None and status == _SANITIZER_FOUND:
             outcome.problems.append("; ".join(filter(None, chatter[1:6])))
-            return True
-        unusable = [line for line in chatter if _UNUSABLE.search(line)] if job.tool is not None else []
-        if not ready and unusable:
-            outcome.not_run = unusable[0]
             return True
         end = ": ".join([_how_it_ended(status, hung), *last_words])
         if not ready or not outcome.left_out:

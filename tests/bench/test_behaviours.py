@@ -24,7 +24,7 @@ def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(MyConv2d, "_conv_forward", forward)
     with pytest.raises(AssertionError):
-        behaviours.try_out("gradients are the framework s", torch.device("cpu"))
+        behaviours.try_out("gradients match the framework", torch.device("cpu"))
 
 
 def test_a_backend_that_does_not_serve_is_noticed() -> None:

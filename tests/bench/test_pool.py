@@ -94,3 +94,5 @@ def test_a_sanitizer_that_cannot_be_used_is_no_failure() -> None:
     outcome = run({}, before=refusal, tool="memcheck")
     assert outcome.not_run == "Error: Device not supported"
     assert (outcome.failures, outcome.left_out) == ([], 0)
+    outcome = run({0: refusal}, tool="memcheck")  # it says so at the first allocation
+    assert (outcome.not_run, outcome.failures) == ("Error: Device not supported", [])
