@@ -79,9 +79,7 @@ def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Number
     if not input.is_complex():
         return autograd.conv2d(input, weight, bias, numbers)
     # A convolution is bilinear: four real ones make a complex one, derivatives included.
-    (a, b), (c, d) = (
-        (t.real.contiguous(), t.imag.contiguous()) for t in (input.resolve_conj(), weight.resolve_conj())
-    )
+    (a, b), (c, d) = ((t.real.clone(), t.imag.clone()) for t in (input, weight))  # dense, in the same layout
     real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
     imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
     output = torch.complex(real, imag)

@@ -78,7 +78,7 @@ def test_outputs_and_gradients(place, dtype):
 
 
 @pytest.mark.parametrize("layout", ["noncontiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
 def test_other_layouts(place, dtype, layout):
     def channels_last(tensor):
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
