@@ -64,6 +64,15 @@ def _triton(name: str) -> Callable:
     return run
 
 
+def _reference(name: str) -> Callable:
+    def run(*args):
+        first: Tensor = args[0]
+        with torch.autocast(first.device.type, enabled=False):  # it consists of operators that autocast would narrow
+            return getattr(reference, name)(*args)
+
+    return run
+
+
 def _native_cuda(name: str) -> Callable:
     operator = getattr(torch.ops.myconv2d, f"{name}_cuda")
     return lambda *args: operator(*args, _allow_tf32())
@@ -90,11 +99,9 @@ def _define() -> torch.library.Library:
         for suffix in ("", *(f".{backend}" for backend in backends.BACKENDS)):
             library.define(f"{name}{suffix}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"myconv2d::{name}{suffix}", _FAKES[name], lib=library)
-        library.define(
-            f"{name}_cuda({arguments}, bool allow_tf32) -> {result}"
-        )  # what the CUDA library implements
+        library.define(f"{name}_cuda({arguments}, bool allow_tf32) -> {result}")  # in the CUDA library
         library.impl(name, _automatic(name), "CompositeExplicitAutograd")
-        library.impl(f"{name}.reference", getattr(reference, name), "CompositeExplicitAutograd")
+        library.impl(f"{name}.reference", _reference(name), "CompositeExplicitAutograd")
         for key in ("CPU", "CUDA"):
             library.impl(f"{name}.triton", _triton(name), key)
         library.impl(f"{name}.native", _native_cuda(name), "CUDA")
