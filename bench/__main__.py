@@ -12,7 +12,7 @@ import typer
 from . import ROOT
 
 app = typer.Typer(
-    help="Checks of the convolution against fp64.",
+    help="The ruler: what is right, and what it is worth.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,11 +25,6 @@ _WORKERS = max(1, min(14, (os.cpu_count() or 1) - 1))
 class Device(str, Enum):
     cuda = "cuda"
     cpu = "cpu"
-
-
-@app.callback()
-def _commands() -> None:
-    """One command is still a command."""
 
 
 @app.command()
@@ -55,6 +50,20 @@ def gpu_check(
     from .gpu_check import gpu_check
 
     raise typer.Exit(gpu_check(device.value, out, quick, only, cases or (), workers, minutes))
+
+
+@app.command()
+def handout(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that `colourize train` made")],
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Writes trained runs beside the handout's published figures and the baselines without any network.
+
+    Example: python -m bench handout runs/*
+    """
+    from .handout import collect
+
+    typer.echo(collect(runs, out).read_text())
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import myconv2d
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
+
+import myconv2d
 
 from . import __version__, networks, tables, tasks, training
 from . import demo as demonstration

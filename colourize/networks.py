@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from myconv2d import ConvBlock, MyConv2d
 from torch import Tensor, nn
+
+from myconv2d import ConvBlock, MyConv2d
 
 from .files import UserError
 

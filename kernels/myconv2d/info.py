@@ -14,7 +14,7 @@ from .shapes import output_size
 
 
 def info() -> dict[str, Any]:
-    """Versions, what the native libraries were built for, and which backends serve float32 on this machine's devices."""
+    """Versions, what the native libraries were built for, and which backends serve float32 on the devices here."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     facts: dict[str, Any] = {
         "python": platform.python_version(),
@@ -26,8 +26,8 @@ def info() -> dict[str, Any]:
         "native library (CUDA)": native.cuda.build_info(),
     }
     if native.cpu.problem is None:
-        built = ", ".join(name if here else f"{name} (not on this processor)" for name, here in native.cpu.isas().items())
-        facts["instruction sets built"] = built
+        built = (f"{name}{'' if here else ' (not on this processor)'}" for name, here in native.cpu.isas().items())
+        facts["instruction sets built"] = ", ".join(built)
         facts["instruction set in use"] = native.cpu.isa()
     facts["backend asked for"] = backends.wanted or "automatic"
     for device in devices:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-import torch
 
 from .functional import IntPair, conv2d
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from myconv2d import ConvBlock, MyConv2d
 
 from colourize import networks
 from colourize.files import UserError
+from myconv2d import ConvBlock, MyConv2d
 
 
 @pytest.mark.parametrize(

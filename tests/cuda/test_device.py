@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import myconv2d.operators  # noqa: F401 (defines the operators)
 import pytest
 import torch
-from myconv2d import native, reference
 from torch import Tensor
+
+import myconv2d.operators  # noqa: F401 (defines the operators)
+from myconv2d import native, reference
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import myconv2d.operators  # noqa: F401 (loads the libraries)
 import pytest
 import torch
+
+import myconv2d.operators  # noqa: F401 (loads the libraries)
 from myconv2d import native
 
 if native.cuda.problem is not None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+
 from myconv2d import reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from myconv2d import triton as kernels
 
 pytest.importorskip("triton.language", reason="Triton is not installed")
