@@ -1,5 +1,6 @@
 """Fixtures for the tests of the application."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A process that was started in the background ignores Ctrl-C; the tests of Ctrl-C must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
