@@ -15,7 +15,7 @@ namespace myconv2d::MYCONV2D_ISA {
 
 template <typename A>
 struct Blocking {
-  bool along_channels;       // vectors run along the resulting channels
+  bool along_channels;  // vectors run along the resulting channels
   int64_t rows;         // of the register tile; the other axis is columns<A> wide
   int64_t tile_pixels, depth, channels_padded;
 
