@@ -21,7 +21,7 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
   const int64_t in_padded = round_up(in_channels, lanes), panels = ceil_div(out_channels, columns<float>);
   const int64_t rows = rows_per_panel(in_channels), row_panels = ceil_div(in_channels, rows);
   const int64_t out_padded = panels * columns<float>;
-  const int64_t sums_step = row_panels * rows * out_padded;  // sums[point][in channel][out channel]
+  const int64_t sums_step = row_panels * rows * out_padded + lanes;  // sums[point][in channel][out channel]
   const int64_t partial_size = points * sums_step + out_padded;
   const int64_t affordable = (int64_t{16} << 20) / (conv.groups * partial_size);
   const int64_t ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
@@ -35,7 +35,7 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
     float* bias_sums = sums + points * sums_step;
     std::memset(sums, 0, partial_size * sizeof(float));
     const Planes<const T> grads = of_group(grad_output, g), images = of_group(input, g);
-    const int64_t input_step = reduction_tiles * in_padded, grads_step = reduction_tiles * out_padded;
+    const int64_t input_step = reduction_tiles * in_padded + lanes, grads_step = reduction_tiles * out_padded + lanes;
     float* at_input = static_cast<float*>(  // the last register tile may look past the last channel
         scratch(Scratch::panel, (points * input_step + max_rows) * sizeof(float)));
     float* at_grads = static_cast<float*>(scratch(Scratch::accumulators, points * grads_step * sizeof(float)));

@@ -16,7 +16,7 @@ namespace myconv2d::MYCONV2D_ISA {
 struct WinogradBlocking {
   int64_t channels_padded, panels;  // in channels to whole vectors; out channels in panels of two vectors
   int64_t tiles, rows;              // tiles of a task, and of a register tile
-  int64_t input_step() const { return round_up(tiles, rows) * channels_padded; }
+  int64_t input_step() const { return round_up(tiles, rows) * channels_padded + lanes; }
 
   WinogradBlocking(const TileGrid& grid, int64_t in_channels, int64_t out_channels, int64_t threads) {
     channels_padded = round_up(in_channels, lanes);
@@ -68,7 +68,7 @@ void winograd_product(const Correlation& p, const Threads& threads, const Planes
     const int64_t end = least(begin + blocking.tiles, grid.count());
     const int64_t rows = blocking.rows, row_panels = ceil_div(end - begin, rows);
     const int64_t channels_padded = blocking.channels_padded, input_step = blocking.input_step();
-    const int64_t output_step = row_panels * rows * columns<float>;
+    const int64_t output_step = row_panels * rows * columns<float> + lanes;
     const Planes<const T> from = of_group(source, g);
     const Planes<T> to = of_group(result, g);
 
