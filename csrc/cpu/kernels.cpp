@@ -48,12 +48,18 @@ template <typename T>
 bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads, const Planes<const T>& source,
                const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
   if constexpr (in_float<T>) {
-    const auto product = algorithm == Algorithm::winograd  ? winograd_product<T>
-                         : algorithm == Algorithm::few_in  ? few_in_product<T>
-                         : algorithm == Algorithm::few_out ? few_out_product<T>
-                                                           : nullptr;
-    if (product) product(p, threads, source, weight, view, bias, bias_stride, result);
-    return product != nullptr;
+    switch (algorithm) {
+      case Algorithm::winograd:
+        winograd_product(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      case Algorithm::few_in:
+        few_in_product<T>(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      case Algorithm::few_out:
+        few_out_product<T>(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      default: return false;
+    }
   }
   return false;
 }
@@ -114,7 +120,7 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     T* bias = static_cast<T*>(grad_bias);
     if constexpr (in_float<T>) switch (choose_algorithm(conv, type, Pass::grad_weight)) {
         case Algorithm::winograd:
-          return winograd_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+          return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
           return few_in_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_out:

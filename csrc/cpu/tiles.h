@@ -43,6 +43,30 @@ struct Inside {
   }
 };
 
+// One pixel's channels, both sides contiguous: whole vectors, the last one ending with the last channel.
+template <typename From, typename To>
+MYCONV2D_INLINE void copy_channels(const From* from, int64_t channels, To* to) {
+  const auto copy = [&]<typename V>(int64_t first) {
+    V value;
+    for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) value[i] = load<float>(from[first + i]);
+    for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) to[first + i] = narrow<To, float>(value[i]);
+  };
+  constexpr int64_t half = lanes / 2;
+  if (channels >= lanes) {
+    int64_t c = 0;
+    for (; c + lanes <= channels; c += lanes) copy.template operator()<Lanes>(c);
+    if (c + half < channels)
+      copy.template operator()<Lanes>(channels - lanes);
+    else if (c < channels)
+      copy.template operator()<HalfLanes>(channels - half);
+  } else if (channels >= half) {
+    copy.template operator()<HalfLanes>(0);
+    if (channels > half) copy.template operator()<HalfLanes>(channels - half);
+  } else {
+    for (int64_t c = 0; c < channels; ++c) to[c] = narrow<To, float>(load<float>(from[c]));
+  }
+}
+
 // pixels[row][column][channel], `stride` floats from pixel to pixel. Floats behind a pixel's last channel are left as
 // they are: nobody may use them.
 template <typename T>
@@ -60,6 +84,8 @@ void read_pixels(const Planes<const T>& from, const Window& window, float* pixel
     float* to = pixels + inside.begin * stride;
     if (s.w == 1 && s.c != 1)
       transpose<float>(row, s.c, from.channels, inside.columns(), to, stride);
+    else if (s.c == 1)
+      for (int64_t x = 0; x < inside.columns(); ++x) copy_channels(row + x * s.w, from.channels, to + x * stride);
     else
       for (int64_t x = 0; x < inside.columns(); ++x)
         for (int64_t c = 0; c < from.channels; ++c) to[x * stride + c] = load<float>(row[x * s.w + c * s.c]);
@@ -103,10 +129,27 @@ void write_pixels(const float* pixels, int64_t stride, const Window& window, int
     T* row = inside.first_pixel(i) + first * s.c;
     if (s.w == 1 && s.c != 1)
       transpose<float>(from, stride, inside.columns(), channels, row, s.c);
+    else if (s.c == 1)
+      for (int64_t x = 0; x < inside.columns(); ++x) copy_channels(from + x * stride, channels, row + x * s.w);
     else
       for (int64_t x = 0; x < inside.columns(); ++x)
         for (int64_t c = 0; c < channels; ++c)
           row[x * s.w + c * s.c] = narrow<T, float>(from[x * stride + c]);
+  }
+}
+
+// Brings one row of a window, as far as it lies in the image, into L2 ahead of its use.
+template <bool write, typename T>
+void prefetch_row(const Planes<T>& planes, const Window& window, int64_t i) {
+  const Inside<T> inside(planes, window);
+  if (!inside.row(i) || inside.columns() == 0) return;
+  const Strides& s = planes.strides;
+  const bool innermost = s.c == 1;
+  const int64_t runs = innermost ? 1 : planes.channels;
+  const int64_t bytes = (innermost ? (inside.columns() - 1) * s.w + planes.channels : inside.columns()) * sizeof(T);
+  for (int64_t c = 0; c < runs; ++c) {
+    const char* from = reinterpret_cast<const char*>(inside.first_pixel(i) + c * s.c);
+    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, write, 2);
   }
 }
 
@@ -138,6 +181,17 @@ void for_each_run(const TileGrid& grid, int64_t begin, int64_t end, const F& vis
     visit(run, tile - begin);
     tile += run.count;
   }
+}
+
+// Step `part` of `parts` of bringing in what lies under the tiles `begin` … `end`, row by row.
+template <bool write, typename P>
+void prefetch_tiles(const P& planes, const TileGrid& grid, int64_t begin, int64_t end, int64_t part, int64_t parts) {
+  int64_t row = 0;
+  const int64_t rows = tile_size * ceil_div(end - begin, grid.columns);
+  for_each_run(grid, begin, least(end, grid.count()), [&](const TileRun& run, int64_t) {
+    for (int64_t i = 0; i < tile_size; ++i, ++row)
+      if (row * parts / rows == part) prefetch_row<write>(planes, run.window(tile_size, 0, 0), i);
+  });
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -7,102 +7,176 @@
 // The points are 0, ±1/√2, ±√2, ∞. They cost the same as the usual 0, ±1, ±2, ∞ and have a quarter of their error,
 // because the powers that the transforms multiply by stay close to 1 (Barabasz et al. 2020 search for such points).
 //
-// Everything works on vectors, one lane a channel.
+// Everything works on vectors, one lane a channel. A map gives its results two at a time, because those at ±p share
+// their work, and because a transform then holds two rows of a tile in registers, not six.
 #pragma once
 
 #include "transpose.h"
+
+#define MYCONV2D_INLINE inline __attribute__((always_inline))
 
 namespace myconv2d::MYCONV2D_ISA {
 
 constexpr int tile_size = 4, tile_reach = 6, points = tile_reach * tile_reach;
 
 using Lanes = Vector<float>::type;
+using HalfLanes = Vector<float>::half;
 constexpr int lanes = Vector<float>::lanes;
 
 constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
 constexpr float far = 1.41421356237309505f, far2 = 2.0f;    // the point √2 and its square
 
-// Bᵀ: the Lagrange numerators, a tile's six inputs at the six points.
-inline void input_to_points(const Lanes (&d)[6], Lanes (&v)[6]) {
-  const Lanes even_near = d[4] - far2 * d[2], odd_near = near * (d[3] - far2 * d[1]);
-  const Lanes even_far = d[4] - near2 * d[2], odd_far = far * (d[3] - near2 * d[1]);
-  v[0] = d[0] - (near2 + far2) * d[2] + d[4];
-  v[1] = even_near + odd_near;
-  v[2] = even_near - odd_near;
-  v[3] = even_far + odd_far;
-  v[4] = even_far - odd_far;
-  v[5] = d[1] - (near2 + far2) * d[3] + d[5];
+// The two halves of a map's results that a pair of points gives.
+template <typename V>
+MYCONV2D_INLINE void plus_minus(V even, V odd, float point, V (&v)[2]) {
+  v[0] = even + point * odd;
+  v[1] = even - point * odd;
 }
+
+// Bᵀ: the Lagrange numerators, a tile's six inputs at the six points.
+struct InputToPoints {
+  static constexpr int from = 6, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+  template <int pair, typename V, typename Load>
+  static MYCONV2D_INLINE void map(const Load& d, V (&v)[2]) {
+    if constexpr (pair == 0) {
+      v[0] = d(0) - (near2 + far2) * d(2) + d(4);
+      v[1] = d(1) - (near2 + far2) * d(3) + d(5);
+    } else {
+      constexpr float other2 = pair == 1 ? far2 : near2;
+      plus_minus<V>(d(4) - other2 * d(2), d(3) - other2 * d(1), pair == 1 ? near : far, v);
+    }
+  }
+};
 
 // G: three kernel elements at the six points, over the Lagrange denominators 1, −3/2, 6.
-inline void kernel_to_points(const Lanes (&g)[3], Lanes (&u)[6]) {
-  const Lanes even_near = (g[0] + near2 * g[2]) * (-2.0f / 3), odd_near = g[1] * (near * -2.0f / 3);
-  const Lanes even_far = (g[0] + far2 * g[2]) * (1.0f / 6), odd_far = g[1] * (far / 6);
-  u[0] = g[0];
-  u[1] = even_near + odd_near;
-  u[2] = even_near - odd_near;
-  u[3] = even_far + odd_far;
-  u[4] = even_far - odd_far;
-  u[5] = g[2];
-}
+struct KernelToPoints {
+  static constexpr int from = 3, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+  template <int pair, typename V, typename Load>
+  static MYCONV2D_INLINE void map(const Load& g, V (&u)[2]) {
+    if constexpr (pair == 0) {
+      u[0] = g(0);
+      u[1] = g(2);
+    } else {
+      constexpr float scale = pair == 1 ? -2.0f / 3 : 1.0f / 6, square = pair == 1 ? near2 : far2;
+      plus_minus<V>((g(0) + square * g(2)) * scale, g(1) * scale, pair == 1 ? near : far, u);
+    }
+  }
+};
 
 // Aᵀ: back from the points to four outputs.
-inline void points_to_output(const Lanes (&m)[6], Lanes (&y)[4]) {
-  const Lanes sum_near = m[1] + m[2], difference_near = m[1] - m[2];
-  const Lanes sum_far = m[3] + m[4], difference_far = m[3] - m[4];
-  y[0] = m[0] + sum_near + sum_far;
-  y[1] = near * difference_near + far * difference_far;
-  y[2] = near2 * sum_near + far2 * sum_far;
-  y[3] = near * near2 * difference_near + far * far2 * difference_far + m[5];
-}
+struct PointsToOutput {
+  static constexpr int from = 6, to = 4, pairs = 2, at[2][2] = {{0, 2}, {1, 3}};
+
+  template <int pair, typename V, typename Load>
+  static MYCONV2D_INLINE void map(const Load& m, V (&y)[2]) {
+    if constexpr (pair == 0) {
+      const V at_near = m(1) + m(2), at_far = m(3) + m(4);
+      y[0] = m(0) + at_near + at_far;
+      y[1] = near2 * at_near + far2 * at_far;
+    } else {
+      const V at_near = m(1) - m(2), at_far = m(3) - m(4);
+      y[0] = near * at_near + far * at_far;
+      y[1] = near * near2 * at_near + (far * far2 * at_far + m(5));
+    }
+  }
+};
 
 // A: four gradients of outputs at the six points.
-inline void output_to_points(const Lanes (&g)[4], Lanes (&q)[6]) {
-  const Lanes even_near = g[0] + near2 * g[2], odd_near = near * (g[1] + near2 * g[3]);
-  const Lanes even_far = g[0] + far2 * g[2], odd_far = far * (g[1] + far2 * g[3]);
-  q[0] = g[0];
-  q[1] = even_near + odd_near;
-  q[2] = even_near - odd_near;
-  q[3] = even_far + odd_far;
-  q[4] = even_far - odd_far;
-  q[5] = g[3];
+struct OutputToPoints {
+  static constexpr int from = 4, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+
+  template <int pair, typename V, typename Load>
+  static MYCONV2D_INLINE void map(const Load& g, V (&q)[2]) {
+    if constexpr (pair == 0) {
+      q[0] = g(0);
+      q[1] = g(3);
+    } else {
+      constexpr float square = pair == 1 ? near2 : far2;
+      plus_minus<V>(g(0) + square * g(2), g(1) + square * g(3), pair == 1 ? near : far, q);
+    }
+  }
+};
+
+// Gᵀ: back from the points to three kernel elements (and the second once more, for the pair's sake).
+struct PointsToKernel {
+  static constexpr int from = 6, to = 3, pairs = 2, at[2][2] = {{0, 2}, {1, 1}};
+
+  template <int pair, typename V, typename Load>
+  static MYCONV2D_INLINE void map(const Load& u, V (&g)[2]) {
+    if constexpr (pair == 0) {
+      const V at_near = (u(1) + u(2)) * (-2.0f / 3), at_far = (u(3) + u(4)) * (1.0f / 6);
+      g[0] = u(0) + at_near + at_far;
+      g[1] = near2 * at_near + far2 * at_far + u(5);
+    } else {
+      g[0] = g[1] = (u(1) - u(2)) * (near * -2.0f / 3) + (u(3) - u(4)) * (far / 6);
+    }
+  }
+};
+
+// One pair of rows of a map along both axes.
+template <typename Map, typename V, int pair, typename Load, typename Store>
+MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
+  V rows[2][Map::from];
+#pragma GCC unroll 6
+  for (int j = 0; j < Map::from; ++j) {
+    V values[2];
+    Map::template map<pair, V>([&](int i) __attribute__((always_inline)) { return load(i, j); }, values);
+    rows[0][j] = values[0];
+    rows[1][j] = values[1];
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < 2; ++r) {
+    const auto row = [&](int j) __attribute__((always_inline)) { return rows[r][j]; };
+    const auto columns_at = [&]<int columns>() __attribute__((always_inline)) {
+      V values[2];
+      Map::template map<columns, V>(row, values);
+      store(Map::at[pair][r], Map::at[columns][0], values[0]);
+      store(Map::at[pair][r], Map::at[columns][1], values[1]);
+    };
+    columns_at.template operator()<0>();
+    columns_at.template operator()<1>();
+    if constexpr (Map::pairs > 2) columns_at.template operator()<2>();
+  }
 }
 
-// Gᵀ: back from the points to three kernel elements.
-inline void points_to_kernel(const Lanes (&u)[6], Lanes (&g)[3]) {
-  const Lanes sum_near = (u[1] + u[2]) * (-2.0f / 3), difference_near = (u[1] - u[2]) * (near * -2.0f / 3);
-  const Lanes sum_far = (u[3] + u[4]) * (1.0f / 6), difference_far = (u[3] - u[4]) * (far / 6);
-  g[0] = u[0] + sum_near + sum_far;
-  g[1] = difference_near + difference_far;
-  g[2] = near2 * sum_near + far2 * sum_far + u[5];
+// A map along both axes: load(i, j) of a from×from tile, store(i, j, value) of a to×to tile.
+template <typename Map, typename V, typename Load, typename Store>
+MYCONV2D_INLINE void transform(const Load& load, const Store& store) {
+  transform_rows<Map, V, 0>(load, store);
+  transform_rows<Map, V, 1>(load, store);
+  if constexpr (Map::pairs > 2) transform_rows<Map, V, 2>(load, store);
 }
 
-// One of the maps above, along both axes: load(i, j) of a from×from tile, store(i, j, value) of a to×to tile.
-template <int from, int to, typename Load, typename Store>
-inline void transform(void (*map)(const Lanes (&)[from], Lanes (&)[to]), const Load& load, const Store& store) {
-  Lanes half[to][from], column[from], values[to];
-#pragma GCC unroll 6
-  for (int j = 0; j < from; ++j) {
-#pragma GCC unroll 6
-    for (int i = 0; i < from; ++i) column[i] = load(i, j);
-    map(column, values);
-#pragma GCC unroll 6
-    for (int i = 0; i < to; ++i) half[i][j] = values[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < to; ++i) {
-    map(half[i], values);
-#pragma GCC unroll 6
-    for (int j = 0; j < to; ++j) store(i, j, values[j]);
-  }
+// A vector at any address: panels need not be whole vectors wide.
+template <typename V>
+MYCONV2D_INLINE V get(const float* from) {
+  V value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <typename V>
+MYCONV2D_INLINE void put(float* to, V value) {
+  std::memcpy(to, &value, sizeof value);
+}
+
+// visit<V>(first) for vectors that cover `channels`, of which the last may be half a vector wide.
+template <typename F>
+MYCONV2D_INLINE void for_each_vector(int64_t channels, const F& visit) {
+  int64_t first = 0;
+  for (; first + lanes / 2 < channels; first += lanes) visit.template operator()<Lanes>(first);
+  if (first < channels) visit.template operator()<HalfLanes>(first);
 }
 
 // Values at the 36 points, `step` floats from one point to the next.
+template <typename V>
 struct AtPoints {
   float* data;
   int64_t step;
-  void operator()(int i, int j, Lanes value) const { *reinterpret_cast<Lanes*>(data + (i * 6 + j) * step) = value; }
-  Lanes operator()(int i, int j) const { return *reinterpret_cast<const Lanes*>(data + (i * 6 + j) * step); }
+  MYCONV2D_INLINE void operator()(int i, int j, V value) const { put(data + (i * 6 + j) * step, value); }
+  MYCONV2D_INLINE V operator()(int i, int j) const { return get<V>(data + (i * 6 + j) * step); }
 };
 
 }  // namespace myconv2d::MYCONV2D_ISA

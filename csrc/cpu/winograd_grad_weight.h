@@ -10,22 +10,34 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int64_t reduction_tiles = 48;  // the depth of one product
+struct ReductionBlocking {
+  int64_t in_padded;
+  int64_t rows;           // in channels of a register tile
+  int64_t sums_step;      // sums[point][panel][in channel][out channel of the panel]
+  int64_t partial_size;   // … and then the sums of the bias
+  int64_t ranges, tiles;  // ranges of tiles, and tiles of one product: its depth
 
-template <typename T>
-void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Planes<const T>& grad_output,
-                          const Planes<const T>& input, T* grad_weight, const Strides& weight_strides,
-                          T* grad_bias) {
+  ReductionBlocking(const TileGrid& grid, int64_t groups, int64_t in_channels, const Panels& panels) {
+    in_padded = round_up(in_channels, lanes);
+    rows = even_rows(in_channels, panels.whole.max_rows());
+    sums_step = in_channels * panels.padded() + off_the_set;
+    partial_size = round_up(points * sums_step + panels.padded(), lanes);
+    const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
+    ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
+    const int64_t fitting = (640 << 10) / (points * sizeof(float) * (in_padded + panels.padded()));
+    tiles = most(16, least(fitting, 96));
+  }
+  int64_t range_tiles(const TileGrid& grid) const { return ceil_div(grid.count(), ranges); }
+};
+
+template <typename Grads, typename Images, typename W>
+void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
+                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
   const int64_t in_channels = input.channels, out_channels = grad_output.channels;
   const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
-  const int64_t in_padded = round_up(in_channels, lanes), panels = ceil_div(out_channels, columns<float>);
-  const int64_t rows = rows_per_panel(in_channels), row_panels = ceil_div(in_channels, rows);
-  const int64_t out_padded = panels * columns<float>;
-  const int64_t sums_step = row_panels * rows * out_padded + lanes;  // sums[point][in channel][out channel]
-  const int64_t partial_size = points * sums_step + out_padded;
-  const int64_t affordable = (int64_t{16} << 20) / (conv.groups * partial_size);
-  const int64_t ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
-  const int64_t range_tiles = ceil_div(grid.count(), ranges);
+  const Panels panels(out_channels);
+  const ReductionBlocking blocking(grid, conv.groups, in_channels, panels);
+  const int64_t ranges = blocking.ranges, sums_step = blocking.sums_step, partial_size = blocking.partial_size;
   float* partial =
       static_cast<float*>(scratch(Scratch::partial_sums, conv.groups * ranges * partial_size * sizeof(float)));
 
@@ -33,82 +45,97 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
     const int64_t g = task / ranges, range = task % ranges;
     float* sums = partial + task * partial_size;
     float* bias_sums = sums + points * sums_step;
-    std::memset(sums, 0, partial_size * sizeof(float));
-    const Planes<const T> grads = of_group(grad_output, g), images = of_group(input, g);
-    const int64_t input_step = reduction_tiles * in_padded + lanes, grads_step = reduction_tiles * out_padded + lanes;
-    float* at_input = static_cast<float*>(  // the last register tile may look past the last channel
-        scratch(Scratch::panel, (points * input_step + max_rows) * sizeof(float)));
+    const Grads grads = of_group(grad_output, g);
+    const Images images = of_group(input, g);
+    const int64_t in_padded = blocking.in_padded, out_padded = panels.padded();
+    const int64_t input_step = blocking.tiles * in_padded + off_the_set;
+    const int64_t grads_step = blocking.tiles * out_padded + off_the_set;
+    float* at_input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
     float* at_grads = static_cast<float*>(scratch(Scratch::accumulators, points * grads_step * sizeof(float)));
-    const int64_t band_columns = reduction_tiles * tile_size + tile_reach - tile_size;
+    const int64_t band_columns = blocking.tiles * tile_size + tile_reach - tile_size;
     float* band = static_cast<float*>(
         scratch(Scratch::band, tile_reach * band_columns * most(in_padded, out_padded) * sizeof(float)));
+    std::memset(bias_sums, 0, out_padded * sizeof(float));
 
-    const int64_t range_end = least((range + 1) * range_tiles, grid.count());
-    for (int64_t begin = range * range_tiles; begin < range_end; begin += reduction_tiles) {
-      const int64_t end = least(begin + reduction_tiles, range_end);
+    const int64_t range_begin = range * blocking.range_tiles(grid);
+    const int64_t range_end = least(range_begin + blocking.range_tiles(grid), grid.count());
+    if (range_begin >= range_end) std::memset(sums, 0, points * sums_step * sizeof(float));
+    for (int64_t begin = range_begin; begin < range_end; begin += blocking.tiles) {
+      const int64_t end = least(begin + blocking.tiles, range_end);
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
         const Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
         read_pixels(images, under, band, in_padded);
-        for (int64_t t = 0; t < run.count; ++t)
-          for (int64_t c = 0; c < in_padded; c += lanes) {
+        for_each_vector(in_channels, [&]<typename V>(int64_t c) {
+          for (int64_t t = 0; t < run.count; ++t) {
             const float* window = band + t * tile_size * in_padded + c;
-            const auto pixel = [&](int i, int j) {
-              return *reinterpret_cast<const Lanes*>(window + (i * under.columns + j) * in_padded);
+            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+              return get<V>(window + (i * under.columns + j) * in_padded);
             };
-            transform(input_to_points, pixel, AtPoints{at_input + (first + t) * in_padded + c, input_step});
+            transform<InputToPoints, V>(pixel, AtPoints<V>{at_input + (first + t) * in_padded + c, input_step});
           }
+        });
         const Window of_output = run.window(tile_size, 0, 0);
         read_pixels(grads, of_output, band, out_padded);
-        for (int64_t k = 0; k < out_padded; k += lanes) {
-          Lanes bias_sum{};
+        for_each_vector(out_channels, [&]<typename V>(int64_t k) {
+          const int64_t panel = k / panels.whole.width(), width = panels.at(panel).width();
+          float* to = at_grads + panels.first_channel(panel) * blocking.tiles + k - panels.first_channel(panel);
+          V bias_sum{};
           for (int64_t t = 0; t < run.count; ++t) {
             const float* window = band + t * tile_size * out_padded + k;
-            const auto pixel = [&](int i, int j) {
-              const Lanes value = *reinterpret_cast<const Lanes*>(window + (i * of_output.columns + j) * out_padded);
-              bias_sum += value;
-              return value;
+            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+              return get<V>(window + (i * of_output.columns + j) * out_padded);
             };
-            transform(output_to_points, pixel,
-                      AtPoints{at_grads + k / columns<float> * reduction_tiles * columns<float> +
-                                   (first + t) * columns<float> + k % columns<float>,
-                               grads_step});
+            transform<OutputToPoints, V>(pixel, AtPoints<V>{to + (first + t) * width, grads_step});
+            if (grad_bias)
+              for (int i = 0; i < tile_size; ++i)
+                for (int j = 0; j < tile_size; ++j) bias_sum += pixel(i, j);
           }
-          *reinterpret_cast<Lanes*>(bias_sums + k) += bias_sum;
-        }
+          put(bias_sums + k, get<V>(bias_sums + k) + bias_sum);
+        });
       });
 
-      const MultiplyTile<float> multiply = multiply_tile_for<float>(rows);
       for (int64_t point = 0; point < points; ++point)
-        for (int64_t panel = 0; panel < panels; ++panel)
-          for (int64_t i = 0; i < row_panels; ++i)
-            multiply(end - begin, {at_input + point * input_step + i * rows, in_padded, end - begin, 0},
-                     at_grads + point * grads_step + panel * reduction_tiles * columns<float>,
-                     sums + point * sums_step + i * rows * out_padded + panel * columns<float>, out_padded, true);
+        for (int64_t panel = 0; panel < panels.count; ++panel) {
+          const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
+          for (int64_t c = 0; c < in_channels; c += blocking.rows)
+            multiply_panel_for<Depth::outermost>(least(blocking.rows, in_channels - c), panels.at(panel))(
+                end - begin, at_input + point * input_step + c, in_padded,
+                at_grads + point * grads_step + first_channel * blocking.tiles,
+                sums + point * sums_step + first_channel * in_channels + c * width, width, begin > range_begin);
+        }
     }
   });
 
   parallel_for(threads, conv.groups * in_channels, [&](int64_t task) {
     const int64_t g = task / in_channels, c = task % in_channels;
     const float* from = partial + g * ranges * partial_size;
-    for (int64_t k = 0; k < out_channels; k += lanes) {
-      T* to = grad_weight + (g * out_channels + k) * weight_strides.n + c * weight_strides.c;
+    for_each_vector(out_channels, [&]<typename V>(int64_t k) {
+      const int64_t panel = k / panels.whole.width(), first_channel = panels.first_channel(panel);
+      const int64_t at = first_channel * in_channels + c * panels.at(panel).width() + k - first_channel;
+      W* to = grad_weight + (g * out_channels + k) * weight_strides.n + c * weight_strides.c;
       const auto total = [&](int i, int j) {
-        Lanes sum{};
+        V sum{};
         for (int64_t range = 0; range < ranges; ++range)
-          sum += *reinterpret_cast<const Lanes*>(from + range * partial_size + (i * 6 + j) * sums_step +
-                                                 c * out_padded + k);
+          sum += get<V>(from + range * partial_size + (i * 6 + j) * sums_step + at);
         return sum;
       };
-      transform(points_to_kernel, total, [&](int r, int s, Lanes value) {
-        for (int64_t i = 0; i < least(lanes, out_channels - k); ++i)
-          to[i * weight_strides.n + r * weight_strides.h + s * weight_strides.w] = narrow<T, float>(value[i]);
-      });
-    }
+      V g3[3][3];
+      V at_points[6][6];
+      for (int i = 0; i < 6; ++i)
+        for (int j = 0; j < 6; ++j) at_points[i][j] = total(i, j);
+      transform<PointsToKernel, V>([&](int i, int j) { return at_points[i][j]; },
+                                   [&](int r, int s, V value) { g3[r][s] = value; });
+      const int64_t count = least(sizeof(V) / sizeof(float), out_channels - k);
+      for (int r = 0; r < 3; ++r)
+        for (int s = 0; s < 3; ++s)
+          for (int64_t i = 0; i < count; ++i)
+            to[i * weight_strides.n + r * weight_strides.h + s * weight_strides.w] = narrow<W, float>(g3[r][s][i]);
+    });
     if (grad_bias && c == 0)
       for (int64_t k = 0; k < out_channels; ++k) {
-        float sum = 0;
+        double sum = 0;
         for (int64_t range = 0; range < ranges; ++range) sum += from[range * partial_size + points * sums_step + k];
-        grad_bias[g * out_channels + k] = narrow<T, float>(sum);
+        grad_bias[g * out_channels + k] = narrow<W, float>(static_cast<float>(sum));
       }
   });
 }
