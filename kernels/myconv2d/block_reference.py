@@ -12,6 +12,8 @@ it also gives the batch norm of y as a scale and a shift, so that (y, scale, shi
 As relu(scale·y + shift) grows or falls with y as the sign of gamma has it, max-pooling may go before it: `raw` keeps y
 at the largest sign(gamma)·y of each 2×2 window, and `index` says where that was (2·dy + dx).
 
+As `raw` is meant to be seen through `scale` and `shift` only, which take the bias out again, its gradient is zero.
+
 Statistics and per-channel arithmetic are in float64, images in their own type (16-bit types in float32).
 """
 
@@ -141,7 +143,7 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
             grad_y, x, weight.shape, _ONE, padding, _ONE, 1, sums
         )
         to_weight = torch.empty_like(weight).copy_(to_weight)  # in the layout of the weight
-        if bias and not sums:  # batch norm takes the bias out again
+        if bias and not sums:
             to_bias = y.new_zeros(weight.shape[0])
     results = (*to_feeds, to_weight, to_bias, to_gamma, to_beta)
     return tuple(none.clone() if result is none else result for result in results)  # no two results are one tensor
