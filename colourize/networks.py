@@ -1,17 +1,17 @@
 """The networks of the handout, built from one block.
 
 All of them halve the picture twice and double it twice, so they share how a picture of any size gets in and
-out, and how far around a pixel they look (`halo`). Convolutions keep the framework's initialisation, which is
+out, and how far around a pixel they look (`halo`). Between the blocks no activation is stored (`pending`; see
+myconv2d.ConvBlock). Convolutions keep the framework's initialisation, which is
 the handout's: weight and bias uniform in ±1/√(C_in·k²).
 """
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myconv2d import ConvBlock, MyConv2d
+from myconv2d import ConvBlock, MyConv2d, conv_concat
 
 from .files import UserError
 
@@ -67,8 +67,10 @@ class CNN(_Hourglass):
         self.finalconv = MyConv2d(bottleneck, out_channels, k, padding=k // 2)
 
     def layers(self, input: Tensor) -> Tensor:
-        x = self.downconv2(self.downconv1(input))
-        return self.finalconv(self.upconv2(self.upconv1(self.rfconv(x))))
+        x = input
+        for block in (self.downconv1, self.downconv2, self.rfconv, self.upconv1, self.upconv2):
+            x = block(x, pending=True)
+        return conv_concat(self.finalconv, x)
 
 
 class UNet(_Hourglass):
@@ -87,11 +89,12 @@ class UNet(_Hourglass):
         self.finalconv = MyConv2d(bottleneck + in_channels, out_channels, k, padding=k // 2)
 
     def layers(self, input: Tensor) -> Tensor:
-        half = self.downconv1(input)
-        quarter = self.downconv2(half)
-        x = self.upconv1(self.rfconv(quarter), skip=quarter)
-        x = self.upconv2(x, skip=half)
-        return self.finalconv(torch.cat([x, input], 1))
+        half = self.downconv1(input, pending=True)
+        quarter = self.downconv2(half, pending=True)
+        x = self.rfconv(quarter, pending=True)
+        x = self.upconv1(x, skip=quarter, pending=True)
+        x = self.upconv2(x, skip=half, pending=True)
+        return conv_concat(self.finalconv, x, input)
 
 
 _NETWORKS = {"regression-cnn": (CNN, 3), "cnn": (CNN, 24), "unet": (UNet, 24)}  # class, default out_channels

@@ -5,9 +5,22 @@
 """
 
 from .backends import use_backend
+from .block import Pending
+from .conv_block import ConvBlock, conv_concat, explain_block
 from .functional import conv2d
 from .info import explain, info
-from .modules import ConvBlock, MyConv2d, convert
+from .modules import MyConv2d, convert
 
-__all__ = ["ConvBlock", "MyConv2d", "conv2d", "convert", "explain", "info", "use_backend"]
+__all__ = [
+    "ConvBlock",
+    "MyConv2d",
+    "Pending",
+    "conv2d",
+    "conv_concat",
+    "convert",
+    "explain",
+    "explain_block",
+    "info",
+    "use_backend",
+]
 __version__ = "0.1.0"

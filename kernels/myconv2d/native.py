@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parent / "lib"
-_ADVICE = "reinstall with `pip install -e .` (or `pip install .`) where a C++20 compiler is present"
+ADVICE = "reinstall with `pip install -e .` (or `pip install .`) where a C++20 compiler is present"
 
 
 def _cut_off(library: Path) -> bool:
@@ -37,18 +37,18 @@ class NativeLibrary:
         """Loads the library, which registers its operators; never raises."""
         if not self.path.exists():
             left_out = FOLDER / f"{self.device}.txt"  # written by setup.py
-            reason = left_out.read_text().strip() if left_out.exists() else _ADVICE
+            reason = left_out.read_text().strip() if left_out.exists() else ADVICE
             self.problem = f"{self.path.name} was not built: {reason}"
             return
         if _cut_off(self.path):
-            self.problem = f"{self.path.name} is incomplete: {_ADVICE}"
+            self.problem = f"{self.path.name} is incomplete: {ADVICE}"
             return
         try:
             torch.ops.load_library(self.path)
             self.handle = ctypes.CDLL(str(self.path))
             self._bind()
         except (OSError, RuntimeError, AttributeError) as error:
-            self.problem = f"{self.path.name} does not load ({str(error).splitlines()[0]}): {_ADVICE}"
+            self.problem = f"{self.path.name} does not load ({str(error).splitlines()[0]}): {ADVICE}"
             return
         self.problem = None
 

@@ -1,0 +1,176 @@
+"""The fused block's derivatives, and `Pending`, the image that one block hands to the next.
+
+An activation relu(scale·raw + shift) is never stored between two blocks: the next one computes it as it loads, from the
+raw convolution and two vectors, and enlarges and concatenates by indexing (block_reference.py has the formulas).
+
+First derivatives are operators. What these cannot be derived through (double backward, forward mode, torch.func,
+torch.compile) sees the same block composed of plain operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import autograd, block_reference
+from .autograd import _BELOW_PYTHON, _Operator
+from .operators import overload
+from .shapes import Numbers
+
+
+class Pending(NamedTuple):
+    """An image (N, C, H, W) that is not computed yet: relu(scale·tensor + shift), or the tensor itself without a scale,
+    enlarged twice (nearest) if `upsample`."""
+
+    tensor: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    upsample: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the image."""
+        n, c, h, w = self.tensor.shape
+        return (n, c, 2 * h, 2 * w) if self.upsample else (n, c, h, w)
+
+    def materialise(self) -> Tensor:
+        """The image itself, in channels_last if anything had to be computed."""
+        if self.scale is not None:
+            if hindrance() is None:
+                return _activate(*self, "native")
+            return block_reference.activate(*self)
+        return F.interpolate(self.tensor, scale_factor=2, mode="nearest") if self.upsample else self.tensor
+
+
+def hindrance() -> str | None:
+    """Who is watching that the fused operators, or their derivatives, cannot be shown to; None if nobody is."""
+    if torch.compiler.is_compiling():
+        return "torch.compile fuses the plain operators itself"
+    if not _BELOW_PYTHON or torch._C._are_functorch_transforms_active():
+        return "torch.func transforms plain operators"
+    if forward_ad._current_level >= 0:
+        return "forward-mode derivatives are those of plain operators"
+    if torch._C._get_tracing_state() is not None:
+        return "a trace records plain operators"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast narrows plain operators"
+    return None
+
+
+def block(
+    first: Pending,
+    second: Pending | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    eps: float = 0.0,
+    pool: bool = False,
+    *,
+    backend: str = "native",
+) -> tuple[Tensor, ...]:
+    """(raw, scale, shift, mean, var) of the convolution of one feed, or of two concatenated, differentiable.
+
+    The next feed is (raw, scale, shift); mean and var (biased) are those of the convolution, without gradient. All
+    vectors are empty without `gamma`.
+    """
+    args = *first, *(second or _NOTHING), weight, bias, padding, gamma, beta, eps, pool
+    if _tracked(args):
+        return _Block.call(backend, *args)
+    raw, _, _, *vectors = overload("block", backend)(*args)
+    return raw, *vectors
+
+
+_NOTHING = (None, None, None, False)
+
+
+def _activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, backend: str) -> Tensor:
+    args = raw, scale, shift, upsample
+    return _Activate.call(backend, *args) if _tracked(args) else overload("activate", backend)(*args)
+
+
+def _tracked(args: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+
+
+class _Block(_Operator):
+    @staticmethod
+    def forward(ctx, backend, *args):
+        raw, full, index, *vectors = overload("block", backend)(*args)
+        weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool = args[8:]
+        ctx.backend, ctx.enlarged, ctx.bias = backend, (args[3], args[7]), bias is not None
+        y = None if gamma is None else full if ctx.pool else raw
+        operands = *args[:3], *args[4:7], weight, bias, gamma, beta
+        ctx.save_for_backward(*operands, *(vectors[2:] if gamma is not None else (None, None)), y, index)
+        ctx.mark_non_differentiable(*vectors[2:] if gamma is not None else vectors)
+        ctx.set_materialize_grads(False)
+        return raw, *vectors
+
+    @staticmethod
+    def backward(ctx, grad_raw, grad_scale, grad_shift, *_):
+        *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = ctx.saved_tensors
+        first, second = (*first, ctx.enlarged[0]), (skip, skip_scale, skip_shift, ctx.enlarged[1])
+        if torch.is_grad_enabled():
+            args = *first, *second, weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool
+            composition = _composition(ctx.backend)
+            return None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
+        _, *feed_1, _, skip_, skip_scale_, skip_shift_, _, weight_, bias_, _, gamma_, beta_, _, _ = ctx.needs_input_grad
+        wanted = [any(feed_1), skip_ or skip_scale_ or skip_shift_, weight_ or bias_ or gamma_ or beta_]
+        if grad_raw is None:
+            grad_raw = torch.zeros_like(index if ctx.pool else y, dtype=y.dtype)
+        grads = overload("block_backward", ctx.backend)(
+            grad_raw, grad_scale, grad_shift, *first, *second, weight, ctx.padding, gamma, mean, var, ctx.eps,
+            grad_raw if y is None else y, index, ctx.pool, ctx.bias, wanted,
+        )  # fmt: skip
+        to_weight, to_bias, to_gamma, to_beta = grads[6:]
+        by_position = *grads[:3], None, *grads[3:6], None, to_weight, to_bias, None, to_gamma, to_beta, None, None
+        return None, *(
+            grad if needed else None
+            for grad, needed in zip(by_position, ctx.needs_input_grad[1:], strict=True)
+        )
+
+
+class _Activate(_Operator):
+    @staticmethod
+    def forward(ctx, backend, raw, scale, shift, upsample):
+        ctx.backend, ctx.upsample = backend, upsample
+        ctx.save_for_backward(raw, scale, shift)
+        return overload("activate", backend)(raw, scale, shift, upsample)
+
+    @staticmethod
+    def backward(ctx, grad):
+        args = *ctx.saved_tensors, ctx.upsample
+        if torch.is_grad_enabled():
+            return None, *_differentiable_grads(lambda *a: (block_reference.activate(*a),), args, (grad,))
+        return None, *overload("activate_backward", ctx.backend)(grad, *args), None
+
+
+def _composition(backend: str) -> Callable[..., tuple[Tensor, ...]]:
+    def convolution(input, weight, bias, *numbers):
+        return autograd.conv2d(input, weight, bias, Numbers(*numbers, backend))
+
+    def run(*args):
+        raw, _, _, scale, shift, _, _ = block_reference.block(*args, convolution=convolution)
+        return raw, scale, shift
+
+    return run
+
+
+def _differentiable_grads(
+    function: Callable[..., tuple[Tensor, ...]], args: Sequence[Any], grad_outputs: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of `function` at `args`, for each of them, such that they can be derived again."""
+    with torch.enable_grad():
+        # Views, because one tensor may be several of the arguments.
+        args = [a.view_as(a) if isinstance(a, Tensor) and a.requires_grad else a for a in args]
+        wanted = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
+        outputs = zip(function(*args), grad_outputs, strict=True)
+        outputs, grad_outputs = zip(*((o, g) for o, g in outputs if g is not None), strict=True)
+        grads = iter(torch.autograd.grad(outputs, wanted, grad_outputs, create_graph=True, allow_unused=True))
+    return [next(grads) if any(a is w for w in wanted) else None for a in args]

@@ -1,0 +1,189 @@
+"""The operators of the fused block: schemas, fakes, FLOP formulas, and who implements them.
+
+What they compute is said in block_reference.py. One overload per backend, as in operators.py; `native` is in the CPU
+library. The default overload takes it where `problem` has nothing against it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
+
+from . import block_reference, native
+from .operators import LIBRARY, overload
+from .shapes import output_size
+
+BACKENDS = ("native", "reference")
+_FEEDS = (
+    "Tensor input, Tensor? scale, Tensor? shift, bool upsample, "
+    "Tensor? skip, Tensor? skip_scale, Tensor? skip_shift, bool skip_upsample"
+)
+SCHEMAS = {
+    "block": (
+        f"{_FEEDS}, Tensor weight, Tensor? bias, SymInt[2] padding, Tensor? gamma, Tensor? beta, float eps, bool pool",
+        "(Tensor raw, Tensor full, Tensor index, Tensor out_scale, Tensor out_shift, Tensor mean, Tensor var)",
+    ),
+    "block_backward": (
+        f"Tensor grad_raw, Tensor? grad_scale, Tensor? grad_shift, {_FEEDS}, Tensor weight, SymInt[2] padding, "
+        "Tensor? gamma, Tensor? mean, Tensor? var, float eps, Tensor y, Tensor index, bool pool, bool bias, "
+        "bool[3] wanted",
+        "(Tensor grad_input, Tensor grad_in_scale, Tensor grad_in_shift, Tensor grad_skip, Tensor grad_skip_scale, "
+        "Tensor grad_skip_shift, Tensor grad_weight, Tensor grad_bias, Tensor grad_gamma, Tensor grad_beta)",
+    ),
+    "block_inference": (
+        "Tensor input, bool upsample, Tensor? skip, bool skip_upsample, Tensor weight, Tensor? bias, "
+        "SymInt[2] padding, bool relu, bool pool",
+        "Tensor",
+    ),
+    "activate": ("Tensor raw, Tensor scale, Tensor shift, bool upsample", "Tensor"),
+    "activate_backward": (
+        "Tensor grad, Tensor raw, Tensor scale, Tensor shift, bool upsample",
+        "(Tensor grad_raw, Tensor grad_scale, Tensor grad_shift)",
+    ),
+}
+
+
+def _image(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    options = {"dtype": dtype or like.dtype, "device": like.device, "memory_format": torch.channels_last}
+    return torch.empty(size, **options)
+
+
+def _image_like(tensor: Tensor) -> Tensor:
+    return _image(tensor, tensor.shape)
+
+
+def _convolved_size(input: Tensor, upsample: bool, weight: Tensor, padding: Sequence[int]) -> tuple[int, ...]:
+    size = [*input.shape[:2], *(s * 2 if upsample else s for s in input.shape[2:])]
+    return output_size(size, weight.shape, (1, 1), padding, (1, 1))
+
+
+def _halved(size: Sequence[int]) -> tuple[int, ...]:
+    return *size[:2], size[2] // 2, size[3] // 2
+
+
+def _block_fake(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample, weight, bias, padding,
+                gamma, beta, eps, pool):  # fmt: skip
+    size = _convolved_size(input, upsample, weight, padding)
+    pooled = pool and gamma is not None
+    raw = _image(input, _halved(size) if pooled else size)
+    full = _image(input, size) if pooled else input.new_empty(0)
+    index = _image(input, _halved(size), torch.uint8) if pooled else input.new_empty(0, dtype=torch.uint8)
+    if gamma is None:
+        return raw, full, index, *(input.new_empty(0) for _ in range(4))
+    kind = torch.promote_types(input.dtype, torch.float32)
+    statistics = (gamma.new_empty(size[1], dtype=kind) for _ in range(2))
+    return raw, full, index, torch.empty_like(gamma), torch.empty_like(beta), *statistics
+
+
+def _block_backward_fake(grad_raw, grad_scale, grad_shift, input, scale, shift, upsample, skip, skip_scale,
+                         skip_shift, skip_upsample, weight, padding, gamma, mean, var, eps, y, index, pool, bias,
+                         wanted):  # fmt: skip
+    def feed(tensor, scale, wanted):
+        if not wanted or tensor is None:
+            return [y.new_empty(0) for _ in range(3)]
+        vectors = (y.new_empty(0) if scale is None else torch.empty_like(scale) for _ in range(2))
+        return [_image_like(tensor), *vectors]
+
+    def if_wanted(exists, like):
+        return torch.empty_like(like) if exists and wanted[2] else y.new_empty(0)
+
+    to_weight = if_wanted(True, weight)
+    to_bias = y.new_empty(weight.shape[0] if bias and wanted[2] else 0)
+    to_norm = (if_wanted(gamma is not None, gamma) for _ in range(2))
+    return *feed(input, scale, wanted[0]), *feed(skip, skip_scale, wanted[1]), to_weight, to_bias, *to_norm
+
+
+def _block_inference_fake(input, upsample, skip, skip_upsample, weight, bias, padding, relu, pool):
+    size = _convolved_size(input, upsample, weight, padding)
+    return _image(input, _halved(size) if pool else size)
+
+
+def _activate_fake(raw, scale, shift, upsample):
+    return _image(raw, (*raw.shape[:2], *(s * 2 if upsample else s for s in raw.shape[2:])))
+
+
+def _activate_backward_fake(grad, raw, scale, shift, upsample):
+    return _image_like(raw), torch.empty_like(scale), torch.empty_like(shift)
+
+
+_FAKES = {
+    "block": _block_fake,
+    "block_backward": _block_backward_fake,
+    "block_inference": _block_inference_fake,
+    "activate": _activate_fake,
+    "activate_backward": _activate_backward_fake,
+}
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the native operators cannot serve anything here; None if they can."""
+    if native.cpu.problem is not None:
+        return native.cpu.problem
+    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS):
+        return None
+    return f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
+
+
+def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
+    """Why the native operators cannot serve these tensors, in words; None if they can."""
+    for tensor in (weight, *others):
+        if tensor is not None and not (tensor.is_cpu and tensor.dtype is torch.float32):
+            return f"the fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
+    if weight is not None:
+        k, c, r, s = weight.shape
+        if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):
+            return f"the fused kernels are 3×3, or up to 6×6 with 4 channels at most, not {r}×{s} with {c} to {k}"
+    return unavailable()
+
+
+def _automatic(name: str) -> Callable:
+    def run(*args):
+        tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+        weight = {"block": 8, "block_backward": 11, "block_inference": 4}.get(name)
+        why_not = problem(args[weight] if weight else None, *tensors)
+        return overload(name, "native" if why_not is None else "reference")(*args)
+
+    return run
+
+
+def _reference(name: str) -> Callable:
+    def run(*args):
+        with torch.autocast(args[0].device.type, enabled=False):
+            return getattr(block_reference, name)(*args)
+
+    return run
+
+
+def _define() -> None:
+    for name, (arguments, result) in SCHEMAS.items():
+        for suffix in ("", *(f".{backend}" for backend in BACKENDS)):
+            LIBRARY.define(f"{name}{suffix}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
+            torch.library.register_fake(f"myconv2d::{name}{suffix}", _FAKES[name], lib=LIBRARY)
+        LIBRARY.impl(name, _automatic(name), "CompositeExplicitAutograd")
+        LIBRARY.impl(f"{name}.reference", _reference(name), "CompositeExplicitAutograd")
+
+
+_define()
+
+
+@register_flop_formula(torch.ops.myconv2d.block)
+def _block_flop(*args, out_shape, **kwargs) -> int:
+    raw, full, *_ = out_shape
+    return conv_flop_count(args[0], args[8], full if len(full) == 4 else raw)
+
+
+@register_flop_formula(torch.ops.myconv2d.block_backward)
+def _block_backward_flop(*args, out_shape, **kwargs) -> int:
+    weight, y, (first, second, parameters) = args[11], args[17], args[21]
+    return (bool(first or second) + bool(parameters)) * conv_flop_count(y, weight, y)
+
+
+@register_flop_formula(torch.ops.myconv2d.block_inference)
+def _block_inference_flop(input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs) -> int:
+    size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
+    return conv_flop_count(input, weight, output_size(size, weight, (1, 1), padding, (1, 1)))
