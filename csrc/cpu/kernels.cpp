@@ -137,7 +137,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
 
 }  // namespace
 
+extern const BlockKernels block_kernels;  // block.cpp
 extern const KernelTable table;
-const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight};
+const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, &block_kernels};
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -2,6 +2,7 @@
 // which is compiled once for each; dispatch.cpp picks one table when the library is loaded.
 #pragma once
 
+#include "../block.h"
 #include "../conv2d.h"
 
 namespace myconv2d {
@@ -10,6 +11,14 @@ namespace myconv2d {
 struct Threads {
   int64_t count;
   void (*parallel_for)(int64_t tasks, void* context, void (*body)(void* context, int64_t begin, int64_t end));
+};
+
+struct BlockKernels {  // block.cpp
+  void (*forward)(const BlockForward&, const Threads&);
+  void (*inference)(const BlockInference&, const Threads&);
+  void (*backward)(const BlockBackward&, const Threads&);
+  void (*activate)(const Activation&, const Threads&, Image output);
+  void (*activate_backward)(const Activation&, const Threads&, ConstImage grad, FeedGradient gradient);
 };
 
 struct KernelTable {
@@ -21,6 +30,7 @@ struct KernelTable {
   // grad_bias is contiguous, or null where it is not wanted.
   void (*grad_weight)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input,
                       Image grad_weight, void* grad_bias);
+  const BlockKernels* block;
 };
 
 // The table in use for a type: the best the processor has, or what MYCONV2D_ISA names.

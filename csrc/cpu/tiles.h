@@ -138,6 +138,12 @@ void write_pixels(const float* pixels, int64_t stride, const Window& window, int
   }
 }
 
+// Where results go may want to know of the tasks that bring them (harvest.h); a plain image does not.
+template <typename T>
+void begin_tasks(const Planes<T>&, int64_t) {}
+template <typename T>
+const Planes<T>& for_task(const Planes<T>& planes, int64_t) { return planes; }
+
 // Brings one row of a window, as far as it lies in the image, into L2 ahead of its use.
 template <bool write, typename T>
 void prefetch_row(const Planes<T>& planes, const Window& window, int64_t i) {

@@ -66,13 +66,14 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
     transform_weights(threads, weight + g * view.group, view, in_channels, panels, weights + g * group_weights);
 
   const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
+  begin_tasks(result, ranges * p.groups);
   parallel_for(threads, ranges * p.groups, [&](int64_t task) {
     const int64_t g = task / ranges, begin = task % ranges * blocking.tiles;
     const int64_t end = least(begin + blocking.tiles, grid.count());
     const int64_t rows = blocking.rows, channels_padded = blocking.channels_padded;
     const int64_t input_step = blocking.input_step(), output_step = blocking.output_step(panels);
     const Source from = of_group(source, g);
-    const Sink to = of_group(result, g);
+    const Sink to = for_task(of_group(result, g), task);
 
     float* input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
     float* output = static_cast<float*>(scratch(Scratch::accumulators, points * output_step * sizeof(float)));

@@ -1,0 +1,192 @@
+// The fused block of one instruction set: the products of kernels.cpp with feeds to read from and harvests to write
+// to, and the arithmetic of batch norm between them, per channel and in double. Compiled once per instruction set.
+#include "algorithm.h"
+#include "few_channels.h"
+#include "harvest.h"
+#include "kernels.h"
+#include "winograd_grad_weight.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+namespace {
+
+WeightView weight_view(const Conv2d& conv, const ConstImage& weight) {
+  const Strides& s = weight.strides;
+  return {s.c, s.n, s.h, s.w, conv.group_out_channels() * s.n};
+}
+
+template <typename Source, typename Sink>
+void product(Algorithm algorithm, const Correlation& p, const Threads& threads, const Source& source,
+             const float* weight, const WeightView& view, const float* bias, const Sink& sink) {
+  switch (algorithm) {
+    //case Algorithm::few_in: return few_in_product(p, threads, source, weight, view, bias, 1, sink);
+    //case Algorithm::few_out: return few_out_product(p, threads, source, weight, view, bias, 1, sink);
+    default: return winograd_product(p, threads, source, weight, view, bias, 1, sink);
+  }
+}
+
+template <typename Sink>
+void convolve(const Conv2d& conv, const Threads& threads, const Feeds& input, const ConstImage& weight,
+              const float* bias, const Sink& sink) {
+  const Correlation p{conv.batch,        1,              conv.kernel_height,
+                      conv.kernel_width, conv.padding_h, conv.padding_w};
+  product(choose_algorithm(conv, Type::f32, Pass::forward), p, threads,
+          FeedSource(input, conv.in_height, conv.in_width), static_cast<const float*>(weight.data),
+          weight_view(conv, weight), bias, sink);
+}
+
+// Sums over tasks in double: element `i` of each task's `channels`.
+double total(const TaskSums& sums, int64_t i) {
+  double result = 0;
+  for (int64_t task = 0; task < sums.tasks; ++task) result += sums.of(task)[i];
+  return result;
+}
+
+// Mean and variance of each channel from the tasks' shifted sums (Chan, Golub & LeVeque 1983), then the affine map.
+void finish_statistics(const BlockForward& b, const TaskSums& sums) {
+  const int64_t channels = b.conv.out_channels;
+  for (int64_t k = 0; k < channels; ++k) {
+    double count = 0, mean = 0, squares = 0;
+    for (int64_t task = 0; task < sums.tasks; ++task) {
+      const float* of = sums.of(task) + k;
+      const double n = of[0], shift = of[channels], sum = of[2 * channels], square = of[3 * channels];
+      if (n == 0) continue;
+      const double delta = shift + sum / n - mean;
+      squares += square - sum * sum / n + delta * delta * count * n / (count + n);
+      mean += delta * n / (count + n);
+      count += n;
+    }
+    const double var = count > 0 ? squares / count : 0;
+    const double scale = b.norm.gamma[k] / __builtin_sqrt((var < 0 ? 0 : var) + b.norm.eps);
+    b.mean[k] = static_cast<float>(mean);
+    b.var[k] = static_cast<float>(var < 0 ? 0 : var);
+    b.scale[k] = static_cast<float>(scale);
+    b.shift[k] = static_cast<float>(b.norm.beta[k] - mean * scale);
+  }
+}
+
+void block_forward(const BlockForward& b, const Threads& threads) {
+  const int64_t channels = b.conv.out_channels;
+  TaskSums sums;
+  float* sign = nullptr;
+  if (b.norm.gamma) {
+    sign = static_cast<float*>(scratch(Scratch::vectors, channels * sizeof(float)));
+    for (int64_t k = 0; k < channels; ++k) sign[k] = (b.norm.gamma[k] > 0) - (b.norm.gamma[k] < 0);
+  }
+  const Image& y = b.pool ? b.full : b.raw;
+  const BlockSink sink{static_cast<float*>(y.data),
+                       b.pool ? static_cast<float*>(b.raw.data) : nullptr,
+                       b.pool ? static_cast<uint8_t*>(b.index.data) : nullptr,
+                       y.strides, b.raw.strides, b.index.strides, sign, &sums, channels,
+                       b.conv.out_height, b.conv.out_width};
+  convolve(b.conv, threads, b.input, b.weight, b.bias, sink);
+  if (b.norm.gamma) finish_statistics(b, sums);
+}
+
+void block_inference(const BlockInference& b, const Threads& threads) {
+  const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, b.relu, b.pool,
+                           b.conv.out_channels, b.conv.out_height, b.conv.out_width};
+  convolve(b.conv, threads, b.input, b.weight, b.bias, sink);
+}
+
+// The gradient of y: what comes through scale, shift, mean and var is offset + slope·y (block_reference.py).
+GradientSource gradient_of_output(const BlockBackward& b) {
+  const int64_t channels = b.conv.out_channels;
+  GradientSource source{static_cast<const float*>(b.grad_raw.data), nullptr,
+                        b.pool ? static_cast<const uint8_t*>(b.index.data) : nullptr,
+                        b.grad_raw.strides, b.y.strides, b.index.strides, nullptr, nullptr, channels,
+                        b.conv.out_height, b.conv.out_width};
+  if (!b.norm.gamma) return source;
+  float* offset = static_cast<float*>(scratch(Scratch::vectors, 2 * channels * sizeof(float)));
+  float* slope = offset + channels;
+  const double count = most(b.conv.batch * b.conv.out_pixels(), 1);
+  for (int64_t k = 0; k < channels; ++k) {
+    const double mean = b.mean[k], r = 1 / __builtin_sqrt(b.var[k] + b.norm.eps), gamma = b.norm.gamma[k];
+    const double by_scale = b.grad_scale ? b.grad_scale[k] : 0, by_shift = b.grad_shift ? b.grad_shift[k] : 0;
+    const double centred = by_scale - mean * by_shift, s = -r * r * r * gamma * centred / count;
+    slope[k] = static_cast<float>(s);
+    offset[k] = static_cast<float>(-gamma * r * by_shift / count - s * mean);
+    if (b.grad_gamma) b.grad_gamma[k] = static_cast<float>(r * centred);
+    if (b.grad_beta) b.grad_beta[k] = static_cast<float>(by_shift);
+  }
+  source.y = static_cast<const float*>(b.y.data);
+  source.offset = offset;
+  source.slope = slope;
+  return source;
+}
+
+void finish_vectors(const FeedSink& sink) {
+  int64_t first = 0;
+  for (const FeedSink::Part& part : sink.parts) {
+    for (int64_t c = 0; part.gradient.scale && c < part.feed.channels; ++c) {
+      part.gradient.scale[c] = static_cast<float>(total(*sink.sums, first + c));
+      part.gradient.shift[c] = static_cast<float>(total(*sink.sums, sink.channels + first + c));
+    }
+    first += part.feed.channels;
+  }
+}
+
+void block_backward(const BlockBackward& b, const Threads& threads) {
+  const Conv2d& conv = b.conv;
+  const GradientSource gradient = gradient_of_output(b);
+  const FeedSource feeds(b.input, conv.in_height, conv.in_width);
+  if (b.first.data || b.second.data) {
+    TaskSums sums;
+    const FeedSink sink{{{b.input.first, b.first}, {b.input.second, b.second}}, &sums, conv.in_channels,
+                        conv.in_height, conv.in_width};
+    const WeightView view = weight_view(conv, b.weight);
+    const WeightView turned{view.k, view.c, -view.r, -view.s, 0};  // by half a turn, from the last tap
+    const float* last_tap = static_cast<const float*>(b.weight.data) + (conv.kernel_height - 1) * view.r +
+                            (conv.kernel_width - 1) * view.s;
+    const Correlation p{conv.batch, 1, conv.kernel_height, conv.kernel_width,
+                        conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
+    product<GradientSource, FeedSink>(choose_algorithm(conv, Type::f32, Pass::grad_input), p, threads, gradient,
+                                      last_tap, turned, nullptr, sink);
+    finish_vectors(sink);
+  }
+  if (!b.grad_weight.data) return;
+  float* to = static_cast<float*>(b.grad_weight.data);
+  float* to_bias = b.norm.gamma ? nullptr : b.grad_bias;
+  switch (choose_algorithm(conv, Type::f32, Pass::grad_weight)) {
+    /*case Algorithm::few_in:
+      few_in_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
+      break;
+    case Algorithm::few_out:
+      few_out_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
+      break;*/
+    default: winograd_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
+  }
+  if (b.grad_bias && !to_bias)  // batch norm takes the bias out again
+    std::memset(b.grad_bias, 0, conv.out_channels * sizeof(float));
+}
+
+void activate(const Activation& a, const Threads& threads, Image output) {
+  const int64_t height = a.height << a.feed.upsample, width = a.width << a.feed.upsample;
+  parallel_for(threads, a.batch * height, [&](int64_t row) {
+    float* to = static_cast<float*>(output.data) + row / height * output.strides.n + row % height * output.strides.h;
+    read_feed_row(a.feed, row / height, row % height, 0, width, to, output.strides.w);
+  });
+}
+
+void activate_backward(const Activation& a, const Threads& threads, ConstImage grad, FeedGradient gradient) {
+  const int up = a.feed.upsample;
+  const int64_t height = a.height << up, width = a.width << up, rows = 1 + up;
+  TaskSums sums;
+  const FeedSink sink{{{a.feed, gradient}, {}}, &sums, a.feed.channels, height, width};
+  const int64_t per_task = most(1, 1024 / width) * rows, tasks = ceil_div(height, per_task);
+  begin_tasks(sink, a.batch * tasks);
+  parallel_for(threads, a.batch * tasks, [&](int64_t task) {
+    const FeedSink mine = for_task(sink, task);
+    const int64_t image = task / tasks, begin = task % tasks * per_task, end = least(begin + per_task, height);
+    for (int64_t y = begin; y < end; y += rows)
+      write_pixels(static_cast<const float*>(grad.data) + image * grad.strides.n + y * grad.strides.h, grad.strides.w,
+                   Window{image, y, 0, rows, width}, 0, a.feed.channels, mine);
+  });
+  finish_vectors(sink);
+}
+
+}  // namespace
+
+extern const BlockKernels block_kernels;
+const BlockKernels block_kernels = {block_forward, block_inference, block_backward, activate, activate_backward};
+
+}  // namespace myconv2d::MYCONV2D_ISA

@@ -1,0 +1,199 @@
+// What a fused block reads: feeds, which become activations as a band is filled, and the gradient of the
+// convolution's output, which is put together there. Neither is ever stored as a whole.
+#pragma once
+
+#include "../block.h"
+#include "tiles.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+
+// visit<V>(first) for vectors that cover `channels` exactly: the last overlaps the one before it where that helps.
+// A visit must give the same result twice; fewer channels than half a vector are visited one by one, as float.
+template <typename F>
+MYCONV2D_INLINE void cover_channels(int64_t channels, const F& visit) {
+  constexpr int64_t half = lanes / 2;
+  if (channels < half) {
+    for (int64_t c = 0; c < channels; ++c) visit.template operator()<float>(c);
+    return;
+  }
+  int64_t c = 0;
+  for (; c + lanes <= channels; c += lanes) visit.template operator()<Lanes>(c);
+  if (c == channels) return;
+  if (channels - c > half && channels >= lanes) return visit.template operator()<Lanes>(channels - lanes);
+  if (channels - c > half) visit.template operator()<HalfLanes>(c);
+  visit.template operator()<HalfLanes>(channels - half);
+}
+
+template <typename V>
+MYCONV2D_INLINE V relu(V value) {  // NaN stays NaN
+  return value < 0 ? V{} : value;
+}
+
+struct FeedSource {
+  Feed parts[2];
+  int64_t channels, height, width;  // of the image that they stand for together
+
+  FeedSource(const Feeds& feeds, int64_t height, int64_t width)
+      : parts{feeds.first, feeds.second}, channels(feeds.first.channels + feeds.second.channels), height(height),
+        width(width) {}
+};
+
+inline FeedSource of_group(const FeedSource& source, int64_t) { return source; }
+
+// pixels[x][…] for columns begin … end of image row y.
+MYCONV2D_INLINE void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t begin, int64_t end, float* pixels,
+                                   int64_t stride) {
+  const int up = feed.upsample;
+  const float* row = feed.data + image * feed.strides.n + (y >> up) * feed.strides.h;
+  const auto activate = [&](int64_t x, float* to, float* again) __attribute__((always_inline)) {
+    const float* from = row + (x >> up) * feed.strides.w;
+    cover_channels(feed.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+      V value = get<V>(from + c);
+      if (feed.scale) value = relu<V>(get<V>(feed.scale + c) * value + get<V>(feed.shift + c));
+      put(to + c, value);
+      if (again) put(again + c, value);
+    });
+  };
+  int64_t x = begin;
+  if (up) {
+    if (x & 1 && x < end) activate(x, pixels, nullptr), ++x;
+    for (; x + 1 < end; x += 2) activate(x, pixels + (x - begin) * stride, pixels + (x - begin + 1) * stride);
+  }
+  for (; x < end; ++x) activate(x, pixels + (x - begin) * stride, nullptr);
+}
+
+// `fill(y, begin, end, pixels)` puts the inside of each row of a window in place; zeros around it.
+template <typename P, typename F>
+MYCONV2D_INLINE void fill_window(const P& planes, const Window& window, float* pixels, int64_t stride, const F& fill) {
+  const int64_t begin = least(most(0, -window.x), window.columns);
+  const int64_t end = most(begin, least(window.columns, planes.width - window.x));
+  for (int64_t i = 0; i < window.rows; ++i, pixels += window.columns * stride) {
+    const int64_t y = window.y + i;
+    if (y < 0 || y >= planes.height) {
+      std::memset(pixels, 0, window.columns * stride * sizeof(float));
+      continue;
+    }
+    std::memset(pixels, 0, begin * stride * sizeof(float));
+    std::memset(pixels + end * stride, 0, (window.columns - end) * stride * sizeof(float));
+    fill(y, window.x + begin, window.x + end, pixels + begin * stride);
+  }
+}
+
+inline void read_pixels(const FeedSource& source, const Window& window, float* pixels, int64_t stride) {
+  fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
+    int64_t first = 0;
+    for (const Feed& part : source.parts) {
+      if (part.channels) read_feed_row(part, window.image, y, begin, end, to + first, stride);
+      first += part.channels;
+    }
+  });
+}
+
+inline void prefetch_line(const float* from, int64_t count, const char write) {
+  const char* at = reinterpret_cast<const char*>(from);
+  for (int64_t b = 0; b < count * static_cast<int64_t>(sizeof(float)); b += 64)
+    if (write) __builtin_prefetch(at + b, 1, 2);
+    else __builtin_prefetch(at + b, 0, 2);
+}
+
+template <bool write>
+void prefetch_row(const FeedSource& source, const Window& window, int64_t i) {
+  const int64_t y = window.y + i, columns = least(window.columns, source.width - window.x);
+  if (y >= source.height) return;
+  for (const Feed& part : source.parts) {
+    const int up = part.upsample;
+    if (!part.channels || (up && y & 1)) continue;
+    prefetch_line(part.data + window.image * part.strides.n + (y >> up) * part.strides.h + (window.x >> up) * part.strides.w,
+                  ceil_div(columns, 1 + up) * part.strides.w, write);
+  }
+}
+
+// The gradient of a convolution's output y: grad + offset + slope·y, where with pooling grad is that of the 2×2
+// window's chosen pixel and zero for the others.
+struct GradientSource {
+  const float* grad;
+  const float* y;        // null: no batch norm, grad is all there is
+  const uint8_t* index;  // null: no pooling
+  Strides grad_strides, y_strides, index_strides;
+  const float *offset, *slope;
+  int64_t channels, height, width;
+};
+
+inline GradientSource of_group(const GradientSource& source, int64_t) { return source; }
+
+template <typename V>
+struct IntsOf {
+  typedef int32_t type __attribute__((vector_size(sizeof(V))));
+  typedef uint8_t bytes __attribute__((vector_size(sizeof(V) / 4)));
+};
+
+template <typename V>
+MYCONV2D_INLINE V chosen(const uint8_t* index, uint8_t code, V value) {
+  typename IntsOf<V>::bytes bytes;
+  std::memcpy(&bytes, index, sizeof bytes);
+  const auto codes = __builtin_convertvector(bytes, typename IntsOf<V>::type);
+  return codes == code ? value : V{};
+}
+
+template <>
+MYCONV2D_INLINE float chosen<float>(const uint8_t* index, uint8_t code, float value) {
+  return *index == code ? value : 0;
+}
+
+inline void read_pixels(const GradientSource& source, const Window& window, float* pixels, int64_t stride) {
+  const Strides &gs = source.grad_strides, &ys = source.y_strides, &is = source.index_strides;
+  fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
+    const float* values = source.y ? source.y + window.image * ys.n + y * ys.h : nullptr;
+    const int pool = source.index != nullptr;
+    const float* grads = source.grad + window.image * gs.n + (y >> pool) * gs.h;
+    const uint8_t* index = pool ? source.index + window.image * is.n + (y >> pool) * is.h : nullptr;
+    const bool row_pooled = !pool || y < source.height / 2 * 2;
+    for (int64_t x = begin; x < end; ++x, to += stride) {
+      const bool has_grad = row_pooled && (!pool || x < source.width / 2 * 2);
+      const uint8_t code = 2 * (y & 1) + (x & 1);
+      cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+        V value{};
+        if (has_grad) value = get<V>(grads + (x >> pool) * gs.w + c);
+        if (has_grad && pool) value = chosen<V>(index + (x >> 1) * is.w + c, code, value);
+        if (values)
+          value += get<V>(source.offset + c) + get<V>(source.slope + c) * get<V>(values + x * ys.w + c);
+        put(to + c, value);
+      });
+    }
+  });
+}
+
+template <bool write>
+void prefetch_row(const GradientSource& source, const Window& window, int64_t i) {
+  const int64_t y = window.y + i, columns = least(window.columns, source.width - window.x);
+  if (y >= source.height) return;
+  const Strides &gs = source.grad_strides, &ys = source.y_strides;
+  const int pool = source.index != nullptr;
+  if (source.y) prefetch_line(source.y + window.image * ys.n + y * ys.h + window.x * ys.w, columns * ys.w, write);
+  if (!pool || !(y & 1))
+    prefetch_line(source.grad + window.image * gs.n + (y >> pool) * gs.h + (window.x >> pool) * gs.w,
+                  ceil_div(columns, 1 + pool) * gs.w, write);
+}
+
+// Planes of a source that can only fill pixels: for the few channels where planes are wanted.
+template <typename P>
+void read_planes_by_pixels(const P& source, const Window& window, float* planes, int64_t row_step, int64_t plane_step) {
+  const int64_t stride = round_up(source.channels, lanes);
+  float* pixels = static_cast<float*>(scratch(Scratch::turned, window.columns * stride * sizeof(float)));
+  for (int64_t i = 0; i < window.rows; ++i, planes += row_step) {
+    read_pixels(source, Window{window.image, window.y + i, window.x, 1, window.columns}, pixels, stride);
+    transpose<float>(pixels, stride, window.columns, source.channels, planes, plane_step);
+  }
+}
+
+inline void read_planes(const FeedSource& source, const Window& window, float* planes, int64_t row_step,
+                        int64_t plane_step) {
+  read_planes_by_pixels(source, window, planes, row_step, plane_step);
+}
+
+inline void read_planes(const GradientSource& source, const Window& window, float* planes, int64_t row_step,
+                        int64_t plane_step) {
+  read_planes_by_pixels(source, window, planes, row_step, plane_step);
+}
+
+}  // namespace myconv2d::MYCONV2D_ISA
