@@ -1,18 +1,10 @@
 // The CPU implementation of the three operators. Their schemas are defined in Python (operators.py), which also
 // works where this library does not load; here tensors become conv2d.h and back.
 #include "binding.h"
-#include "cpu/kernels.h"
+#include "threads.h"
 
 namespace myconv2d {
 namespace {
-
-Threads framework_threads() {
-  return {static_cast<int64_t>(torch::stable::get_num_threads()),
-          [](int64_t tasks, void* context, void (*body)(void*, int64_t, int64_t)) {
-            torch::stable::parallel_for(0, tasks, 1,
-                                        [&](int64_t begin, int64_t end) { body(context, begin, end); });
-          }};
-}
 
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
               const IntList& padding, const IntList& dilation, int64_t groups) {

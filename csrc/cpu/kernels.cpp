@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "algorithm.h"
+#include "cross_entropy.h"
 #include "few_channels.h"
 #include "gathered_product.h"
 #include "grad_weight.h"
@@ -132,6 +133,6 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
 }  // namespace
 
 extern const KernelTable table;
-const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight};
+const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, cross_entropy};
 
 }  // namespace myconv2d::MYCONV2D_ISA

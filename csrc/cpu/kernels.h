@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../conv2d.h"
+#include "../cross_entropy.h"
 
 namespace myconv2d {
 
@@ -21,6 +22,7 @@ struct KernelTable {
   // grad_bias is contiguous, or null where it is not wanted.
   void (*grad_weight)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input,
                       Image grad_weight, void* grad_bias);
+  BadTarget (*cross_entropy)(CrossEntropy, const Threads&);
 };
 
 // The table in use for a type: the best the processor has, or what MYCONV2D_ISA names.

@@ -7,7 +7,8 @@
 from .backends import use_backend
 from .functional import conv2d
 from .info import explain, info
+from .loss import cross_entropy
 from .modules import ConvBlock, MyConv2d, convert
 
-__all__ = ["ConvBlock", "MyConv2d", "conv2d", "convert", "explain", "info", "use_backend"]
+__all__ = ["ConvBlock", "MyConv2d", "conv2d", "convert", "cross_entropy", "explain", "info", "use_backend"]
 __version__ = "0.1.0"
