@@ -1,7 +1,7 @@
 // The CPU implementation of the three operators. Their schemas are defined in Python (operators.py), which also
 // works where this library does not load; here tensors become conv2d.h and back.
 #include "binding.h"
-#include "cpu/framework_threads.h"
+#include "threads.h"
 
 namespace myconv2d {
 namespace {

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "algorithm.h"
+#include "cross_entropy.h"
 #include "few_channels.h"
 #include "gathered_product.h"
 #include "grad_weight.h"
@@ -139,6 +140,6 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
 
 extern const BlockKernels block_kernels;  // block.cpp
 extern const KernelTable table;
-const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, &block_kernels};
+const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, &block_kernels, cross_entropy};
 
 }  // namespace myconv2d::MYCONV2D_ISA

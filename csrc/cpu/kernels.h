@@ -4,6 +4,7 @@
 
 #include "../block.h"
 #include "../conv2d.h"
+#include "../cross_entropy.h"
 
 namespace myconv2d {
 
@@ -31,6 +32,7 @@ struct KernelTable {
   void (*grad_weight)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input,
                       Image grad_weight, void* grad_bias);
   const BlockKernels* block;
+  BadTarget (*cross_entropy)(CrossEntropy, const Threads&);
 };
 
 // The table in use for a type: the best the processor has, or what MYCONV2D_ISA names.

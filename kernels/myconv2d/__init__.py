@@ -9,6 +9,7 @@ from .block import Pending
 from .conv_block import ConvBlock, conv_concat, explain_block
 from .functional import conv2d
 from .info import explain, info
+from .loss import cross_entropy
 from .modules import MyConv2d, convert
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "conv2d",
     "conv_concat",
     "convert",
+    "cross_entropy",
     "explain",
     "explain_block",
     "info",

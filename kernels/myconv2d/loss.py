@@ -1,0 +1,158 @@
+"""cross_entropy(): log-softmax, negative log-likelihood and their gradient in one pass over the logits.
+
+Two operators: `cross_entropy` gives the loss and is differentiable; `cross_entropy_with_gradient`, which its
+derivative is made of, gives the loss and ∂loss/∂logits at once, so that backward has next to nothing to do. On the CPU
+the native library implements them (csrc/loss.cpp), elsewhere plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_variadic
+
+from . import backends, native
+from .operators import LIBRARY
+
+_REDUCTIONS = ("none", "mean", "sum")  # their numbers in the operators, as the framework numbers them
+_TARGETS = (torch.int64, torch.uint8)
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of classes: `torch.nn.functional.cross_entropy`, in one pass over the logits on the CPU.
+
+    Args:
+        logits: (N, K), (N, K, H, W) or (N, K, d1, …), scores of K classes. Any strides; the gradient has the same.
+        target: (N), (N, H, W) or (N, d1, …), the classes, 0 … K − 1, or `ignore_index` where a pixel does not count.
+        reduction: "mean" over the pixels that count, "sum", or "none".
+
+    Returns:
+        A scalar, or with "none" the loss of each pixel, of the target's shape.
+
+    The framework's own function serves what this package's kernel does not: other types than float32 with int64 or
+    uint8 targets, targets that are probabilities, `weight`, `label_smoothing`, other devices, subclasses of Tensor,
+    torch.func's transforms and forward mode, a backend other than native, and the derivative of the gradient.
+
+    Error: the loss is summed in double. It and the gradient are the same bit for bit for any number of threads.
+
+    Raises:
+        IndexError, RuntimeError, ValueError: as `torch.nn.functional.cross_entropy` does.
+    """
+    if has_torch_function_variadic(logits, target, weight):
+        options = {"reduction": reduction, "ignore_index": ignore_index, "weight": weight}
+        options["label_smoothing"] = label_smoothing
+        return handle_torch_function(cross_entropy, (logits, target, weight), logits, target, **options)
+    simple = weight is None and label_smoothing == 0.0 and reduction in _REDUCTIONS
+    if not simple or not _served(logits, target):
+        return F.cross_entropy(
+            logits, target, weight, None, ignore_index, None, reduction, label_smoothing=label_smoothing
+        )
+    missing = 4 - logits.dim()
+    if missing > 0:
+        pixels, classes = target[(..., *[None] * missing)], logits[(..., *[None] * missing)]
+    else:
+        pixels, classes = target.flatten(2) if missing else target, logits.flatten(3) if missing else logits
+    loss = torch.ops.myconv2d.cross_entropy(classes, pixels, _REDUCTIONS.index(reduction), ignore_index)
+    return loss.view(target.shape) if missing and reduction == "none" else loss
+
+
+def _served(logits: Any, target: Any) -> bool:
+    """Whether the native kernel takes these, and nothing but reverse mode can see the call."""
+    return (
+        type(logits) in _PLAIN
+        and type(target) in _PLAIN
+        and logits.dtype == torch.float32
+        and target.dtype in _TARGETS
+        and logits.device.type == target.device.type == "cpu"
+        and logits.layout == target.layout == torch.strided
+        and logits.dim() >= 2
+        and logits.shape[1] > 0
+        and target.shape == (logits.shape[0], *logits.shape[2:])
+        and backends.wanted in (None, "native")
+        and native.cpu.problem is None
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def _gradient(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
+    """∂loss/∂logits in plain torch, differentiable: softmax less one-hot, over the number of pixels for "mean"."""
+    counts = target != ignore_index
+    right = torch.zeros_like(logits).scatter(1, target.where(counts, 0).long().unsqueeze(1), 1)
+    gradient = (logits.softmax(1) - right) * counts.unsqueeze(1)
+    return gradient / counts.sum().clamp(min=1) if _REDUCTIONS[reduction] == "mean" else gradient
+
+
+def _reference(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
+
+
+def _reference_with_gradient(logits: Tensor, target: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
+    gradient = torch.empty_like(logits).copy_(_gradient(logits, target, *numbers))
+    return _reference(logits, target, *numbers), gradient
+
+
+def _fake(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
+    return logits.new_empty(target.shape if _REDUCTIONS[reduction] == "none" else ())
+
+
+def _fake_with_gradient(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _fake(logits, *others), torch.empty_like(logits)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, target, reduction, ignore_index):
+        ctx.save_for_backward(logits, target)
+        ctx.numbers = reduction, ignore_index
+        loss, ctx.gradient = _WITH_GRADIENT(logits, target, *ctx.numbers)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        each = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
+        if torch.is_grad_enabled():  # create_graph=True
+            return _gradient(*ctx.saved_tensors, *ctx.numbers) * each, None, None, None
+        # What is given away may be changed by whoever gets it, so it is given once; retain_graph=True computes it again.
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            gradient = _WITH_GRADIENT(*ctx.saved_tensors, *ctx.numbers)[1]
+        if type(each) is not Tensor or torch._C._are_functorch_transforms_active():  # traced, or a vmap over gradients
+            return gradient * each, None, None, None
+        if each.dim() or each.item() != 1:
+            gradient.mul_(each)
+        return gradient, None, None, None
+
+
+def _with_derivative(keys: torch._C.DispatchKeySet, logits: Tensor, *others: Any) -> Tensor:
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return _CrossEntropy.apply(logits, *others)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _LOSS.redispatch(keys & torch._C._after_autograd_keyset, logits, *others)
+
+
+_ARGUMENTS = "(Tensor logits, Tensor target, int reduction, SymInt ignore_index)"
+for _name, _result, _fake_of, _plain in (
+    ("cross_entropy", "Tensor", _fake, _reference),
+    ("cross_entropy_with_gradient", "(Tensor, Tensor)", _fake_with_gradient, _reference_with_gradient),
+):
+    LIBRARY.define(f"{_name}{_ARGUMENTS} -> {_result}", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"myconv2d::{_name}", _fake_of, lib=LIBRARY)
+    LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
+LIBRARY.impl("cross_entropy", _with_derivative, "Autograd", with_keyset=True)
+_LOSS = torch.ops.myconv2d.cross_entropy.default
+_WITH_GRADIENT = torch.ops.myconv2d.cross_entropy_with_gradient.default
