@@ -8,12 +8,12 @@
 namespace myconv2d::MYCONV2D_ISA {
 
 // visit<V>(first) for vectors that cover `channels` exactly: the last overlaps the one before it where that helps.
-// A visit must give the same result twice; fewer channels than half a vector are visited one by one, as float.
+// A visit must give the same result twice; fewer channels than half a vector are visited one by one.
 template <typename F>
 MYCONV2D_INLINE void cover_channels(int64_t channels, const F& visit) {
   constexpr int64_t half = lanes / 2;
   if (channels < half) {
-    for (int64_t c = 0; c < channels; ++c) visit.template operator()<float>(c);
+    for (int64_t c = 0; c < channels; ++c) visit.template operator()<OneLane>(c);
     return;
   }
   int64_t c = 0;
@@ -40,26 +40,39 @@ struct FeedSource {
 
 inline FeedSource of_group(const FeedSource& source, int64_t) { return source; }
 
-// pixels[x][…] for columns begin … end of image row y.
-MYCONV2D_INLINE void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t begin, int64_t end, float* pixels,
-                                   int64_t stride) {
-  const int up = feed.upsample;
+// pixels[x][…] for columns begin … end of image row y; channels outermost, so that scale and shift stay in registers.
+template <bool affine, bool up>
+inline void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t begin, int64_t end, float* pixels,
+                          int64_t stride) {
   const float* row = feed.data + image * feed.strides.n + (y >> up) * feed.strides.h;
-  const auto activate = [&](int64_t x, float* to, float* again) __attribute__((always_inline)) {
-    const float* from = row + (x >> up) * feed.strides.w;
-    cover_channels(feed.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
-      V value = get<V>(from + c);
-      if (feed.scale) value = relu<V>(get<V>(feed.scale + c) * value + get<V>(feed.shift + c));
-      put(to + c, value);
-      if (again) put(again + c, value);
-    });
-  };
-  int64_t x = begin;
-  if (up) {
-    if (x & 1 && x < end) activate(x, pixels, nullptr), ++x;
-    for (; x + 1 < end; x += 2) activate(x, pixels + (x - begin) * stride, pixels + (x - begin + 1) * stride);
-  }
-  for (; x < end; ++x) activate(x, pixels + (x - begin) * stride, nullptr);
+  const int64_t step = feed.strides.w;
+  cover_channels(feed.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+    V scale{}, shift{};
+    if constexpr (affine) scale = get<V>(feed.scale + c), shift = get<V>(feed.shift + c);
+    const auto value_at = [&](int64_t x) __attribute__((always_inline)) {
+      const V value = get<V>(row + (x >> up) * step + c);
+      if constexpr (affine) return relu<V>(scale * value + shift);
+      else return value;
+    };
+    float* to = pixels + c;
+    int64_t x = begin;
+    if constexpr (up) {
+      if (x & 1 && x < end) put(to, value_at(x)), ++x, to += stride;
+      for (; x + 1 < end; x += 2, to += 2 * stride) {
+        const V value = value_at(x);
+        put(to, value);
+        put(to + stride, value);
+      }
+    }
+    for (; x < end; ++x, to += stride) put(to, value_at(x));
+  });
+}
+
+inline void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t begin, int64_t end, float* pixels,
+                          int64_t stride) {
+  const auto read = feed.scale ? (feed.upsample ? read_feed_row<true, true> : read_feed_row<true, false>)
+                               : (feed.upsample ? read_feed_row<false, true> : read_feed_row<false, false>);
+  read(feed, image, y, begin, end, pixels, stride);
 }
 
 // `fill(y, begin, end, pixels)` puts the inside of each row of a window in place; zeros around it.
@@ -135,31 +148,39 @@ MYCONV2D_INLINE V chosen(const uint8_t* index, uint8_t code, V value) {
   return codes == code ? value : V{};
 }
 
-template <>
-MYCONV2D_INLINE float chosen<float>(const uint8_t* index, uint8_t code, float value) {
-  return *index == code ? value : 0;
+template <bool norm, bool pool>
+inline void read_gradient_row(const GradientSource& source, int64_t image, int64_t y, int64_t begin, int64_t end,
+                              float* pixels, int64_t stride) {
+  const Strides &gs = source.grad_strides, &ys = source.y_strides, &is = source.index_strides;
+  const float* grads = source.grad + image * gs.n + (y >> pool) * gs.h;
+  const float* values = norm ? source.y + image * ys.n + y * ys.h : nullptr;
+  const uint8_t* index = pool ? source.index + image * is.n + (y >> 1) * is.h : nullptr;
+  // With pooling, an odd last row or column has no gradient of its own.
+  const int64_t with_grad = !pool ? end : y < source.height / 2 * 2 ? least(end, source.width / 2 * 2) : begin;
+  cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+    V offset{}, slope{};
+    if constexpr (norm) offset = get<V>(source.offset + c), slope = get<V>(source.slope + c);
+    const auto of_norm = [&](int64_t x) __attribute__((always_inline)) {
+      if constexpr (norm) return offset + slope * get<V>(values + x * ys.w + c);
+      else return V{};
+    };
+    const auto of_grad = [&](int64_t x) __attribute__((always_inline)) {
+      const V grad = get<V>(grads + (x >> pool) * gs.w + c);
+      if constexpr (pool) return chosen<V>(index + (x >> 1) * is.w + c, 2 * (y & 1) + (x & 1), grad);
+      else return grad;
+    };
+    float* to = pixels + c;
+    int64_t x = begin;
+    for (; x < with_grad; ++x, to += stride) put(to, of_norm(x) + of_grad(x));
+    for (; x < end; ++x, to += stride) put(to, of_norm(x));
+  });
 }
 
 inline void read_pixels(const GradientSource& source, const Window& window, float* pixels, int64_t stride) {
-  const Strides &gs = source.grad_strides, &ys = source.y_strides, &is = source.index_strides;
+  const auto read = source.y ? (source.index ? read_gradient_row<true, true> : read_gradient_row<true, false>)
+                             : (source.index ? read_gradient_row<false, true> : read_gradient_row<false, false>);
   fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
-    const float* values = source.y ? source.y + window.image * ys.n + y * ys.h : nullptr;
-    const int pool = source.index != nullptr;
-    const float* grads = source.grad + window.image * gs.n + (y >> pool) * gs.h;
-    const uint8_t* index = pool ? source.index + window.image * is.n + (y >> pool) * is.h : nullptr;
-    const bool row_pooled = !pool || y < source.height / 2 * 2;
-    for (int64_t x = begin; x < end; ++x, to += stride) {
-      const bool has_grad = row_pooled && (!pool || x < source.width / 2 * 2);
-      const uint8_t code = 2 * (y & 1) + (x & 1);
-      cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
-        V value{};
-        if (has_grad) value = get<V>(grads + (x >> pool) * gs.w + c);
-        if (has_grad && pool) value = chosen<V>(index + (x >> 1) * is.w + c, code, value);
-        if (values)
-          value += get<V>(source.offset + c) + get<V>(source.slope + c) * get<V>(values + x * ys.w + c);
-        put(to + c, value);
-      });
-    }
+    read(source, window.image, y, begin, end, to, stride);
   });
 }
 

@@ -48,34 +48,6 @@ inline BlockSink for_task(BlockSink sink, int64_t task) {
   return sink;
 }
 
-inline void add_statistics(const BlockSink& sink, const float* pixels, int64_t stride, const Window& window,
-                           int64_t first, int64_t channels) {
-  float *count = sink.mine + first, *shift = count + sink.channels, *sum = shift + sink.channels,
-        *square = sum + sink.channels;
-  if (*count == 0) std::memcpy(shift, pixels, channels * sizeof(float));
-  const int64_t rows = least(window.rows, sink.height - window.y);
-  const int64_t columns = least(window.columns, sink.width - window.x);
-  for (int64_t k = 0; k < channels; ++k) count[k] += rows * columns;
-  const auto visit = [&]<typename V>(int64_t k) {
-    const V s = get<V>(shift + k);
-    V sums[2] = {}, squares[2] = {};
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* from = pixels + i * window.columns * stride + k;
-      for (int64_t x = 0; x < columns; ++x, from += stride) {
-        const V d = get<V>(from) - s;
-        sums[x & 1] += d;
-        squares[x & 1] += d * d;
-      }
-    }
-    put(sum + k, get<V>(sum + k) + (sums[0] + sums[1]));
-    put(square + k, get<V>(square + k) + (squares[0] + squares[1]));
-  };
-  int64_t k = 0;
-  for (; k + lanes <= channels; k += lanes) visit.template operator()<Lanes>(k);
-  for (; k + lanes / 2 <= channels; k += lanes / 2) visit.template operator()<HalfLanes>(k);
-  for (; k < channels; ++k) visit.template operator()<float>(k);
-}
-
 // Replaces `best` where `value` is larger, or the first NaN; as the framework's max-pooling chooses.
 template <typename V, typename I>
 MYCONV2D_INLINE void choose(V value, V sign, int32_t code, V& best, V& kept, I& where) {
@@ -87,55 +59,95 @@ MYCONV2D_INLINE void choose(V value, V sign, int32_t code, V& best, V& kept, I& 
 }
 
 template <typename V>
-MYCONV2D_INLINE void pool_four(const float* pixels, int64_t stride, int64_t row, V sign, float* to, uint8_t* index) {
+struct Statistics {  // of one vector of channels, two pixels at a time
+  V shift, sums[2] = {}, squares[2] = {};
+
+  MYCONV2D_INLINE void add(V value, int which) {
+    const V d = value - shift;
+    sums[which] += d;
+    squares[which] += d * d;
+  }
+};
+
+// One vector of channels of a window: y, statistics and pooling from one read of each value.
+template <typename V, bool norm, bool pool>
+inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted, const BlockSink& sink) {
   using Ints = typename IntsOf<V>::type;
-  V kept = get<V>(pixels), best = sign * kept;
-  Ints where{};
-  choose<V>(get<V>(pixels + stride), sign, 1, best, kept, where);
-  choose<V>(get<V>(pixels + row), sign, 2, best, kept, where);
-  choose<V>(get<V>(pixels + row + stride), sign, 3, best, kept, where);
-  put(to, kept);
-  const auto bytes = __builtin_convertvector(where, typename IntsOf<V>::bytes);
-  std::memcpy(index, &bytes, sizeof bytes);
+  const Strides &ys = sink.y_strides, &ps = sink.pooled_strides, &is = sink.index_strides;
+  const int64_t rows = least(window.rows, sink.height - window.y);
+  const int64_t columns = least(window.columns, sink.width - window.x);
+  Statistics<V> statistics;
+  V sign{};
+  float *shifts = nullptr, *sums = nullptr, *squares = nullptr;
+  if constexpr (norm) {
+    shifts = sink.mine + sink.channels + k, sums = shifts + sink.channels, squares = sums + sink.channels;
+    if (!counted) put(shifts, get<V>(pixels));
+    statistics.shift = get<V>(shifts);
+    sign = get<V>(sink.sign + k);
+  }
+  for (int64_t i = 0; i < rows; i += 2) {
+    const bool two_rows = i + 1 < rows;
+    const float *from = pixels + i * window.columns * stride, *below = from + window.columns * stride;
+    float* y = sink.y + window.image * ys.n + (window.y + i) * ys.h + window.x * ys.w + k;
+    const int64_t pooled_at = (window.y + i) / 2, column_at = window.x / 2;
+    float* pooled = pool ? sink.pooled + window.image * ps.n + pooled_at * ps.h + column_at * ps.w + k : nullptr;
+    uint8_t* index = pool ? sink.index + window.image * is.n + pooled_at * is.h + column_at * is.w + k : nullptr;
+    const auto one = [&](int64_t x, const float* of, int64_t row, int which) __attribute__((always_inline)) {
+      const V value = get<V>(of + x * stride);
+      put(y + row * ys.h + x * ys.w, value);
+      if constexpr (norm) statistics.add(value, which);
+      return value;
+    };
+    int64_t x = 0;
+    if (two_rows)
+      for (; x + 1 < columns; x += 2) {
+        const V a = one(x, from, 0, 0), b = one(x + 1, from, 0, 1), c = one(x, below, 1, 0), d = one(x + 1, below, 1, 1);
+        if constexpr (pool) {
+          V kept = a, best = sign * a;
+          Ints where{};
+          choose<V>(b, sign, 1, best, kept, where);
+          choose<V>(c, sign, 2, best, kept, where);
+          choose<V>(d, sign, 3, best, kept, where);
+          put(pooled, kept);
+          const auto bytes = __builtin_convertvector(where, typename IntsOf<V>::bytes);
+          std::memcpy(index, &bytes, sizeof bytes);
+          pooled += ps.w;
+          index += is.w;
+        }
+      }
+    for (; x < columns; ++x) {
+      one(x, from, 0, 0);
+      if (two_rows) one(x, below, 1, 1);
+    }
+  }
+  if constexpr (norm) {
+    put(sums, get<V>(sums) + (statistics.sums[0] + statistics.sums[1]));
+    put(squares, get<V>(squares) + (statistics.squares[0] + statistics.squares[1]));
+  }
 }
 
-template <>
-MYCONV2D_INLINE void pool_four<float>(const float* pixels, int64_t stride, int64_t row, float sign, float* to,
-                                      uint8_t* index) {
-  const float values[4] = {pixels[0], pixels[stride], pixels[row], pixels[row + stride]};
-  float best = sign * values[0];
-  uint8_t where = 0;
-  for (uint8_t i = 1; i < 4; ++i) {
-    const float value = sign * values[i];
-    if (value > best || value != value) best = value, where = i;
-  }
-  *to = values[where];
-  *index = where;
+template <bool norm, bool pool>
+inline void write_block_window(const float* pixels, int64_t stride, const Window& window, int64_t first,
+                               int64_t channels, const BlockSink& sink) {
+  float* count = norm ? sink.mine + first : nullptr;
+  const bool counted = norm && *count > 0;
+  int64_t k = 0;
+  for (; k + lanes <= channels; k += lanes)
+    write_block<Lanes, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+  for (; k + lanes / 2 <= channels; k += lanes / 2)
+    write_block<HalfLanes, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+  for (; k < channels; ++k)
+    write_block<OneLane, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+  const int64_t inside = least(window.rows, sink.height - window.y) * least(window.columns, sink.width - window.x);
+  for (k = 0; norm && k < channels; ++k) count[k] += inside;
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,
                          const BlockSink& sink) {
-  const Strides& ys = sink.y_strides;
-  each_row_inside(sink, window, [&](int64_t i, int64_t y, int64_t columns) {
-    const float* from = pixels + i * window.columns * stride;
-    float* to = sink.y + window.image * ys.n + y * ys.h + window.x * ys.w + first;
-    for (int64_t x = 0; x < columns; ++x) copy_channels(from + x * stride, channels, to + x * ys.w);
-  });
-  if (sink.sign) add_statistics(sink, pixels, stride, window, first, channels);
-  if (!sink.pooled) return;
-  const Strides &ps = sink.pooled_strides, &is = sink.index_strides;
-  const int64_t row = window.columns * stride;
-  each_row_inside(sink, window, [&](int64_t i, int64_t y, int64_t columns) {
-    if (i & 1 || y + 1 >= sink.height || i + 1 >= window.rows) return;
-    float* to = sink.pooled + window.image * ps.n + y / 2 * ps.h + window.x / 2 * ps.w + first;
-    uint8_t* index = sink.index + window.image * is.n + y / 2 * is.h + window.x / 2 * is.w + first;
-    for (int64_t x = 0; x + 1 < columns; x += 2, to += ps.w, index += is.w) {
-      const float* from = pixels + i * row + x * stride;
-      cover_channels(channels, [&]<typename V>(int64_t k) __attribute__((always_inline)) {
-        pool_four<V>(from + k, stride, row, get<V>(sink.sign + first + k), to + k, index + k);
-      });
-    }
-  });
+  const auto write = !sink.sign    ? write_block_window<false, false>
+                     : sink.pooled ? write_block_window<true, true>
+                                   : write_block_window<true, false>;
+  write(pixels, stride, window, first, channels, sink);
 }
 
 template <bool write>
@@ -161,11 +173,6 @@ inline const InferenceSink& for_task(const InferenceSink& sink, int64_t) { retur
 template <typename V>
 MYCONV2D_INLINE V larger(V a, V b) {  // NaN wins
   return (b > a) | (b != b) ? b : a;
-}
-
-template <>
-MYCONV2D_INLINE float larger<float>(float a, float b) {
-  return b > a || b != b ? b : a;
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,
@@ -259,7 +266,7 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
   int64_t c = 0;
   for (; c + lanes <= channels; c += lanes) visit.template operator()<Lanes>(c);
   for (; c + lanes / 2 <= channels; c += lanes / 2) visit.template operator()<HalfLanes>(c);
-  for (; c < channels; ++c) visit.template operator()<float>(c);
+  for (; c < channels; ++c) visit.template operator()<OneLane>(c);
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,

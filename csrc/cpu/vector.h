@@ -19,6 +19,7 @@ template <typename A>
 struct Vector {
   typedef A type __attribute__((vector_size(MYCONV2D_VECTOR_BYTES), may_alias));
   typedef A half __attribute__((vector_size(MYCONV2D_VECTOR_BYTES / 2), may_alias));
+  typedef A one __attribute__((vector_size(sizeof(A)), may_alias));
   static constexpr int lanes = MYCONV2D_VECTOR_BYTES / sizeof(A);
 };
 

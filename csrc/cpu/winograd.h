@@ -21,6 +21,7 @@ constexpr int tile_size = 4, tile_reach = 6, points = tile_reach * tile_reach;
 
 using Lanes = Vector<float>::type;
 using HalfLanes = Vector<float>::half;
+using OneLane = Vector<float>::one;
 constexpr int lanes = Vector<float>::lanes;
 
 constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
