@@ -48,12 +48,18 @@ template <typename T>
 bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads, const Planes<const T>& source,
                const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
   if constexpr (in_float<T>) {
-    const auto product = algorithm == Algorithm::winograd  ? winograd_product<T>
-                         : algorithm == Algorithm::few_in  ? few_in_product<T>
-                         : algorithm == Algorithm::few_out ? few_out_product<T>
-                                                           : nullptr;
-    if (product) product(p, threads, source, weight, view, bias, bias_stride, result);
-    return product != nullptr;
+    switch (algorithm) {
+      case Algorithm::winograd:
+        winograd_product<T>(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      case Algorithm::few_in:
+        few_in_product(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      case Algorithm::few_out:
+        few_out_product(p, threads, source, weight, view, bias, bias_stride, result);
+        return true;
+      default: return false;
+    }
   }
   return false;
 }
