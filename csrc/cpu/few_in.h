@@ -71,6 +71,10 @@ void pack_filters(const Correlation& p, int64_t in_channels, const W* weight, co
 template <typename T, int pairs, int vectors>
 void filter_pixels(const FilteredRows& rows, const float* v, const float* weights, const float* bias, T* to,
                    int64_t stride, int64_t pixels, int64_t last) {
+#pragma GCC unroll 12
+  for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: a store that misses L2 would stall this one's
+#pragma GCC unroll 2
+    for (int u = 0; u < vectors; ++u) __builtin_prefetch(to + (2 * pairs + i) * stride + u * lanes, 1);
   Lanes y[2][pairs][vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < pairs; ++i)
@@ -134,6 +138,10 @@ template <typename T, int channels>
 void filter_planes(const FilteredRows& rows, const float* v, int64_t second, const float* weights, const float* bias,
                    T* to, int64_t plane) {
   constexpr auto all = std::make_index_sequence<lanes>();
+#pragma GCC unroll 8
+  for (int k = 0; k < channels; ++k)
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) __builtin_prefetch(to + k * plane + (4 + u) * lanes, 1);
   Lanes y[2][channels][2];
 #pragma GCC unroll 8
   for (int k = 0; k < channels; ++k)
