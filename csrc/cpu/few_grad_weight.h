@@ -11,11 +11,11 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// The few channels of a window: element (row, channel, column) at row · row_step + channel · width + column, so that
-// "tap rows" (r, channel) are `width` apart.
+// Planes of the few channels of a window, halo included. Tap row i = (r, channel) begins `tap_row(i)` floats on.
 struct FewRows {
   const float* values;
-  int64_t width, row_step;
+  int64_t channels, row_step, plane_step;
+  int64_t tap_row(int64_t i) const { return i / channels * row_step + i % channels * plane_step; }
 };
 
 struct ManyRows {  // as pixels: a step is a pixel's stride; as planes: a plane's
@@ -23,38 +23,41 @@ struct ManyRows {  // as pixels: a step is a pixel's stride; as planes: a plane'
   int64_t step, row_step, rows, columns;
 };
 
-// sums[tap row][s][two vectors] += Σ_(y, x) few[y][tap row][x + s] · many[y][x][two vectors], `tap_rows` of them.
-template <int tap_rows, int kernel_w>
-void correlate_pixels(const FewRows& few, const ManyRows& many, float* sums, int64_t padded) {
-  Lanes sum[tap_rows][kernel_w][2] = {};
+// sums[tap row][s][vector] += Σ_(y, x) few[y][tap row][x + s] · many[y][x][vector] for some tap rows, `step` apart.
+template <int tap_rows, int kernel_w, int vectors>
+void correlate_pixels(const float* few, int64_t step, int64_t few_row, const ManyRows& many, const FirstLanes& last,
+                      float* sums, int64_t padded) {
+  Lanes sum[tap_rows][kernel_w][vectors] = {};
   for (int64_t y = 0; y < many.rows; ++y) {
-    const float* taps = few.values + y * few.row_step;
+    const float* taps = few + y * few_row;
     const float* pixel = many.values + y * many.row_step;
     for (int64_t x = 0; x < many.columns; ++x, ++taps, pixel += many.step) {
-      const Lanes a = load_vector<float>(pixel), b = load_vector<float>(pixel + lanes);
+      Lanes value[vectors];
+      if constexpr (vectors == 2) value[0] = load_vector<float>(pixel);
+      value[vectors - 1] = last.load(pixel + (vectors - 1) * lanes);
 #pragma GCC unroll 4
       for (int i = 0; i < tap_rows; ++i)
 #pragma GCC unroll 6
-        for (int s = 0; s < kernel_w; ++s) {
-          sum[i][s][0] += taps[i * few.width + s] * a;
-          sum[i][s][1] += taps[i * few.width + s] * b;
-        }
+        for (int s = 0; s < kernel_w; ++s)
+#pragma GCC unroll 2
+          for (int v = 0; v < vectors; ++v) sum[i][s][v] += taps[i * step + s] * value[v];
     }
   }
 #pragma GCC unroll 4
   for (int i = 0; i < tap_rows; ++i)
 #pragma GCC unroll 6
     for (int s = 0; s < kernel_w; ++s, sums += padded)
-      for (int v = 0; v < 2; ++v)
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v)
         store_vector<float, float>(sums + v * lanes, load_vector<float>(sums + v * lanes) + sum[i][s][v]);
 }
 
-// sums[m][s][vector] += Σ_(y, x) few[y][x + s] · many[m][y][x], vectors of pixels; columns are whole vectors.
+// sums[m][s][lanes] += Σ_(y, x) few[y][x + s] · many[m][y][x], vectors of pixels; columns are whole vectors.
 template <int channels, int kernel_w>
-void correlate_planes(const FewRows& few, const ManyRows& many, float* sums) {
+void correlate_planes(const float* few, int64_t few_row, const ManyRows& many, float* sums) {
   Lanes sum[channels][kernel_w] = {};
   for (int64_t y = 0; y < many.rows; ++y) {
-    const float* taps = few.values + y * few.row_step;
+    const float* taps = few + y * few_row;
     const float* row = many.values + y * many.row_step;
     for (int64_t x = 0; x < many.columns; x += lanes) {
       Lanes tap[kernel_w];
@@ -76,19 +79,19 @@ void correlate_planes(const FewRows& few, const ManyRows& many, float* sums) {
 }
 
 // The tiles that the registers hold, by kernel width.
-constexpr int tap_rows_at_once(int kernel_w) { return max_rows / kernel_w < 4 ? max_rows / kernel_w : 4; }
+constexpr int tap_rows_at_once(int kernel_w) { return max_rows < 4 * kernel_w ? max_rows / kernel_w : 4; }
 constexpr int channels_at_once(int kernel_w) {
   return MYCONV2D_VECTOR_BYTES == 64 || kernel_w <= 2 ? 4 : kernel_w <= 4 ? 3 : 2;
 }
 
-using CorrelatePixels = void (*)(const FewRows&, const ManyRows&, float*, int64_t);
-using CorrelatePlanes = void (*)(const FewRows&, const ManyRows&, float*);
+using CorrelatePixels = void (*)(const float*, int64_t, int64_t, const ManyRows&, const FirstLanes&, float*, int64_t);
+using CorrelatePlanes = void (*)(const float*, int64_t, const ManyRows&, float*);
 
 template <int kernel_w, int tap_rows = tap_rows_at_once(kernel_w)>
-CorrelatePixels correlate_pixels_of(int64_t rows) {
+CorrelatePixels correlate_pixels_of(int64_t rows, int64_t vectors) {
   if constexpr (tap_rows > 1)
-    if (rows < tap_rows) return correlate_pixels_of<kernel_w, tap_rows - 1>(rows);
-  return correlate_pixels<tap_rows, kernel_w>;
+    if (rows < tap_rows) return correlate_pixels_of<kernel_w, tap_rows - 1>(rows, vectors);
+  return vectors == 2 ? correlate_pixels<tap_rows, kernel_w, 2> : correlate_pixels<tap_rows, kernel_w, 1>;
 }
 
 template <int kernel_w, int channels = channels_at_once(kernel_w)>
@@ -100,7 +103,7 @@ CorrelatePlanes correlate_planes_of(int64_t count) {
 
 struct FewTiles {  // of one kernel width
   int64_t tap_rows, channels;
-  CorrelatePixels (*pixels)(int64_t);
+  CorrelatePixels (*pixels)(int64_t, int64_t);
   CorrelatePlanes (*planes)(int64_t);
 };
 
@@ -129,14 +132,28 @@ inline Lanes sum_of_rows(const float* from, int64_t rows, int64_t row_step, int6
   return sum;
 }
 
-// Many as it lies in memory, if the tiles can read it there: floats, in whole vectors.
+// Many as it lies in memory, if the tiles can read it there: floats, as planes in whole vectors.
 template <typename Many>
 bool readable_there(const Many& many, bool as_planes) {
   if constexpr (in_memory<Many>)
     if constexpr (sizeof(*many.data) == sizeof(float))
-      return as_planes ? many.strides.w == 1 && many.width % lanes == 0
-                       : many.strides.c == 1 && many.channels % columns<float> == 0;
+      return as_planes ? many.strides.w == 1 && many.width % lanes == 0 : many.strides.c == 1;
   return false;
+}
+
+template <typename Many>
+const float* first_float(const Many& many, const Window& window) {
+  if constexpr (in_memory<Many>)
+    return reinterpret_cast<const float*>(many.data + window.image * many.strides.n + window.y * many.strides.h);
+  return nullptr;
+}
+
+template <typename Many>
+void rows_there(const Many& many, const Window& window, bool as_planes, ManyRows& rows) {
+  if constexpr (in_memory<Many>) {
+    rows.values = first_float(many, window);
+    rows.step = as_planes ? many.strides.c : many.strides.w, rows.row_step = many.strides.h;
+  }
 }
 
 // sums[tap][many channel] of one window, added to what is there; then the sums of many, where wanted.
@@ -144,63 +161,65 @@ template <typename Many>
 void add_window_of_pixels(const FewRows& few, int64_t tap_rows, int64_t kernel_w, const Many& many,
                           const Window& window, float* sums, int64_t padded, bool sums_wanted) {
   const FewTiles& tiles = few_tiles(kernel_w);
-  const bool there = readable_there(many, false);
   const int64_t at_once = ceil_div(tap_rows, ceil_div(tap_rows, tiles.tap_rows));
   for (int64_t first = 0; first < many.channels; first += columns<float>) {
-    ManyRows rows{nullptr, columns<float>, columns<float> * window.columns, window.rows, window.columns};
-    if constexpr (in_memory<Many>)
-      if (there) {
-        const Strides& s = many.strides;
-        rows.values = reinterpret_cast<const float*>(many.data + window.image * s.n + window.y * s.h + first);
-        rows.step = s.w, rows.row_step = s.h;
-      }
-    if (!there) {
-      float* band = static_cast<float*>(
-          scratch(Scratch::band, window.rows * window.columns * columns<float> * sizeof(float)));
-      Many panel = many;
-      if constexpr (in_memory<Many>) panel.data += first * many.strides.c;
-      panel.channels = least(columns<float>, many.channels - first);
-      read_pixels(panel, window, band, columns<float>);
+    Many panel = many;
+    panel.channels = least(columns<float>, many.channels - first);
+    if constexpr (in_memory<Many>) panel.data += first * many.strides.c;
+    const int64_t vectors = ceil_div(panel.channels, lanes), wide = vectors * lanes;
+    const FirstLanes last(panel.channels - (vectors - 1) * lanes);
+    ManyRows rows{nullptr, wide, wide * window.columns, window.rows, window.columns};
+    if (readable_there(many, false)) {
+      rows_there(panel, window, false, rows);
+    } else {
+      float* band =
+          static_cast<float*>(scratch(Scratch::band, window.rows * window.columns * wide * sizeof(float)));
+      read_pixels(panel, window, band, wide);
       rows.values = band;
     }
     for (int64_t i = 0; i < tap_rows; i += at_once)
-      tiles.pixels(least(at_once, tap_rows - i))({few.values + i * few.width, few.width, few.row_step}, rows,
-                                                 sums + i * kernel_w * padded + first, padded);
+      tiles.pixels(least(at_once, tap_rows - i), vectors)(few.values + few.tap_row(i), few.plane_step, few.row_step,
+                                                          rows, last, sums + i * kernel_w * padded + first, padded);
     if (sums_wanted) {
-      Lanes a{}, b{};
+      Lanes sum[2] = {};
       for (int64_t y = 0; y < rows.rows; ++y)
         for (int64_t x = 0; x < rows.columns; ++x) {
           const float* pixel = rows.values + y * rows.row_step + x * rows.step;
-          a += load_vector<float>(pixel), b += load_vector<float>(pixel + lanes);
+          if (vectors == 2) sum[0] += load_vector<float>(pixel);
+          sum[1] += last.load(pixel + (vectors - 1) * lanes);
         }
       float* to = sums + tap_rows * kernel_w * padded + first;
-      store_vector<float, float>(to, load_vector<float>(to) + a);
-      store_vector<float, float>(to + lanes, load_vector<float>(to + lanes) + b);
+      if (vectors == 2) store_vector<float, float>(to, load_vector<float>(to) + sum[0]);
+      to += (vectors - 1) * lanes;
+      store_vector<float, float>(to, load_vector<float>(to) + sum[1]);
     }
   }
 }
 
-// sums[(tap row, s) or (tap rows, 0) of many's sums][many channel][lanes]
+// sums[tap row][many channel][s][lanes], then many's sums [many channel][lanes]. Rows that are a bad fit for vectors
+// run on from one to the next, halo included, where many has zeros.
 template <typename Many>
 void add_window_of_planes(const FewRows& few, int64_t tap_rows, int64_t kernel_w, const Many& many,
                           const Window& window, float* sums, bool sums_wanted) {
   const FewTiles& tiles = few_tiles(kernel_w);
-  const bool there = readable_there(many, true);
-  const int64_t whole = round_up(window.columns, lanes);
+  const int64_t whole = round_up(window.columns, lanes), run = round_up(window.rows * few.row_step, lanes);
   ManyRows rows{nullptr, plane_stride(window.rows * whole), whole, window.rows, whole};
-  if constexpr (in_memory<Many>)
-    if (there) {
-      const Strides& s = many.strides;
-      rows.values = reinterpret_cast<const float*>(many.data + window.image * s.n + window.y * s.h);
-      rows.step = s.c, rows.row_step = s.h;
-    }
-  if (!there) {
+  if (readable_there(many, true)) {
+    rows_there(many, window, true, rows);
+  } else {
+    const bool run_on = run < window.rows * whole;
+    const int64_t row_step = run_on ? few.row_step : whole, floats = run_on ? run : window.rows * whole;
+    rows.step = plane_stride(floats);
     float* band = static_cast<float*>(scratch(Scratch::band, many.channels * rows.step * sizeof(float)));
-    read_planes(many, {window.image, window.y, window.x, window.rows, window.columns}, band, whole, rows.step);
-    for (int64_t m = 0; m < many.channels && whole > window.columns; ++m)
+    read_planes(many, window, band, row_step, rows.step);
+    for (int64_t m = 0; m < many.channels; ++m) {
+      float* plane = band + m * rows.step;
       for (int64_t y = 0; y < window.rows; ++y)
-        std::memset(band + m * rows.step + y * whole + window.columns, 0, (whole - window.columns) * sizeof(float));
+        for (int64_t x = window.columns; x < row_step; ++x) plane[y * row_step + x] = 0;
+      for (int64_t q = window.rows * row_step; q < floats; ++q) plane[q] = 0;
+    }
     rows.values = band;
+    if (run_on) rows.rows = 1, rows.columns = run;
   }
   const int64_t at_once = ceil_div(many.channels, ceil_div(many.channels, tiles.channels));
   for (int64_t first = 0; first < many.channels; first += at_once) {
@@ -208,13 +227,13 @@ void add_window_of_planes(const FewRows& few, int64_t tap_rows, int64_t kernel_w
     some.values += first * rows.step;
     const int64_t count = least(at_once, many.channels - first);
     for (int64_t i = 0; i < tap_rows; ++i)
-      tiles.planes(count)({few.values + i * few.width, few.width, few.row_step}, some,
+      tiles.planes(count)(few.values + few.tap_row(i), few.row_step, some,
                           sums + (i * many.channels + first) * kernel_w * lanes);
     if (sums_wanted)
       for (int64_t m = 0; m < count; ++m) {
         float* to = sums + (tap_rows * kernel_w * many.channels + first + m) * lanes;
         store_vector<float, float>(
-            to, load_vector<float>(to) + sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, whole));
+            to, load_vector<float>(to) + sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, rows.columns));
       }
   }
 }
@@ -225,10 +244,10 @@ template <typename Few, typename Many, typename Store, typename B>
 void few_grad_weight(const Correlation& p, const Threads& threads, const Few& few, const Many& many,
                      const Store& store, B* sums_of_many) {
   const int64_t tap_rows = p.kernel_h * few.channels, taps = tap_rows * p.kernel_w;
-  const bool as_planes = many.channels < 8 || (lies_as_planes(many) && 2 * many.width > lanes);
+  const bool as_planes = many.channels < 8 || (lies_as_planes(many) && !lies_as_pixels(many));
   const int64_t padded = as_planes ? many.channels : round_up(many.channels, columns<float>);
   const int64_t range_size = (taps + 1) * padded;  // [(r, few channel), s][many channel], then the sums of many
-  const RowBlocks blocks(many.height, most(many.width, 1) * many.channels * sizeof(float), 16384);
+  const RowBlocks blocks(many.height, most(many.width, 1) * many.channels * sizeof(float), as_planes ? 65536 : 16384);
   const int64_t tasks = p.batch * blocks.per_image, ranges = least(16, most(tasks, 1));
   float* partial =
       static_cast<float*>(scratch(Scratch::partial_sums, p.groups * ranges * range_size * sizeof(float)));
@@ -244,10 +263,14 @@ void few_grad_weight(const Correlation& p, const Threads& threads, const Few& fe
     const Many many_of = of_group(many, g);
     for (int64_t block = range * tasks / ranges; block < (range + 1) * tasks / ranges; ++block) {
       const Window window = blocks.at(block, many.width), halo = with_halo(window, p);
-      const int64_t row_step = few.channels * halo.columns;
-      float* planes = static_cast<float*>(scratch(Scratch::panel, (halo.rows * row_step + lanes) * sizeof(float)));
-      read_planes(few_of, halo, planes, row_step, halo.columns);
-      const FewRows rows{planes, halo.columns, row_step};
+      const int64_t row_step = as_planes ? halo.columns : few.channels * halo.columns;
+      const int64_t plane_step = as_planes ? plane_stride(halo.rows * halo.columns + lanes) : halo.columns;
+      float* planes = static_cast<float*>(scratch(
+          Scratch::panel, (as_planes ? few.channels * plane_step : halo.rows * row_step) * sizeof(float)));
+      read_planes(few_of, halo, planes, row_step, plane_step);
+      for (int64_t c = 0; as_planes && c < few.channels; ++c)  // what the last vectors read, times many's zeros
+        for (int64_t q = halo.rows * row_step; q < plane_step; ++q) planes[c * plane_step + q] = 0;
+      const FewRows rows{planes, few.channels, row_step, plane_step};
       if (as_planes)
         add_window_of_planes(rows, tap_rows, p.kernel_w, many_of, window, in_lanes, sums_of_many != nullptr);
       else

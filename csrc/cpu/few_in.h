@@ -67,10 +67,10 @@ void pack_filters(const Correlation& p, int64_t in_channels, const W* weight, co
           }
 }
 
-// `pairs` pairs of pixels from v on by `vectors` vectors of channels, of which the last has `last` in the result.
+// `pairs` pairs of pixels from v on by `vectors` vectors of channels, of which the last has its `last` lanes in the result.
 template <typename T, int pairs, int vectors>
 void filter_pixels(const FilteredRows& rows, const float* v, const float* weights, const float* bias, T* to,
-                   int64_t stride, int64_t pixels, int64_t last) {
+                   int64_t stride, int64_t pixels, const FirstLanes& last) {
 #pragma GCC unroll 12
   for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: a store that misses L2 would stall this one's
 #pragma GCC unroll 2
@@ -111,13 +111,13 @@ void filter_pixels(const FilteredRows& rows, const float* v, const float* weight
     for (int m = 0; m < 2; ++m, to += stride) {
       if (2 * i + m >= pixels) return;
       if constexpr (vectors == 2) store_vector<T, float>(to, y[m][i][0]);
-      store_first<T, float>(to + (vectors - 1) * lanes, y[m][i][vectors - 1], last);
+      last.store(to + (vectors - 1) * lanes, y[m][i][vectors - 1]);
     }
 }
 
 template <typename T>
 using FilterPixels = void (*)(const FilteredRows&, const float*, const float*, const float*, T*, int64_t, int64_t,
-                              int64_t);
+                              const FirstLanes&);
 
 constexpr int64_t filter_pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
 
@@ -199,7 +199,8 @@ constexpr int64_t filter_channels_at_once = max_rows / 2;
 template <typename T>
 void filter_rows_to_pixels(const FilteredRows& rows, const Window& window, const float* weights, const float* bias,
                            int64_t channels, T* to, int64_t stride, int64_t row_stride) {
-  const int64_t vectors = ceil_div(channels, lanes), last = channels - (vectors - 1) * lanes;
+  const int64_t vectors = ceil_div(channels, lanes);
+  const FirstLanes last(channels - (vectors - 1) * lanes);
   const int64_t at_once = ceil_div(rows.pairs, ceil_div(rows.pairs, filter_pairs_at_once(vectors)));
   for (int64_t y = 0; y < window.rows; ++y)
     for (int64_t pair = 0; pair < rows.pairs; pair += at_once)

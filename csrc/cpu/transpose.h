@@ -2,6 +2,10 @@
 // pixels of one to four channels taken apart and put together there.
 #pragma once
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include <utility>
 
 #include "vector.h"
@@ -32,21 +36,53 @@ inline void store_vector<float, float>(float* to, Vector<float>::type value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-// The first `count` lanes.
-template <typename T, typename A>
-inline void store_first(T* to, typename Vector<A>::type value, int64_t count) {
-  constexpr int lanes = Vector<A>::lanes;
-  if (count >= lanes) return store_vector<T, A>(to, value);
-  T all[lanes];
-  store_vector<T, A>(all, value);
-  const T* from = all;
-#pragma GCC unroll 4
-  for (int piece = lanes / 2; piece > 0; piece /= 2)
-    if (count & piece) {
-      std::memcpy(to, from, piece * sizeof(T));
-      to += piece, from += piece;
-    }
-}
+// The first lanes of a vector of floats: those behind load as zero and stay as they are in memory.
+class FirstLanes {
+  using V = Vector<float>::type;
+  static constexpr int lanes = Vector<float>::lanes;
+
+ public:
+  int64_t count;
+
+#if defined(__AVX512F__) && MYCONV2D_VECTOR_BYTES == 64
+  explicit FirstLanes(int64_t count) : count(count), mask(static_cast<__mmask16>((1u << count) - 1)) {}
+  V load(const float* from) const { return _mm512_maskz_loadu_ps(mask, from); }
+  void store(float* to, V value) const { _mm512_mask_storeu_ps(to, mask, value); }
+
+ private:
+  __mmask16 mask;
+#elif defined(__AVX2__) && MYCONV2D_VECTOR_BYTES == 32
+  explicit FirstLanes(int64_t count) : count(count) {
+    alignas(32) int32_t on[lanes];
+    for (int i = 0; i < lanes; ++i) on[i] = i < count ? -1 : 0;
+    mask = _mm256_load_si256(reinterpret_cast<const __m256i*>(on));
+  }
+  V load(const float* from) const { return _mm256_maskload_ps(from, mask); }
+  void store(float* to, V value) const { _mm256_maskstore_ps(to, mask, value); }
+
+ private:
+  __m256i mask;
+#else
+  explicit FirstLanes(int64_t count) : count(count) {}
+  V load(const float* from) const {
+    if (count == lanes) return load_vector<float>(from);
+    V value{};
+    for (int i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+  }
+  void store(float* to, V value) const {
+    if (count == lanes) return store_vector<float, float>(to, value);
+    for (int i = 0; i < count; ++i) to[i] = value[i];
+  }
+#endif
+
+ public:
+  template <typename T>
+  void store(T* to, V value) const {
+    if (count == lanes) return store_vector<T, float>(to, value);
+    for (int i = 0; i < count; ++i) to[i] = narrow<T, float>(value[i]);
+  }
+};
 
 // Element e of `n` vectors in a row belongs to channel e % n: taken apart, vector c holds channel c. In a run of three
 // vectors every channel has each lane once, as 3 divides no number of lanes: blends pick them, a permutation sorts them.
