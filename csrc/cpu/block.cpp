@@ -18,8 +18,8 @@ template <typename Source, typename Sink>
 void product(Algorithm algorithm, const Correlation& p, const Threads& threads, const Source& source,
              const float* weight, const WeightView& view, const float* bias, const Sink& sink) {
   switch (algorithm) {
-    //case Algorithm::few_in: return few_in_product(p, threads, source, weight, view, bias, 1, sink);
-    //case Algorithm::few_out: return few_out_product(p, threads, source, weight, view, bias, 1, sink);
+    case Algorithm::few_in: return few_in_product(p, threads, source, weight, view, bias, 1, sink);
+    case Algorithm::few_out: return few_out_product(p, threads, source, weight, view, bias, 1, sink);
     default: return winograd_product(p, threads, source, weight, view, bias, 1, sink);
   }
 }
@@ -147,12 +147,12 @@ void block_backward(const BlockBackward& b, const Threads& threads) {
   float* to = static_cast<float*>(b.grad_weight.data);
   float* to_bias = b.norm.gamma ? nullptr : b.grad_bias;
   switch (choose_algorithm(conv, Type::f32, Pass::grad_weight)) {
-    /*case Algorithm::few_in:
+    case Algorithm::few_in:
       few_in_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
       break;
     case Algorithm::few_out:
       few_out_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
-      break;*/
+      break;
     default: winograd_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
   }
   if (b.grad_bias && !to_bias)  // batch norm takes the bias out again

@@ -40,6 +40,19 @@ struct FeedSource {
 
 inline FeedSource of_group(const FeedSource& source, int64_t) { return source; }
 
+inline FeedSource of_channels(FeedSource source, int64_t first, int64_t count) {
+  int64_t before = 0;
+  for (Feed& part : source.parts) {
+    const int64_t channels = part.channels, skipped = least(most(first - before, 0), channels);
+    part.channels = most(least(first + count - before, channels) - skipped, 0);
+    part.data += skipped;
+    if (part.scale) part.scale += skipped, part.shift += skipped;
+    before += channels;
+  }
+  source.channels = count;
+  return source;
+}
+
 // pixels[x][…] for columns begin … end of image row y; channels outermost, so that scale and shift stay in registers.
 template <bool affine, bool up>
 inline void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t begin, int64_t end, float* pixels,
@@ -133,6 +146,14 @@ struct GradientSource {
 };
 
 inline GradientSource of_group(const GradientSource& source, int64_t) { return source; }
+
+inline GradientSource of_channels(GradientSource source, int64_t first, int64_t count) {
+  source.grad += first;
+  if (source.y) source.y += first, source.offset += first, source.slope += first;
+  if (source.index) source.index += first;
+  source.channels = count;
+  return source;
+}
 
 template <typename V>
 struct IntsOf {

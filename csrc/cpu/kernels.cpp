@@ -54,10 +54,10 @@ bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads
         winograd_product(p, threads, source, weight, view, bias, bias_stride, result);
         return true;
       case Algorithm::few_in:
-        few_in_product<T>(p, threads, source, weight, view, bias, bias_stride, result);
+        few_in_product(p, threads, source, weight, view, bias, bias_stride, result);
         return true;
       case Algorithm::few_out:
-        few_out_product<T>(p, threads, source, weight, view, bias, bias_stride, result);
+        few_out_product(p, threads, source, weight, view, bias, bias_stride, result);
         return true;
       default: return false;
     }
@@ -123,9 +123,9 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
         case Algorithm::winograd:
           return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
-          return few_in_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+          return few_in_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_out:
-          return few_out_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
+          return few_out_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         default: break;
       }
     grad_weight_product<T>(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights,

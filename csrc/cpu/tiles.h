@@ -21,6 +21,14 @@ Planes<T> of_group(Planes<T> planes, int64_t g) {
   return planes;
 }
 
+// `count` channels of an image, from `first` on.
+template <typename T>
+Planes<T> of_channels(Planes<T> planes, int64_t first, int64_t count) {
+  planes.data += first * planes.strides.c;
+  planes.channels = count;
+  return planes;
+}
+
 struct Window {  // rows × columns pixels from (y, x) on; may reach out of the image
   int64_t image, y, x, rows, columns;
 };

@@ -1,0 +1,59 @@
+// How the kernels for few channels cut images into tasks, and how they see where a result goes.
+#pragma once
+
+#include "gemm.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "tiles.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+
+// Windows of full-width rows. All but an image's last have an even number of rows, so that none cuts a 2×2 pooling
+// window, and as many as fit `budget` bytes.
+struct RowBlocks {
+  int64_t height, rows, per_image;
+
+  RowBlocks(int64_t height, int64_t row_bytes, int64_t budget) : height(height) {
+    rows = least(most(height, 1), most(1, budget / most(row_bytes, 1) / 2) * 2);
+    per_image = ceil_div(height, rows);
+  }
+  Window at(int64_t task, int64_t width) const {
+    const int64_t y = task % per_image * rows;
+    return {task / per_image, y, 0, least(rows, height - y), width};
+  }
+};
+
+inline Window with_halo(const Window& w, const Correlation& p) {
+  return {w.image, w.y - p.padding_h, w.x - p.padding_w, w.rows + p.kernel_h - 1, w.columns + p.kernel_w - 1};
+}
+
+// Floats from one plane of a band to the next: an odd number of cache lines, so that the planes of many channels do
+// not all fall into the same few sets.
+inline int64_t plane_stride(int64_t floats) { return round_up(floats, 32) + 16; }
+
+// The element type of a result in memory, float if it is handed over as a band.
+template <typename Sink>
+struct ElementOf { using type = float; };
+template <typename T>
+struct ElementOf<Planes<T>> { using type = T; };
+template <typename T>
+struct ElementOf<Planes<const T>> { using type = T; };
+
+template <typename>
+constexpr bool in_memory = false;  // the source or sink is a tensor, whose strides say how it lies
+template <typename T>
+constexpr bool in_memory<Planes<T>> = true;
+
+template <typename Image>
+bool lies_as_planes(const Image& image) {
+  if constexpr (in_memory<Image>) return image.strides.w == 1;
+  return false;
+}
+
+template <typename Image>
+bool lies_as_pixels(const Image& image) {
+  if constexpr (in_memory<Image>) return image.strides.c == 1 || image.channels == 1;
+  return false;
+}
+
+}  // namespace myconv2d::MYCONV2D_ISA
