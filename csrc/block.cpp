@@ -173,7 +173,7 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
   b.grad_scale = vector_of(grad_scale, k, "grad_scale"), b.grad_shift = vector_of(grad_shift, k, "grad_shift");
   b.grad_raw = read(grad);
   b.pool = pool;
-  std::optional<Tensor> values;
+  std::optional<Tensor> values, chosen;  // as long as the kernels read them
   if (gamma) {
     STD_TORCH_CHECK(b.mean && b.var, "myconv2d: mean and var of a block belong to gamma");
     require_float(y, 4, "y");
@@ -184,10 +184,10 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
   }
   if (pool) {
     STD_TORCH_CHECK(index.dim() == 4 && index.scalar_type() == ScalarType::Byte && index.size(0) == n &&
-                        index.size(1) == k && index.size(2) == p / 2 && index.size(3) == q / 2 &&
-                        (index.stride(1) == 1 || k == 1),
-                    "myconv2d: index must be uint8, channels_last, of the size of the block's output");
-    b.index = read(index);
+                        index.size(1) == k && index.size(2) == p / 2 && index.size(3) == q / 2,
+                    "myconv2d: index must be uint8, of the size of the block's output");
+    chosen = innermost(index);
+    b.index = read(*chosen);
   }
   const FeedGradientTensors first(y, &input, scale.has_value(), wanted[0]);
   const FeedGradientTensors second(y, skip ? &*skip : nullptr, skip_scale.has_value(), wanted[1]);

@@ -21,10 +21,9 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   const int64_t in = turned ? conv.group_out_channels() : conv.group_in_channels();
   const int64_t out = turned ? conv.group_in_channels() : conv.group_out_channels();
   if (in == 0 || out == 0) return Algorithm::implicit_gemm;
-  const int64_t few = 4, widest_kernel = 6;  // what the register tiles of few_channels.h hold
-  if (conv.kernel_height <= widest_kernel && conv.kernel_width <= widest_kernel) {
-    if (out <= few && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
-    if (in <= few && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
+  if (conv.kernel_height <= widest_few_kernel && conv.kernel_width <= widest_few_kernel) {
+    if (out <= few_channels && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
+    if (in <= few_channels && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
   }
 
   const double used = turned ? tiles_used(conv.in_height, conv.in_width)

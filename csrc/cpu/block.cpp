@@ -14,6 +14,15 @@ WeightView weight_view(const Conv2d& conv, const ConstImage& weight) {
   return {s.c, s.n, s.h, s.w, conv.group_out_channels() * s.n};
 }
 
+// Of the algorithms that know feeds: what implicit GEMM would serve goes to the nearest of them.
+Algorithm algorithm_of(const Conv2d& conv, Pass pass) {
+  const Algorithm chosen = choose_algorithm(conv, Type::f32, pass);
+  if (chosen != Algorithm::implicit_gemm) return chosen;
+  const bool turned = pass == Pass::grad_input;
+  const int64_t in = turned ? conv.out_channels : conv.in_channels, out = turned ? conv.in_channels : conv.out_channels;
+  return in <= few_channels ? Algorithm::few_in : out <= few_channels ? Algorithm::few_out : Algorithm::winograd;
+}
+
 template <typename Source, typename Sink>
 void product(Algorithm algorithm, const Correlation& p, const Threads& threads, const Source& source,
              const float* weight, const WeightView& view, const float* bias, const Sink& sink) {
@@ -29,7 +38,7 @@ void convolve(const Conv2d& conv, const Threads& threads, const Feeds& input, co
               const float* bias, const Sink& sink) {
   const Correlation p{conv.batch,        1,              conv.kernel_height,
                       conv.kernel_width, conv.padding_h, conv.padding_w};
-  product(choose_algorithm(conv, Type::f32, Pass::forward), p, threads,
+  product(algorithm_of(conv, Pass::forward), p, threads,
           FeedSource(input, conv.in_height, conv.in_width), static_cast<const float*>(weight.data),
           weight_view(conv, weight), bias, sink);
 }
@@ -139,14 +148,14 @@ void block_backward(const BlockBackward& b, const Threads& threads) {
                             (conv.kernel_width - 1) * view.s;
     const Correlation p{conv.batch, 1, conv.kernel_height, conv.kernel_width,
                         conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
-    product<GradientSource, FeedSink>(choose_algorithm(conv, Type::f32, Pass::grad_input), p, threads, gradient,
+    product<GradientSource, FeedSink>(algorithm_of(conv, Pass::grad_input), p, threads, gradient,
                                       last_tap, turned, nullptr, sink);
     finish_vectors(sink);
   }
   if (!b.grad_weight.data) return;
   float* to = static_cast<float*>(b.grad_weight.data);
   float* to_bias = b.norm.gamma ? nullptr : b.grad_bias;
-  switch (choose_algorithm(conv, Type::f32, Pass::grad_weight)) {
+  switch (algorithm_of(conv, Pass::grad_weight)) {
     case Algorithm::few_in:
       few_in_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
       break;
