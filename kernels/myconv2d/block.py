@@ -110,13 +110,17 @@ class _Block(_Operator):
         ctx.save_for_backward(*operands, *(vectors[2:] if gamma is not None else (None, None)), y, index)
         ctx.mark_non_differentiable(*vectors[2:] if gamma is not None else vectors)
         ctx.set_materialize_grads(False)
+        ctx.twice = False
         return raw, *vectors
 
     @staticmethod
     def backward(ctx, grad_raw, grad_scale, grad_shift, *_):
+        if grad_raw is None and grad_scale is None and grad_shift is None:
+            return (None,) * len(ctx.needs_input_grad)
         *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = ctx.saved_tensors
         first, second = (*first, ctx.enlarged[0]), (skip, skip_scale, skip_shift, ctx.enlarged[1])
         if torch.is_grad_enabled():
+            ctx.twice = True
             args = *first, *second, weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool
             composition = _composition(ctx.backend)
             return None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
@@ -129,6 +133,11 @@ class _Block(_Operator):
             grad_raw if y is None else y, index, ctx.pool, ctx.bias, wanted,
         )  # fmt: skip
         to_weight, to_bias, to_gamma, to_beta = grads[6:]
+        if ctx.twice and ctx.bias and gamma is not None:
+            # Only all derivatives of a second derivative together do not depend on the bias; this is one of them.
+            to_bias = grad_raw.sum((0, 2, 3))
+            if grad_shift is not None:
+                to_bias -= gamma * (var + ctx.eps).rsqrt() * grad_shift
         by_position = *grads[:3], None, *grads[3:6], None, to_weight, to_bias, None, to_gamma, to_beta, None, None
         return None, *(
             grad if needed else None
