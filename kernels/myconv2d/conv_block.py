@@ -115,7 +115,7 @@ class ConvBlock(nn.Module):
         raw, scale, shift, mean, var = block(
             *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool"
         )
-        if norm.training and norm.track_running_stats and norm.running_mean is not None:
+        if norm.training and norm.track_running_stats:
             n, _, p, q = operands.size
             _update(norm, mean, var, n * p * q)
         return Pending(raw, scale, shift, self.resize == "upsample")
@@ -241,8 +241,9 @@ def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None
         norm.num_batches_tracked.add_(1)
         if momentum is None:  # the mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean, momentum or 0.0)
-    norm.running_var.lerp_(var * (count / (count - 1)), momentum or 0.0)
+    if norm.running_mean is not None:
+        norm.running_mean.lerp_(mean, momentum or 0.0)
+        norm.running_var.lerp_(var * (count / (count - 1)), momentum or 0.0)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
