@@ -66,6 +66,8 @@ def test_both_orders(backend, case):
     """In the type that the backend takes, against the framework's own functions in float64."""
     dtype = torch.float64 if backend == "reference" else torch.float32
     args = with_grad(case.arguments(dtype))
+    if backend == "native" and (why_not := block_operators.problem(args[8])) is not None:
+        pytest.skip(why_not)
     truth = with_grad([a.detach() if isinstance(a, torch.Tensor) else a for a in wide(args)])
     seeds = [torch.randn_like(args[i]) for i in POSITIONS if args[i] is not None]
     results = []

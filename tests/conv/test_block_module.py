@@ -124,7 +124,8 @@ def test_training(fused, options, skip):
         largest = max(g.abs().max().item() for g in grads[1])
         for our, their in zip(*grads, strict=True):
             close(our, their, max(largest, 1))
-    same_state(ours, theirs)
+        same_state(ours, theirs)
+        theirs.load_state_dict(ours.state_dict())  # rounding must not add up: a ReLU may turn on it
 
 
 @pytest.mark.parametrize(
