@@ -7,6 +7,7 @@ library. The default overload takes it where `problem` has nothing against it.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -126,7 +127,9 @@ def unavailable() -> str | None:
         return native.cpu.problem
     if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS):
         return None
-    return f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
+    reason = f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
+    warnings.warn(f"myconv2d: blocks are composed of plain modules ({reason})", stacklevel=3)
+    return reason
 
 
 def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:

@@ -387,6 +387,24 @@ def test_compiled(training):
     same_state(net, twin)
 
 
+def test_symbolic_trace():
+    """torch.fx records the plain modules, except that a convolution is one call."""
+    block = ConvBlock(3, 4, resize="pool")
+    traced = torch.fx.symbolic_trace(block, concrete_args={"skip": None})
+    x = torch.randn(X)
+    close(traced(x), block(x))
+    assert "norm" in [node.target for node in traced.graph.nodes]
+
+
+def test_inference_mode(fused):
+    net, x = Net().to(fused), torch.randn(2, 3, 8, 8, dtype=fused)
+    plain = PlainNet(net)
+    with torch.inference_mode():
+        close(net(x), plain(x))
+        same_state(net, plain)
+        close(net.eval()(x), plain.eval()(x))
+
+
 def test_meta():
     net = Net().to("meta")
     for mode in (net.train(), net.eval()):
