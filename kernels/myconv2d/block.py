@@ -78,7 +78,8 @@ def block(
     """(raw, scale, shift, mean, var) of the convolution of one feed, or of two concatenated, differentiable.
 
     The next feed is (raw, scale, shift); mean and var (biased) are those of the convolution, without gradient. All
-    vectors are empty without `gamma`.
+    vectors are empty without `gamma`. With it, raw is to be read through scale and shift: then the bias has no effect,
+    and its first derivative is given as zero.
     """
     args = *first, *(second or _NOTHING), weight, bias, padding, gamma, beta, eps, pool
     if _tracked(args):
