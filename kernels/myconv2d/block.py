@@ -118,15 +118,16 @@ class _Block(_Operator):
     def backward(ctx, grad_raw, grad_scale, grad_shift, *_):
         if grad_raw is None and grad_scale is None and grad_shift is None:
             return (None,) * len(ctx.needs_input_grad)
-        *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = saved
         first, second = (*first, ctx.enlarged[0]), (skip, skip_scale, skip_shift, ctx.enlarged[1])
         if torch.is_grad_enabled():
             ctx.twice = True
             args = *first, *second, weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool
             composition = _composition(ctx.backend)
             return None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
-        _, *feed_1, _, skip_, skip_scale_, skip_shift_, _, weight_, bias_, _, gamma_, beta_, _, _ = ctx.needs_input_grad
-        wanted = [any(feed_1), skip_ or skip_scale_ or skip_shift_, weight_ or bias_ or gamma_ or beta_]
+        needed = ctx.needs_input_grad[1:]  # of the arguments of the operator
+        wanted = [any(needed[:3]), any(needed[4:7]), any(needed[8:])]
         if grad_raw is None:
             grad_raw = torch.zeros_like(index if ctx.pool else y, dtype=y.dtype)
         grads = overload("block_backward", ctx.backend)(
@@ -139,11 +140,20 @@ class _Block(_Operator):
             to_bias = grad_raw.sum((0, 2, 3))
             if grad_shift is not None:
                 to_bias -= gamma * (var + ctx.eps).rsqrt() * grad_shift
-        by_position = *grads[:3], None, *grads[3:6], None, to_weight, to_bias, None, to_gamma, to_beta, None, None
-        return None, *(
-            grad if needed else None
-            for grad, needed in zip(by_position, ctx.needs_input_grad[1:], strict=True)
+        by_position = (
+            *grads[:3],
+            None,
+            *grads[3:6],
+            None,
+            to_weight,
+            to_bias,
+            None,
+            to_gamma,
+            to_beta,
+            None,
+            None,
         )
+        return None, *(grad if wants else None for grad, wants in zip(by_position, needed, strict=True))
 
 
 class _Activate(_Operator):

@@ -125,7 +125,9 @@ def unavailable() -> str | None:
     """Why the native operators cannot serve anything here; None if they can."""
     if native.cpu.problem is not None:
         return native.cpu.problem
-    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS):
+    if all(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS
+    ):
         return None
     reason = f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
     warnings.warn(f"myconv2d: blocks are composed of plain modules ({reason})", stacklevel=3)
@@ -187,6 +189,8 @@ def _block_backward_flop(*args, out_shape, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.myconv2d.block_inference)
-def _block_inference_flop(input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs) -> int:
+def _block_inference_flop(
+    input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs
+) -> int:
     size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
     return conv_flop_count(input, weight, output_size(size, weight, (1, 1), padding, (1, 1)))

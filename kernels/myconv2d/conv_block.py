@@ -124,10 +124,20 @@ class ConvBlock(nn.Module):
         first, second, weight, bias, padding, _ = operands
         if self.norm is not None:
             weight, bias = _folded(weight, bias, self.norm)
-        first, second = (f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second))
+        first, second = (
+            f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second)
+        )
         skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
         output = overload("block_inference", "native")(
-            first.tensor, first.upsample, skip, enlarged, weight, bias, padding, self.activation, self.resize == "pool"
+            first.tensor,
+            first.upsample,
+            skip,
+            enlarged,
+            weight,
+            bias,
+            padding,
+            self.activation,
+            self.resize == "pool",
         )
         return Pending(output, upsample=self.resize == "upsample")
 
@@ -211,8 +221,8 @@ def _changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Whether calling the module does anything but what its class does."""
     if type(module) is not kind:
         return f"{type(module).__name__} in place of {kind.__name__}"
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    if hooks or _has_any_global_hook() or "forward" in module.__dict__:
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
         return f"hooks on {kind.__name__} see plain tensors"
     return None
 

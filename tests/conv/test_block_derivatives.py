@@ -61,7 +61,9 @@ def test_gradcheck(case):
 
 
 @pytest.mark.parametrize("backend", OVERLOADS)
-@pytest.mark.parametrize("case", [*CASES, Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True)], ids=str)
+@pytest.mark.parametrize(
+    "case", [*CASES, Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True)], ids=str
+)
 def test_both_orders(backend, case):
     """In the type that the backend takes, against the framework's own functions in float64."""
     dtype = torch.float64 if backend == "reference" else torch.float32
@@ -105,9 +107,7 @@ def test_only_one_requires_gradients(alone):
     args = list(Case(("both", "affine"), (2, 3), pool=True).arguments(torch.float64))
     args[alone].requires_grad_()
     weights = torch.randn(composed(*args).shape, dtype=torch.float64)
-    ours, truth = (
-        torch.autograd.grad((f(*args) * weights).sum(), args[alone])[0] for f in (fused, composed)
-    )
+    ours, truth = (torch.autograd.grad((f(*args) * weights).sum(), args[alone])[0] for f in (fused, composed))
     torch.testing.assert_close(ours, truth)
 
 
@@ -122,7 +122,12 @@ def test_part_of_the_results(used):
     expected = torch.autograd.grad(truth, operands, allow_unused=True, materialize_grads=True)
     for create_graph in (False, True):
         found = torch.autograd.grad(
-            loss, operands, retain_graph=True, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            loss,
+            operands,
+            retain_graph=True,
+            create_graph=create_graph,
+            allow_unused=True,
+            materialize_grads=True,
         )
         for gradient, correct in zip(found, expected, strict=True):
             torch.testing.assert_close(gradient, correct)
@@ -139,7 +144,9 @@ def test_checkpointing_and_hooks():
     args = with_grad(CASES[1].arguments(torch.float64))
     call, operands = of_operands(fused, args)
     expected = torch.autograd.grad(call(*operands).sin().sum(), operands)
-    recomputed = torch.utils.checkpoint.checkpoint(lambda *t: call(*t).sin().sum(), *operands, use_reentrant=False)
+    recomputed = torch.utils.checkpoint.checkpoint(
+        lambda *t: call(*t).sin().sum(), *operands, use_reentrant=False
+    )
     with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda t: t):
         hooked = call(*operands).sin().sum()
     for value in (recomputed, hooked):

@@ -1,6 +1,5 @@
 """ConvBlock gives what the framework's modules give, in training and evaluation."""
 
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,7 +88,9 @@ def test_batch_norms(fused, change):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("options", [*OPTIONS, {"norm": False}, {"activation": False, "resize": "pool"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [*OPTIONS, {"norm": False}, {"activation": False, "resize": "pool"}], ids=str
+)
 def test_evaluation(fused, options, skip):
     """Without gradients batch norm is folded into the convolution; with them the plain modules serve."""
     inputs = [torch.randn(3, c, 9, 8, dtype=fused) for c in (3, 2)[: 1 + skip]]
@@ -101,7 +102,9 @@ def test_evaluation(fused, options, skip):
     for tensor in inputs:
         tensor.requires_grad_()
     assert "gradients" in ours.hindrance(*inputs)
-    pairs = [(torch.autograd.grad(m(*inputs).square().sum(), [*inputs, *m.parameters()])) for m in (ours, theirs)]
+    pairs = [
+        (torch.autograd.grad(m(*inputs).square().sum(), [*inputs, *m.parameters()])) for m in (ours, theirs)
+    ]
     for our, their in zip(*pairs, strict=True):
         close(our, their)
     ours.requires_grad_(False)

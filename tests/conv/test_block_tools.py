@@ -26,10 +26,16 @@ HINDRANCES = {
     "inner hook": (lambda b: b.norm.register_forward_pre_hook(lambda *a: None), "hooks on BatchNorm2d"),
     "backward hook": (lambda b: b.conv.register_full_backward_hook(lambda *a: None), "hooks on MyConv2d"),
     "own forward": (lambda b: setattr(b.conv, "forward", b.conv.forward), "hooks on MyConv2d"),
-    "subclass": (lambda b: setattr(b.norm, "__class__", type("Own", (nn.BatchNorm2d,), {})), "Own in place of"),
+    "subclass": (
+        lambda b: setattr(b.norm, "__class__", type("Own", (nn.BatchNorm2d,), {})),
+        "Own in place of",
+    ),
     "weight norm": (lambda b: parametrizations.weight_norm(b.conv), "ParametrizedMyConv2d in place of"),
     "pruned": (lambda b: prune.l1_unstructured(b.conv, "weight", 0.3), "hooks on MyConv2d"),
-    "not affine": (lambda b: setattr(b.norm, "weight", None) or setattr(b.norm, "bias", None), "without scale"),
+    "not affine": (
+        lambda b: setattr(b.norm, "weight", None) or setattr(b.norm, "bias", None),
+        "without scale",
+    ),
     "no ReLU": (lambda b: setattr(b, "activation", False), "without ReLU"),
     "no norm": (lambda b: setattr(b, "norm", None), "without batch norm"),
 }
