@@ -78,7 +78,8 @@ def block(
     """(raw, scale, shift, mean, var) of the convolution of one feed, or of two concatenated, differentiable.
 
     The next feed is (raw, scale, shift); mean and var (biased) are those of the convolution, without gradient. All
-    vectors are empty without `gamma`.
+    vectors are empty without `gamma`. With it, raw is to be read through scale and shift: then the bias has no effect,
+    and its first derivative is given as zero.
     """
     args = *first, *(second or _NOTHING), weight, bias, padding, gamma, beta, eps, pool
     if _tracked(args):
@@ -110,18 +111,23 @@ class _Block(_Operator):
         ctx.save_for_backward(*operands, *(vectors[2:] if gamma is not None else (None, None)), y, index)
         ctx.mark_non_differentiable(*vectors[2:] if gamma is not None else vectors)
         ctx.set_materialize_grads(False)
+        ctx.twice = False
         return raw, *vectors
 
     @staticmethod
     def backward(ctx, grad_raw, grad_scale, grad_shift, *_):
-        *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = ctx.saved_tensors
+        if grad_raw is None and grad_scale is None and grad_shift is None:
+            return (None,) * len(ctx.needs_input_grad)
+        saved = ctx.saved_tensors
+        *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = saved
         first, second = (*first, ctx.enlarged[0]), (skip, skip_scale, skip_shift, ctx.enlarged[1])
         if torch.is_grad_enabled():
+            ctx.twice = True
             args = *first, *second, weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool
             composition = _composition(ctx.backend)
             return None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
-        _, *feed_1, _, skip_, skip_scale_, skip_shift_, _, weight_, bias_, _, gamma_, beta_, _, _ = ctx.needs_input_grad
-        wanted = [any(feed_1), skip_ or skip_scale_ or skip_shift_, weight_ or bias_ or gamma_ or beta_]
+        needed = ctx.needs_input_grad[1:]  # of the arguments of the operator
+        wanted = [any(needed[:3]), any(needed[4:7]), any(needed[8:])]
         if grad_raw is None:
             grad_raw = torch.zeros_like(index if ctx.pool else y, dtype=y.dtype)
         grads = overload("block_backward", ctx.backend)(
@@ -129,11 +135,25 @@ class _Block(_Operator):
             grad_raw if y is None else y, index, ctx.pool, ctx.bias, wanted,
         )  # fmt: skip
         to_weight, to_bias, to_gamma, to_beta = grads[6:]
-        by_position = *grads[:3], None, *grads[3:6], None, to_weight, to_bias, None, to_gamma, to_beta, None, None
-        return None, *(
-            grad if needed else None
-            for grad, needed in zip(by_position, ctx.needs_input_grad[1:], strict=True)
+        if ctx.twice and ctx.bias and gamma is not None:
+            # Only all derivatives of a second derivative together do not depend on the bias; this is one of them.
+            to_bias = grad_raw.sum((0, 2, 3))
+            if grad_shift is not None:
+                to_bias -= gamma * (var + ctx.eps).rsqrt() * grad_shift
+        by_position = (
+            *grads[:3],
+            None,
+            *grads[3:6],
+            None,
+            to_weight,
+            to_bias,
+            None,
+            to_gamma,
+            to_beta,
+            None,
+            None,
         )
+        return None, *(grad if wants else None for grad, wants in zip(by_position, needed, strict=True))
 
 
 class _Activate(_Operator):

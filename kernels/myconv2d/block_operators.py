@@ -7,6 +7,7 @@ library. The default overload takes it where `problem` has nothing against it.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -124,9 +125,13 @@ def unavailable() -> str | None:
     """Why the native operators cannot serve anything here; None if they can."""
     if native.cpu.problem is not None:
         return native.cpu.problem
-    if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS):
+    if all(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"myconv2d::{name}.native", "CPU") for name in SCHEMAS
+    ):
         return None
-    return f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
+    reason = f"{native.cpu.path.name} is another version's, without fused blocks: {native.ADVICE}"
+    warnings.warn(f"myconv2d: blocks are composed of plain modules ({reason})", stacklevel=3)
+    return reason
 
 
 def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
@@ -135,9 +140,9 @@ def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
         if tensor is not None and not (tensor.is_cpu and tensor.dtype is torch.float32):
             return f"the fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if weight is not None:
-        k, c, r, s = weight.shape
-        if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):
-            return f"the fused kernels are 3×3, or up to 6×6 with 4 channels at most, not {r}×{s} with {c} to {k}"
+        r, s = weight.shape[2:]
+        if (r, s) != (3, 3):
+            return f"the fused kernels are 3×3, not {r}×{s}"
     return unavailable()
 
 
@@ -184,6 +189,8 @@ def _block_backward_flop(*args, out_shape, **kwargs) -> int:
 
 
 @register_flop_formula(torch.ops.myconv2d.block_inference)
-def _block_inference_flop(input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs) -> int:
+def _block_inference_flop(
+    input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs
+) -> int:
     size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
     return conv_flop_count(input, weight, output_size(size, weight, (1, 1), padding, (1, 1)))

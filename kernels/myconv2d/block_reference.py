@@ -120,8 +120,9 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
         gs = torch.zeros_like(centre) if grad_scale is None else grad_scale.double()
         gt = torch.zeros_like(centre) if grad_shift is None else grad_shift.double()
         count = max(y.numel() // max(y.shape[1], 1), 1)
-        slope = -r**3 * gamma * (gs - centre * gt) / count  # β = 2·dvar/M, dvar = −½ r³·gamma·(gs − mean·gt)
-        offset = -gamma * r * gt / count - slope * centre  # α = dmean/M − β·mean, dmean = −gamma·r·gt
+        # y gets α + β·y with β = 2·dvar/M, dvar = −½ r³·gamma·(gs − mean·gt); α = dmean/M − β·mean, dmean = −gamma·r·gt
+        slope = -(r**3) * gamma * (gs - centre * gt) / count
+        offset = -gamma * r * gt / count - slope * centre
         grad_y = grad_y + offset[:, None, None] + slope[:, None, None] * y
         if wanted[2]:
             to_gamma, to_beta = (r * (gs - centre * gt)).to(gamma.dtype), gt.to(gamma.dtype)
@@ -146,7 +147,8 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
         if bias and not sums:
             to_bias = y.new_zeros(weight.shape[0])
     results = (*to_feeds, to_weight, to_bias, to_gamma, to_beta)
-    return tuple(none.clone() if result is none else result for result in results)  # no two results are one tensor
+    # No two results may be one tensor.
+    return tuple(none.clone() if result is none else result for result in results)
 
 
 def block_inference(input, upsample, skip, skip_upsample, weight, bias, padding, relu, pool) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,61 +70,75 @@ class ConvBlock(nn.Module):
         return f"activation={self.activation}, resize={self.resize}"
 
     def forward(self, input: Image, skip: Image | None = None, *, pending: bool = False) -> Image:
-        if self.hindrance(input, skip) is not None:
+        operands = self._operands(input, skip)
+        if isinstance(operands, str):
             return self._composed(_materialised(input, skip))
-        output = (self._train if self._batch_statistics() else self._infer)(_feed(input), _feed(skip))
+        output = self._train(operands) if self._batch_statistics() else self._infer(operands)
         return output if pending else output.materialise()
 
     def hindrance(self, input: Image, skip: Image | None = None) -> str | None:
         """Why this call would be composed of plain modules; None if it would be fused."""
-        if (why_not := hindrance()) is not None:
-            return why_not
-        if (why_not := _changed(self, type(self))) is not None:
-            return why_not
+        operands = self._operands(input, skip)
+        return operands if isinstance(operands, str) else None
+
+    def _operands(self, input: Image, skip: Image | None) -> _Operands | str:
+        """What the fused operators take, or why they cannot serve."""
         norm, others = self.norm, ()
+        if (why_not := hindrance() or _changed(self, type(self))) is not None:
+            return why_not
         if norm is not None:
             if (why_not := _changed(norm, nn.BatchNorm2d)) is not None:
                 return why_not
             others = norm.weight, norm.bias, norm.running_mean, norm.running_var
-            if (others[0] is None) or (others[2] is None) != (others[3] is None):
+            if others[0] is None or others[1] is None or (others[2] is None) != (others[3] is None):
                 return "batch norm without scale and shift, or with half of its running statistics"
-        if (why_not := _conv_hindrance(self.conv, input, skip, *others)) is not None:
-            return why_not
-        n, _, p, q = _convolved_size(self.conv, input)
+        operands = _operands(self.conv, input, skip, *others)
+        if isinstance(operands, str):
+            return operands
+        n, _, p, q = operands.size
         if self.resize == "pool" and min(p, q) < 2:
             return f"nothing is left of {p}×{q} after pooling"
         if self._batch_statistics():
             if not self.activation:
                 return "batch norm without ReLU"
-            return "batch statistics of one value" if n * p * q < 2 else None
-        if torch.is_grad_enabled() and _requires_grad(self.conv.weight, self.conv.bias, *others, input, skip):
+            return "batch statistics of fewer than two values" if n * p * q < 2 else operands
+        if torch.is_grad_enabled() and _requires_grad(operands, others):
             return "gradients through running statistics, or without batch norm"
-        return None
+        return operands
 
     def _batch_statistics(self) -> bool:
         norm = self.norm
         return norm is not None and (norm.training or norm.running_mean is None)
 
-    def _train(self, first: Pending, second: Pending | None) -> Pending:
-        conv, norm, pool = self.conv, self.norm, self.resize == "pool"
+    def _train(self, operands: _Operands) -> Pending:
+        norm = self.norm
         raw, scale, shift, mean, var = block(
-            first, second, conv.weight, conv.bias, _padding(conv), norm.weight, norm.bias, norm.eps, pool
+            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool"
         )
-        if norm.training and norm.track_running_stats and norm.running_mean is not None:
-            n, _, p, q = _convolved_size(conv, first)
+        if norm.training and norm.track_running_stats:
+            n, _, p, q = operands.size
             _update(norm, mean, var, n * p * q)
         return Pending(raw, scale, shift, self.resize == "upsample")
 
-    def _infer(self, first: Pending, second: Pending | None) -> Pending:
-        weight, bias = self.conv.weight, self.conv.bias
+    def _infer(self, operands: _Operands) -> Pending:
+        first, second, weight, bias, padding, _ = operands
         if self.norm is not None:
             weight, bias = _folded(weight, bias, self.norm)
-        first, second = (f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second))
+        first, second = (
+            f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second)
+        )
         skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
         output = overload("block_inference", "native")(
-            first.tensor, first.upsample, skip, enlarged, weight, bias, _padding(self.conv),
-            self.activation, self.resize == "pool",
-        )  # fmt: skip
+            first.tensor,
+            first.upsample,
+            skip,
+            enlarged,
+            weight,
+            bias,
+            padding,
+            self.activation,
+            self.resize == "pool",
+        )
         return Pending(output, upsample=self.resize == "upsample")
 
     def _composed(self, input: Tensor) -> Tensor:
@@ -139,9 +156,10 @@ class ConvBlock(nn.Module):
 
 def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tensor:
     """conv(concatenation of `input` and `skip` along the channels); where fused, neither is activated or copied."""
-    if (hindrance() or _conv_hindrance(conv, input, skip)) is not None:
+    operands = hindrance() or _operands(conv, input, skip)
+    if isinstance(operands, str):
         return conv(_materialised(input, skip))
-    return block(_feed(input), _feed(skip), conv.weight, conv.bias, _padding(conv))[0]
+    return block(*operands[:5])[0]
 
 
 def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> str:
@@ -154,47 +172,59 @@ def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> 
     return f"composed of plain modules: {why_not}\nconvolution: {served}"
 
 
-def _feed(image: Image | None) -> Pending | None:
-    return image if image is None or isinstance(image, Pending) else Pending(image)
-
-
 def _materialised(input: Image, skip: Image | None) -> Tensor:
     images = [i.materialise() if isinstance(i, Pending) else i for i in (input, skip) if i is not None]
     return images[0] if skip is None else torch.cat(images, dim=-3)
+
+
+class _Operands(NamedTuple):
+    """Of a fused convolution of stride 1."""
+
+    first: Pending
+    second: Pending | None
+    weight: Tensor
+    bias: Tensor | None
+    padding: tuple[int, int]
+    size: tuple[int, int, int, int]  # of the convolution's output
+
+
+def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor | None) -> _Operands | str:
+    """What the fused operators take, or why they cannot serve; `others` are tensors that they would take as well."""
+    if (why_not := _changed(conv, MyConv2d)) is not None:
+        return why_not
+    if backends.wanted not in (None, "native"):
+        return f"backend {backends.wanted!r} has no fused kernels"
+    padding = _padding(conv)
+    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or padding is None:
+        return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
+    feeds = [i if isinstance(i, Pending) else Pending(i) for i in (input, skip) if i is not None]
+    for feed in feeds:
+        if type(feed.tensor) not in (Tensor, nn.Parameter) or feed.tensor.dim() != 4:
+            return "input or skip is no plain tensor of 4 dimensions"
+        others += feed[:3]
+    n, channels, *pixels = feeds[0].shape
+    if skip is not None:
+        m, more, *others_pixels = feeds[1].shape
+        if m != n or others_pixels != pixels:
+            return "input and skip differ in size"
+        channels += more
+    weight, bias = conv.weight, conv.bias
+    size = output_size((n, channels, *pixels), weight.shape, (1, 1), padding, (1, 1))
+    if channels != weight.shape[1] or min(size[2:]) < 1:
+        return "weight does not fit the input"
+    if (why_not := block_operators.problem(weight, bias, *others)) is not None:
+        return why_not
+    return _Operands(feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size)
 
 
 def _changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
     """Whether calling the module does anything but what its class does."""
     if type(module) is not kind:
         return f"{type(module).__name__} in place of {kind.__name__}"
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    if hooks or _has_any_global_hook() or "forward" in module.__dict__:
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
         return f"hooks on {kind.__name__} see plain tensors"
     return None
-
-
-def _conv_hindrance(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor | None) -> str | None:
-    if (why_not := _changed(conv, MyConv2d)) is not None:
-        return why_not
-    if backends.wanted not in (None, "native"):
-        return f"backend {backends.wanted!r} has no fused kernels"
-    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or _padding(conv) is None:
-        return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
-    weight, channels, size = conv.weight, 0, None
-    for image in (input, skip):
-        if image is None:
-            continue
-        tensors = image if isinstance(image, Pending) else (image,)
-        if type(tensors[0]) not in (Tensor, nn.Parameter) or tensors[0].dim() != 4:
-            return "input or skip is no plain tensor of 4 dimensions"
-        others += tensors[:3]
-        n, c, *pixels = image.shape
-        if size not in (None, (n, *pixels)):
-            return "input and skip differ in size"
-        channels, size = channels + c, (n, *pixels)
-    if channels != weight.shape[1] or min(_convolved_size(conv, input)) < 1:
-        return "weight does not fit the input"
-    return block_operators.problem(weight, conv.bias, *others)
 
 
 def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
@@ -203,22 +233,17 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
         return None
     if not isinstance(conv.padding, str):
         return conv.padding
-    r, s = conv.kernel_size
     if conv.padding == "valid":
         return 0, 0
+    r, s = conv.kernel_size
     return (r // 2, s // 2) if r % 2 and s % 2 else None
 
 
-def _convolved_size(conv: nn.Conv2d, input: Image) -> tuple[int, int, int, int]:
-    return output_size(input.shape, conv.weight.shape, (1, 1), _padding(conv), (1, 1))
+def _requires_grad(operands: _Operands, others: Iterable[Tensor | None]) -> bool:
+    feeds = (*operands.first[:3], *(operands.second or ())[:3])
+    return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
 
 
-def _requires_grad(*operands: Image | None) -> bool:
-    tensors = (t for o in operands for t in (o[:3] if isinstance(o, Pending) else (o,)))
-    return any(t is not None and t.requires_grad for t in tensors)
-
-
-@torch.no_grad()
 def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
     """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
     momentum = norm.momentum
@@ -226,9 +251,9 @@ def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None
         norm.num_batches_tracked.add_(1)
         if momentum is None:  # the mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
-    momentum = momentum or 0.0
-    norm.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-    norm.running_var.mul_(1 - momentum).add_(var, alpha=momentum * count / (count - 1))
+    if norm.running_mean is not None:
+        norm.running_mean.lerp_(mean, momentum or 0.0)
+        norm.running_var.lerp_(var * (count / (count - 1)), momentum or 0.0)
 
 
 def _folded(weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, native
+from . import backends, block_operators, native
 from .functional import prepare
 from .shapes import output_size
 
@@ -33,6 +33,8 @@ def info() -> dict[str, Any]:
     for device in devices:
         choice = backends.choose(device, torch.float32, backends.wanted)
         facts[f"active on {device}"] = f"{choice.backend} ({choice.reason})"
+    no_blocks = block_operators.unavailable()
+    facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else "native, 3×3 and float32"
     for backend in backends.BACKENDS:
         for device in devices:
             if (problem := backends.problem(backend, device, torch.float32)) is not None:

@@ -4,8 +4,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from block_cases import OVERLOADS
 
-from myconv2d import native, use_backend
+import myconv2d.block
+import myconv2d.conv_block
+from myconv2d import block_operators, native, operators, use_backend
 
 
 class Place(NamedTuple):
@@ -38,3 +41,14 @@ def isa():
     before = native.cpu.isa()
     yield native.cpu.use_isa
     native.cpu.use_isa(before)
+
+
+@pytest.fixture(params=OVERLOADS)
+def fused(request, monkeypatch) -> torch.dtype:
+    """Every implementation of the block operators serves the blocks of the test; gives the type to test it in."""
+    if request.param == "native":
+        return torch.float32
+    monkeypatch.setattr(block_operators, "problem", lambda *tensors: None)
+    for module in (myconv2d.block, myconv2d.conv_block):
+        monkeypatch.setattr(module, "overload", lambda name, backend: operators.overload(name, "reference"))
+    return torch.float64

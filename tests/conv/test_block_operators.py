@@ -22,6 +22,7 @@ from block_cases import (
 from torch.utils.flop_counter import FlopCounterMode
 
 from myconv2d import block_operators
+from myconv2d.operators import overload
 
 PLACES = [
     *(pytest.param(suffix, torch.float32, id=f"{suffix}-float32") for suffix in OVERLOADS),
@@ -73,11 +74,15 @@ def backward_arguments(suffix, args, wanted):
     """Arguments of block_backward after a forward pass, with random gradients."""
     raw, full, index, scale, shift, mean, var = operator("block", suffix)(*args)
     norm, pool = args[11] is not None, args[14]
-    grads = torch.randn_like(raw), *((torch.randn_like(scale), torch.randn_like(shift)) if norm else (None, None))
+    grads = (
+        torch.randn_like(raw),
+        *((torch.randn_like(scale), torch.randn_like(shift)) if norm else (None, None)),
+    )
     statistics = (mean, var) if norm else (None, None)
     weight, bias, padding, gamma, _, eps, _ = args[8:]
     y = full if pool else raw
-    return *grads, *args[:8], weight, padding, gamma, *statistics, eps, y, index, pool, bias is not None, wanted
+    after = eps, y, index, pool, bias is not None, wanted
+    return *grads, *args[:8], weight, padding, gamma, *statistics, *after
 
 
 @each_case
@@ -113,7 +118,7 @@ def test_block_backward(suffix, dtype, case):
         if name in ("input", "skip"):
             assert is_channels_last(gradient), name
         if name == "bias" and case.norm:
-            assert torch.equal(gradient, torch.zeros_like(gradient))  # raw is seen through scale and shift only
+            assert not gradient.any()  # raw is seen through scale and shift only
         else:
             errors[name] = error(gradient, expected)
     assert max(errors.values()) < BOUND[dtype], errors
@@ -159,7 +164,8 @@ def test_first_of_equals_wins(suffix, dtype):
         gamma = torch.tensor([1.0, -1.0, 2.0, 0.0 if fill is None else -0.5], dtype=dtype)
         plain = (input, None, None, False, None, None, None, False, weight, None, [1, 1])
         raw, full, index, *_ = operator("block", suffix)(*plain, gamma, torch.zeros_like(gamma), EPS, True)
-        torch.testing.assert_close(full, composed(*plain, None, None, EPS, False), equal_nan=True)
+        if fill is None:  # else a fast algorithm may spread it
+            torch.testing.assert_close(full, composed(*plain, None, None, EPS, False))
         key = full * gamma.sign()[:, None, None]
         best, where = F.max_pool2d(key, 2, return_indices=True)
         torch.testing.assert_close(raw * gamma.sign()[:, None, None], best, rtol=0, atol=0, equal_nan=True)
@@ -224,7 +230,9 @@ def test_block_inference(suffix, dtype, case, relu):
 
 @each_place
 @pytest.mark.parametrize("upsample", [False, True])
-@pytest.mark.parametrize("size", [(2, 3, 5, 7), (1, 1, 1, 1), (3, 33, 8, 8), (0, 4, 3, 3), (2, 24, 16, 15)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(2, 3, 5, 7), (1, 1, 1, 1), (3, 33, 8, 8), (0, 4, 3, 3), (2, 24, 16, 15)], ids=str
+)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_activate(suffix, dtype, upsample, size, layout):
     raw, scale, shift = (torch.randn(s).to(dtype) for s in (size, size[1], size[1]))
@@ -256,7 +264,8 @@ def test_any_layout(suffix, case, layout):
     """Images and weights of any strides give what contiguous ones give."""
 
     def spread(args):
-        return [LAYOUTS[layout](a) if isinstance(a, torch.Tensor) and a.dim() == 4 else a for a in args]
+        images = [isinstance(a, torch.Tensor) and a.dim() == 4 and a.is_floating_point() for a in args]
+        return [LAYOUTS[layout](a) if image else a for a, image in zip(args, images, strict=True)]
 
     args = case.arguments(torch.float32)
     for one, other in zip(
@@ -289,9 +298,8 @@ def test_opcheck(suffix, case):
         grad = operator("activate", forward)(raw, scale, shift, True)
         calls["activate_backward"] = grad, raw, scale, shift, True
     for name, arguments in calls.items():
-        report = torch.library.opcheck(
-            operator(name, suffix), arguments, test_utils=("test_schema", "test_faketensor")
-        )
+        call = overload(name, None if suffix == "default" else suffix)
+        report = torch.library.opcheck(call, arguments, test_utils=("test_schema", "test_faketensor"))
         assert set(report.values()) == {"SUCCESS"}, name
 
 
@@ -337,12 +345,10 @@ def test_problems_in_words(monkeypatch):
     weight = torch.randn(8, 8, 3, 3)
     monkeypatch.setattr(block_operators, "unavailable", lambda: None)
     assert problem(weight, None) is None
-    assert problem(torch.randn(4, 8, 6, 6)) is None and problem(torch.randn(8, 1, 5, 5)) is None
     for tensors, words in (
         ((weight.double(),), "not torch.float64 on cpu"),
         ((weight, torch.randn(8, device="meta")), "on meta"),
-        ((torch.randn(8, 8, 5, 5),), "not 5×5 with 8 to 8"),
-        ((torch.randn(8, 1, 7, 7),), "not 7×7 with 1 to 8"),
+        ((torch.randn(8, 8, 3, 5),), "not 3×5"),
     ):
         assert words in problem(*tensors)
     monkeypatch.setattr(block_operators, "unavailable", lambda: "not built")
