@@ -69,7 +69,9 @@ def conv2d(
     return _by_type(input, weight, bias, numbers)
 
 
-def _at_once(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Tensor | None:
+def _at_once(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Tensor | None:
     """The CPU library's own convolution, where nothing but it takes part in the call; else None.
 
     It checks all sizes itself, in plain words. So what a tiny layer would wait longer for than for its result is done
