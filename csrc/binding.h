@@ -57,21 +57,41 @@ inline bool is_channels_last(const Tensor& tensor) {
 // A fresh result beside its operands: channels_last if either of them is, contiguous otherwise.
 inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<int64_t, 4>& sizes) {
   const bool channels_last = is_channels_last(a) || is_channels_last(b);
-  return torch::stable::empty(
-      {sizes.data(), sizes.size()}, a.scalar_type(), std::nullopt, a.device(), std::nullopt,
-      channels_last ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous);
+  std::array<int64_t, 4> strides;
+  int64_t next = 1;
+  for (int d : channels_last ? std::array{1, 3, 2, 0} : std::array{3, 2, 1, 0}) {
+    strides[d] = next;
+    const int64_t size = channels_last || sizes[d] > 0 ? sizes[d] : 1;  // as the framework counts empty axes
+    STD_TORCH_CHECK(!__builtin_mul_overflow(next, size, &next), "myconv2d: the result is too large for any memory");
+  }
+  int32_t dtype, device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(a.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(a.get(), &device));
+  AtenTensorHandle result;  // not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes.data(), strides.data(), dtype, device,
+                                                         a.get_device_index(), &result));
+  return Tensor(result);
 }
 
 inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
 }
 
+struct Pair {  // (vertical, horizontal)
+  int64_t values[2];
+
+  Pair(int64_t vertical, int64_t horizontal) : values{vertical, horizontal} {}
+  Pair(const IntList& list) {
+    STD_TORCH_CHECK(list.size() == 2, "myconv2d: stride, padding and dilation take two values each");
+    values[0] = list[0], values[1] = list[1];
+  }
+  int64_t operator[](int i) const { return values[i]; }
+};
+
 // The description of a convolution whose sizes agree; anything that would read or write out of bounds is refused.
-// The wording for people is Python's task (functional.py): what arrives here was checked there.
-inline Conv2d describe(const int64_t* input, const int64_t* weight, const IntList& stride, const IntList& padding,
-                       const IntList& dilation, int64_t groups) {
-  STD_TORCH_CHECK(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2,
-                  "myconv2d: stride, padding and dilation take two values each");
+// The wording for people is Python's task (functional.py).
+inline Conv2d describe(const int64_t* input, const int64_t* weight, const Pair& stride, const Pair& padding,
+                       const Pair& dilation, int64_t groups) {
   for (int d = 0; d < 2; ++d)
     STD_TORCH_CHECK(stride[d] > 0 && padding[d] >= 0 && dilation[d] > 0 && weight[2 + d] > 0,
                     "myconv2d: stride, dilation and kernel must be positive, padding must not be negative");
@@ -110,8 +130,8 @@ struct Forward {
   ConstVector bias;
   Tensor output;
 
-  Forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
-          const IntList& padding, const IntList& dilation, int64_t groups) {
+  Forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
+          const Pair& padding, const Pair& dilation, int64_t groups) {
     require(input, input, "input");
     require(weight, input, "weight");
     conv = describe(input.sizes().data(), weight.sizes().data(), stride, padding, dilation, groups);

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "binding.h"
-#include "threads.h"
+#include "cpu/framework_threads.h"
 
 namespace myconv2d {
 namespace {

@@ -1,18 +1,30 @@
 // The CPU implementation of the three operators. Their schemas are defined in Python (operators.py), which also
 // works where this library does not load; here tensors become conv2d.h and back.
 #include "binding.h"
-#include "threads.h"
+#include "cpu/framework_threads.h"
 
 namespace myconv2d {
 namespace {
 
-Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
-              const IntList& padding, const IntList& dilation, int64_t groups) {
+Tensor forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Pair& stride,
+               const Pair& padding, const Pair& dilation, int64_t groups) {
   const Type type = type_of(input);
   const Forward call(input, weight, bias, stride, padding, dilation, groups);
   kernels_for(type).forward(call.conv, type, framework_threads(), read(input), read(weight), call.bias,
                             write(call.output));
   return call.output;
+}
+
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
+              const IntList& padding, const IntList& dilation, int64_t groups) {
+  return forward(input, weight, bias, stride, padding, dilation, groups);
+}
+
+Tensor conv2d_at_once(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_h,
+                      int64_t stride_w, int64_t padding_h, int64_t padding_w, int64_t dilation_h, int64_t dilation_w,
+                      int64_t groups) {
+  STD_TORCH_CHECK(weight.dim() != 4 || weight.size(0) > 0, "myconv2d: no out channels");  // functional.py's rule
+  return forward(input, weight, bias, {stride_h, stride_w}, {padding_h, padding_w}, {dilation_h, dilation_w}, groups);
 }
 
 Tensor conv2d_grad_input(const Tensor& grad_output, const Tensor& weight, const IntList& input_size,
@@ -42,6 +54,7 @@ std::tuple<Tensor, Tensor> conv2d_grad_weight(const Tensor& grad_output, const T
 STABLE_TORCH_LIBRARY_IMPL(myconv2d, CPU, library) {
   library.impl("conv2d", TORCH_BOX(&myconv2d::conv2d));
   library.impl("conv2d.native", TORCH_BOX(&myconv2d::conv2d));
+  library.impl("conv2d_at_once", TORCH_BOX(&myconv2d::conv2d_at_once));
   library.impl("conv2d_grad_input", TORCH_BOX(&myconv2d::conv2d_grad_input));
   library.impl("conv2d_grad_input.native", TORCH_BOX(&myconv2d::conv2d_grad_input));
   library.impl("conv2d_grad_weight", TORCH_BOX(&myconv2d::conv2d_grad_weight));

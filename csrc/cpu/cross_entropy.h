@@ -17,6 +17,13 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
+template <typename V>
+inline V load_as(const float* from) {
+  V result;
+  std::memcpy(&result, from, sizeof result);
+  return result;
+}
+
 constexpr int64_t entropy_tile = 64, entropy_task = 16 * entropy_tile;  // pixels
 
 // Axes that follow each other in the memory of all three tensors become one, so that tiles are full.
@@ -58,8 +65,10 @@ inline void read_targets(const CrossEntropy& p, const EntropyTile& tile, int64_t
   p.target_is_byte ? read(static_cast<const uint8_t*>(p.target.data)) : read(static_cast<const int64_t*>(p.target.data));
 }
 
-// to[column][row] = from[row][column]. Blocks of at most 8 × 8, which waste nothing at K = 24.
-inline void turn(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+// to[column][row] = change(from[row][column], column). Blocks of at most 8 × 8, which waste nothing at K = 24.
+template <typename F>
+void turn(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride,
+          const F& change) {
   constexpr int lanes = Vector<float>::lanes < 8 ? Vector<float>::lanes : 8;
   typedef float Row __attribute__((vector_size(lanes * sizeof(float)), may_alias));
   const int64_t full_rows = rows / lanes * lanes, full_columns = columns / lanes * lanes;
@@ -67,77 +76,87 @@ inline void turn(const float* from, int64_t from_stride, int64_t rows, int64_t c
     for (int64_t j = 0; j < full_columns; j += lanes) {
       Row block[lanes];
 #pragma GCC unroll 8
-      for (int k = 0; k < lanes; ++k) std::memcpy(&block[k], from + (i + k) * from_stride + j, sizeof(Row));
+      for (int k = 0; k < lanes; ++k) block[k] = change(load_as<Row>(from + (i + k) * from_stride + j), j);
       exchange_all<lanes / 2>(block);
 #pragma GCC unroll 8
       for (int k = 0; k < lanes; ++k) std::memcpy(to + (j + k) * to_stride + i, &block[k], sizeof(Row));
     }
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = i < full_rows ? full_columns : 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+    for (int64_t j = i < full_rows ? full_columns : 0; j < columns; ++j)
+      to[j * to_stride + i] = change(from[i * from_stride + j], j);
 }
 
 inline void read_logits(const CrossEntropy& p, const EntropyTile& tile, float* values) {
   const Strides& s = p.logits.strides;
   const float* from = static_cast<const float*>(p.logits.data) + tile.offset(s);
-  if (s.c == 1 && s.w != 1) return turn(from, s.w, tile.count, p.classes, values, entropy_tile);
-  for (int64_t k = 0; k < p.classes; ++k)
-    for (int64_t i = 0; i < tile.count; ++i) values[k * entropy_tile + i] = from[k * s.c + i * s.w];
+  if (s.c == 1 && s.w != 1)
+    return turn(from, s.w, tile.count, p.classes, values, entropy_tile, [](auto x, int64_t) { return x; });
+  for (int64_t k = 0; k < p.classes; ++k, from += s.c, values += entropy_tile)
+    if (s.w == 1)
+      std::memcpy(values, from, tile.count * sizeof(float));
+    else
+      for (int64_t i = 0; i < tile.count; ++i) values[i] = from[i * s.w];
 }
 
-inline void write_gradient(const CrossEntropy& p, const EntropyTile& tile, const float* values) {
+// values[class][pixel] · factors[pixel]
+inline void write_gradient(const CrossEntropy& p, const EntropyTile& tile, const float* values, const float* factors) {
   const Strides& s = p.gradient.strides;
   float* to = static_cast<float*>(p.gradient.data) + tile.offset(s);
-  if (s.c == 1 && s.w != 1) return turn(values, entropy_tile, p.classes, tile.count, to, s.w);
-  for (int64_t k = 0; k < p.classes; ++k)
-    for (int64_t i = 0; i < tile.count; ++i) to[k * s.c + i * s.w] = values[k * entropy_tile + i];
+  if (s.c == 1 && s.w != 1)
+    return turn(values, entropy_tile, p.classes, tile.count, to, s.w,
+                [&](auto x, int64_t pixel) { return x * load_as<decltype(x)>(factors + pixel); });
+  for (int64_t k = 0; k < p.classes; ++k, to += s.c, values += entropy_tile)
+    if (s.w == 1 && tile.count == entropy_tile)
+      for (int64_t i = 0; i < entropy_tile; ++i) to[i] = values[i] * factors[i];
+    else
+      for (int64_t i = 0; i < tile.count; ++i) to[i * s.w] = values[i] * factors[i];
 }
 
-// values[class][pixel]: logits come in, the gradient times `scale` goes out where it is wanted. The tile's loss.
-inline double entropy_of_tile(const CrossEntropy& p, const EntropyTile& tile, float scale, float* values) {
-  constexpr int64_t lanes = Vector<float>::lanes;
+// values[class][pixel]: logits come in; where the gradient is wanted, it goes out as values · factors[pixel], `share`
+// being what a pixel that counts has of the loss. Returns the tile's loss.
+inline double entropy_of_tile(const CrossEntropy& p, const EntropyTile& tile, float share, float* values,
+                              float* factors) {
+  constexpr int64_t lanes = Vector<float>::lanes, vectors = 4;  // at a time: independent chains of operations
   const bool wanted = p.gradient.data != nullptr;
   int64_t targets[entropy_tile];
   read_targets(p, tile, targets);
   float* losses = p.loss + (tile.n * p.height + tile.y) * p.width + tile.x;  // with Reduction::none
   double loss = 0;
-  for (int64_t first = 0; first < tile.count; first += lanes) {
-    float* column = values + first;
-    const auto row = [&](int64_t k) { return load_vector<float>(column + k * entropy_tile); };
-    Floats largest = row(0);
-    for (int64_t k = 1; k < p.classes; ++k) {
-      const Floats x = row(k);
-      largest = x > largest ? x : largest;
-    }
-    const int64_t count = least(lanes, tile.count - first);
-    float right[lanes], share[lanes] = {};  // the target's logit less the largest; what the pixel counts
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t target = targets[first + i];
-      const bool counts = target != p.ignore_index;
-      right[i] = counts ? column[target * entropy_tile + i] - largest[i] : 0.0f;
-      share[i] = counts ? scale : 0.0f;
-    }
-    Floats sum{};
-    for (int64_t k = 0; k < p.classes; ++k) {
-      const Floats e = exp_of_nonpositive(row(k) - largest);
-      if (wanted) store_vector<float, float>(column + k * entropy_tile, e);
-      sum += e;
-    }
-    if (p.reduction == Reduction::none) {
-      for (int64_t i = 0; i < count; ++i)
-        losses[first + i] = targets[first + i] != p.ignore_index ? __builtin_log(double(sum[i])) - right[i] : 0.0;
-    } else {
-      double product = 1, rights = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        if (targets[first + i] != p.ignore_index) product *= sum[i];
-        rights += right[i];
+  for (int64_t first = 0; first < tile.count; first += vectors * lanes) {
+    const auto at = [&](int64_t k, int v) { return values + k * entropy_tile + first + v * lanes; };
+    Floats largest[vectors], sum[vectors] = {};
+    for (int v = 0; v < vectors; ++v) largest[v] = load_vector<float>(at(0, v));
+    for (int64_t k = 1; k < p.classes; ++k)
+      for (int v = 0; v < vectors; ++v) {
+        const Floats x = load_vector<float>(at(k, v));
+        largest[v] = x > largest[v] ? x : largest[v];
       }
-      loss += __builtin_log(product) - rights;
-    }
-    if (!wanted) continue;
-    const Floats factor = load_vector<float>(share) / sum;
-    for (int64_t k = 0; k < p.classes; ++k) store_vector<float, float>(column + k * entropy_tile, row(k) * factor);
+    const int64_t count = least(vectors * lanes, tile.count - first);
+    float highest[vectors * lanes], right[vectors * lanes] = {};  // the target's logit less the largest
+    std::memcpy(highest, largest, sizeof largest);
     for (int64_t i = 0; i < count; ++i)
-      if (targets[first + i] != p.ignore_index) column[targets[first + i] * entropy_tile + i] -= scale;
+      if (targets[first + i] != p.ignore_index) right[i] = *(at(targets[first + i], 0) + i) - highest[i];
+    for (int64_t k = 0; k < p.classes; ++k)
+      for (int v = 0; v < vectors; ++v) {
+        const Floats e = exp_of_nonpositive(load_vector<float>(at(k, v)) - largest[v]);
+        if (wanted) store_vector<float, float>(at(k, v), e);
+        sum[v] += e;
+      }
+    float sums[vectors * lanes];
+    std::memcpy(sums, sum, sizeof sum);
+    for (int64_t begin = 0; begin < count; begin += 16) {
+      double product = 1, rights = 0;
+      for (int64_t i = begin; i < least(begin + 16, count); ++i) {
+        const bool counts = targets[first + i] != p.ignore_index;
+        product *= counts ? sums[i] : 1.0f;
+        rights += right[i];
+        factors[first + i] = (counts ? share : 0.0f) / sums[i];
+        if (counts && wanted) *(at(targets[first + i], 0) + i) -= sums[i];
+        if (p.reduction == Reduction::none)
+          losses[first + i] = counts ? __builtin_log(double(sums[i])) - right[i] : 0.0;
+      }
+      if (p.reduction != Reduction::none) loss += __builtin_log(product) - rights;
+    }
   }
   return loss;
 }
@@ -186,15 +205,16 @@ inline BadTarget cross_entropy(CrossEntropy p, const Threads& threads) {
   }
 
   const bool mean = p.reduction == Reduction::mean;
-  const float scale = mean ? static_cast<float>(1.0 / most(1, counted)) : 1.0f;
+  const float share = mean ? static_cast<float>(1.0 / most(1, counted)) : 1.0f;
   parallel_for(threads, tasks, [&](int64_t task) {
     float* values = static_cast<float*>(scratch(Scratch::panel, p.classes * entropy_tile * sizeof(float)));
     std::memset(values, 0, p.classes * entropy_tile * sizeof(float));  // lanes behind a short tile hold numbers
+    float factors[entropy_tile];
     double loss = 0;
     each_tile(task, [&](const EntropyTile& tile) {
       read_logits(p, tile, values);
-      loss += entropy_of_tile(p, tile, scale, values);
-      if (p.gradient.data) write_gradient(p, tile, values);
+      loss += entropy_of_tile(p, tile, share, values, factors);
+      if (p.gradient.data) write_gradient(p, tile, values, factors);
     });
     parts[task].loss = loss;
   });

@@ -8,6 +8,7 @@ namespace myconv2d::MYCONV2D_ISA {
 
 template <typename F>
 void parallel_for(const Threads& threads, int64_t tasks, const F& body) {
+  if (tasks == 1) return body(0);  // tiny problems spare themselves the thread pool
   threads.parallel_for(tasks, const_cast<F*>(&body), [](void* context, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(context))(i);
   });

@@ -36,7 +36,7 @@ class _Operator(torch.autograd.Function):
         return super(torch.autograd.Function, cls).apply(*args)
 
 
-def _untracked(*tensors: Tensor | None) -> bool:
+def untracked(*tensors: Tensor | None) -> bool:
     """Whether no derivative and no transform can see this call, so that the bare operator will do."""
     if torch.compiler.is_compiling() or not _BELOW_PYTHON or torch._C._are_functorch_transforms_active():
         return False
@@ -200,7 +200,7 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers)
     if torch.compiler.is_dynamo_compiling():
         _show_dynamo()
         return _one_node(input, weight, bias, *numbers)
-    if _untracked(input, weight, bias):
+    if untracked(input, weight, bias):
         return _run("conv2d", numbers, input, weight, bias)
     return _Conv2d.call(input, weight, bias, numbers)
 
@@ -228,7 +228,7 @@ def conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, input_size: Sequence[int], numbers: Numbers
 ) -> Tensor:
     """grad_input of size `input_size` of grad_output (N, K, P, Q) and weight (K, C/groups, R, S)."""
-    if _untracked(grad_output, weight):
+    if untracked(grad_output, weight):
         return _run("conv2d_grad_input", numbers, grad_output, weight, input_size)
     return _GradInput.call(grad_output, weight, input_size, numbers)
 
@@ -237,7 +237,7 @@ def conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, weight_size: Sequence[int], bias: bool, numbers: Numbers
 ) -> tuple[Tensor, Tensor]:
     """(grad_weight of size `weight_size`, grad_bias (K,) or (0,) unless `bias`) of grad_output and input."""
-    if _untracked(grad_output, input):
+    if untracked(grad_output, input):
         return _run("conv2d_grad_weight", numbers, grad_output, input, weight_size, bias)
     return _GradWeight.call(grad_output, input, weight_size, bias, numbers)
 

@@ -10,12 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import autograd, backends
+from . import autograd, backends, native
 from .shapes import Numbers
 
 IntPair = int | tuple[int, ...] | list[int]
 
 _AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+_PLAIN = (Tensor, torch.nn.Parameter)
+_CPU_LIBRARY = (None, "native") if native.cpu.problem is None else ()  # the wanted backends that it serves as
+_AT_ONCE = torch.ops.myconv2d.conv2d_at_once.default
+_watched = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)  # by how many modes, such as a FLOP counter
 _TYPES = {*backends._NATIVE_TYPES["cpu"], torch.complex32, torch.complex64, torch.complex128}
 
 
@@ -57,10 +61,39 @@ def conv2d(
     if has_torch_function_variadic(input, weight, bias):
         numbers = (stride, padding, dilation, groups)
         return handle_torch_function(conv2d, (input, weight, bias), input, weight, bias, *numbers)
+    if (output := _at_once(input, weight, bias, stride, padding, dilation, groups)) is not None:
+        return output
     input, weight, bias, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
     if input.dim() == 3:
         return _by_type(input.unsqueeze(0), weight, bias, numbers).squeeze(0)
     return _by_type(input, weight, bias, numbers)
+
+
+def _at_once(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Tensor | None:
+    """The CPU library's own convolution, where nothing but it takes part in the call; else None.
+
+    It checks all sizes itself, in plain words. So what a tiny layer would wait longer for than for its result is done
+    only for calls that it refuses: `prepare`, which says what is wrong with them, and the way through autograd.
+    """
+    if type(input) not in _PLAIN or type(weight) not in _PLAIN or not (bias is None or type(bias) in _PLAIN):
+        return None
+    if not autograd.untracked(input, weight, bias):
+        return None
+    if backends.wanted not in _CPU_LIBRARY or not input.is_cpu or torch.is_autocast_enabled("cpu") or _watched():
+        return None
+    stride_h, stride_w = stride if type(stride) is tuple and len(stride) == 2 else (stride, stride)
+    padding_h, padding_w = padding if type(padding) is tuple and len(padding) == 2 else (padding, padding)
+    dilation_h, dilation_w = dilation if type(dilation) is tuple and len(dilation) == 2 else (dilation, dilation)
+    numbers = stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups
+    for number in numbers:
+        if type(number) is not int:
+            return None
+    try:
+        return _AT_ONCE(input, weight, bias, *numbers)
+    except Exception:
+        return None
 
 
 def prepare(

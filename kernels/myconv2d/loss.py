@@ -57,6 +57,8 @@ def cross_entropy(
         return handle_torch_function(cross_entropy, (logits, target, weight), logits, target, **options)
     simple = weight is None and label_smoothing == 0.0 and reduction in _REDUCTIONS
     if not simple or not _served(logits, target):
+        if isinstance(target, Tensor) and target.dtype == torch.uint8:
+            target = target.long()  # the framework takes uint8 of some shapes only
         return F.cross_entropy(
             logits, target, weight, None, ignore_index, None, reduction, label_smoothing=label_smoothing
         )
@@ -98,7 +100,7 @@ def _gradient(logits: Tensor, target: Tensor, reduction: int, ignore_index: int)
 
 def _reference(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
+        return F.cross_entropy(logits, target.long(), ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
 
 
 def _reference_with_gradient(logits: Tensor, target: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
@@ -127,15 +129,22 @@ class _CrossEntropy(torch.autograd.Function):
         each = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
         if torch.is_grad_enabled():  # create_graph=True
             return _gradient(*ctx.saved_tensors, *ctx.numbers) * each, None, None, None
-        # What is given away may be changed by whoever gets it, so it is given once; retain_graph=True computes it again.
+        # Whoever gets the gradient may change it, so it is given away once; retain_graph=True computes it again.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             gradient = _WITH_GRADIENT(*ctx.saved_tensors, *ctx.numbers)[1]
-        if type(each) is not Tensor or torch._C._are_functorch_transforms_active():  # traced, or a vmap over gradients
+        if not _concrete(each):
             return gradient * each, None, None, None
         if each.dim() or each.item() != 1:
             gradient.mul_(each)
         return gradient, None, None, None
+
+
+def _concrete(tensor: Tensor) -> bool:
+    """Whether a tensor is one of numbers in memory, not one that is traced or vmapped."""
+    functorch = torch._C._functorch
+    transformed = torch._C._are_functorch_transforms_active() or functorch.is_legacy_batchedtensor(tensor)
+    return type(tensor) is Tensor and not transformed
 
 
 def _with_derivative(keys: torch._C.DispatchKeySet, logits: Tensor, *others: Any) -> Tensor:

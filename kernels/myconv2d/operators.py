@@ -9,6 +9,7 @@ CPU it is the native library itself, everywhere else `backends.choose`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ from . import backends, native, reference
 from .shapes import empty_beside, output_size
 
 _NUMBERS = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+_AT_ONCE = (  # numbers one by one: the framework takes twice as long to unpack lists as a tiny convolution takes
+    "Tensor input, Tensor weight, Tensor? bias, int stride_h, int stride_w, int padding_h, int padding_w, "
+    "int dilation_h, int dilation_w, int groups"
+)
 SCHEMAS = {
     "conv2d": (f"Tensor input, Tensor weight, Tensor? bias, {_NUMBERS}", "Tensor"),
     "conv2d_grad_input": (f"Tensor grad_output, Tensor weight, SymInt[] input_size, {_NUMBERS}", "Tensor"),
@@ -88,6 +93,7 @@ def _automatic(name: str) -> Callable:
     return run
 
 
+@functools.cache
 def overload(name: str, backend: str | None) -> Callable:
     """The operator `name` on one backend, or on the automatic choice."""
     return getattr(getattr(torch.ops.myconv2d, name), backend or "default")
@@ -105,6 +111,7 @@ def _define() -> torch.library.Library:
         for key in ("CPU", "CUDA"):
             library.impl(f"{name}.triton", _triton(name), key)
         library.impl(f"{name}.native", _native_cuda(name), "CUDA")
+    library.define(f"conv2d_at_once({_AT_ONCE}) -> Tensor")  # in the CPU library
     return library
 
 
