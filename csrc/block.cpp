@@ -2,7 +2,7 @@
 #include "block.h"
 
 #include "binding.h"
-#include "threads.h"
+#include "cpu/framework_threads.h"
 
 namespace myconv2d {
 namespace {

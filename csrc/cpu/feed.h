@@ -115,25 +115,6 @@ inline void read_pixels(const FeedSource& source, const Window& window, float* p
   });
 }
 
-inline void prefetch_line(const float* from, int64_t count, const char write) {
-  const char* at = reinterpret_cast<const char*>(from);
-  for (int64_t b = 0; b < count * static_cast<int64_t>(sizeof(float)); b += 64)
-    if (write) __builtin_prefetch(at + b, 1, 2);
-    else __builtin_prefetch(at + b, 0, 2);
-}
-
-template <bool write>
-void prefetch_row(const FeedSource& source, const Window& window, int64_t i) {
-  const int64_t y = window.y + i, columns = least(window.columns, source.width - window.x);
-  if (y >= source.height) return;
-  for (const Feed& part : source.parts) {
-    const int up = part.upsample;
-    if (!part.channels || (up && y & 1)) continue;
-    prefetch_line(part.data + window.image * part.strides.n + (y >> up) * part.strides.h + (window.x >> up) * part.strides.w,
-                  ceil_div(columns, 1 + up) * part.strides.w, write);
-  }
-}
-
 // The gradient of a convolution's output y: grad + offset + slope·y, where with pooling grad is that of the 2×2
 // window's chosen pixel and zero for the others.
 struct GradientSource {
@@ -203,18 +184,6 @@ inline void read_pixels(const GradientSource& source, const Window& window, floa
   fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
     read(source, window.image, y, begin, end, to, stride);
   });
-}
-
-template <bool write>
-void prefetch_row(const GradientSource& source, const Window& window, int64_t i) {
-  const int64_t y = window.y + i, columns = least(window.columns, source.width - window.x);
-  if (y >= source.height) return;
-  const Strides &gs = source.grad_strides, &ys = source.y_strides;
-  const int pool = source.index != nullptr;
-  if (source.y) prefetch_line(source.y + window.image * ys.n + y * ys.h + window.x * ys.w, columns * ys.w, write);
-  if (!pool || !(y & 1))
-    prefetch_line(source.grad + window.image * gs.n + (y >> pool) * gs.h + (window.x >> pool) * gs.w,
-                  ceil_div(columns, 1 + pool) * gs.w, write);
 }
 
 // Planes of a source that can only fill pixels: for the few channels where planes are wanted.

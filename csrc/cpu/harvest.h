@@ -150,14 +150,6 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
   write(pixels, stride, window, first, channels, sink);
 }
 
-template <bool write>
-void prefetch_row(const BlockSink& sink, const Window& window, int64_t i) {
-  const Strides& ys = sink.y_strides;
-  if (window.y + i < sink.height)
-    prefetch_line(sink.y + window.image * ys.n + (window.y + i) * ys.h + window.x * ys.w,
-                  least(window.columns, sink.width - window.x) * ys.w, write);
-}
-
 // ---- inference ------------------------------------------------------------------------------------------------
 struct InferenceSink {
   float* output;
@@ -194,16 +186,6 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
       });
     }
   });
-}
-
-template <bool write>
-void prefetch_row(const InferenceSink& sink, const Window& window, int64_t i) {
-  const int pool = sink.pool;
-  const int64_t y = window.y + i, columns = least(window.columns, sink.width - window.x) >> pool;
-  if (y >= sink.height || (pool && (y & 1 || y + 1 >= sink.height))) return;
-  prefetch_line(sink.output + window.image * sink.strides.n + (y >> pool) * sink.strides.h +
-                    (window.x >> pool) * sink.strides.w,
-                columns * sink.strides.w, write);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------
@@ -278,21 +260,6 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
       write_part(part, pixels + (begin - first), stride, window, begin - part_first, end - begin, sink,
                  sink.mine + begin, sink.mine + sink.channels + begin);
     part_first += part.feed.channels;
-  }
-}
-
-template <bool write>
-void prefetch_row(const FeedSink& sink, const Window& window, int64_t i) {
-  const int64_t y = window.y + i, columns = least(window.columns, sink.width - window.x);
-  if (y >= sink.height) return;
-  for (const FeedSink::Part& part : sink.parts) {
-    const int up = part.feed.upsample;
-    if (!part.gradient.data || (up && y & 1)) continue;
-    const Strides &fs = part.feed.strides, &gs = part.gradient.strides;
-    const int64_t count = ceil_div(columns, 1 + up);
-    prefetch_line(part.gradient.data + window.image * gs.n + (y >> up) * gs.h + (window.x >> up) * gs.w, count * gs.w, write);
-    if (part.feed.scale)
-      prefetch_line(part.feed.data + window.image * fs.n + (y >> up) * fs.h + (window.x >> up) * fs.w, count * fs.w, false);
   }
 }
 

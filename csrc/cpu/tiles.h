@@ -152,21 +152,6 @@ void begin_tasks(const Planes<T>&, int64_t) {}
 template <typename T>
 const Planes<T>& for_task(const Planes<T>& planes, int64_t) { return planes; }
 
-// Brings one row of a window, as far as it lies in the image, into L2 ahead of its use.
-template <bool write, typename T>
-void prefetch_row(const Planes<T>& planes, const Window& window, int64_t i) {
-  const Inside<T> inside(planes, window);
-  if (!inside.row(i) || inside.columns() == 0) return;
-  const Strides& s = planes.strides;
-  const bool innermost = s.c == 1;
-  const int64_t runs = innermost ? 1 : planes.channels;
-  const int64_t bytes = (innermost ? (inside.columns() - 1) * s.w + planes.channels : inside.columns()) * sizeof(T);
-  for (int64_t c = 0; c < runs; ++c) {
-    const char* from = reinterpret_cast<const char*>(inside.first_pixel(i) + c * s.c);
-    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(from + b, write, 2);
-  }
-}
-
 struct TileGrid {  // the Winograd tiles of a batch
   int64_t batch, rows, columns;
   int64_t count() const { return batch * rows * columns; }
@@ -195,17 +180,6 @@ void for_each_run(const TileGrid& grid, int64_t begin, int64_t end, const F& vis
     visit(run, tile - begin);
     tile += run.count;
   }
-}
-
-// Step `part` of `parts` of bringing in what lies under the tiles `begin` … `end`, row by row.
-template <bool write, typename P>
-void prefetch_tiles(const P& planes, const TileGrid& grid, int64_t begin, int64_t end, int64_t part, int64_t parts) {
-  int64_t row = 0;
-  const int64_t rows = tile_size * ceil_div(end - begin, grid.columns);
-  for_each_run(grid, begin, least(end, grid.count()), [&](const TileRun& run, int64_t) {
-    for (int64_t i = 0; i < tile_size; ++i, ++row)
-      if (row * parts / rows == part) prefetch_row<write>(planes, run.window(tile_size, 0, 0), i);
-  });
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

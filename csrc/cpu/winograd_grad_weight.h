@@ -94,10 +94,7 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
         });
       });
 
-      for (int64_t point = 0; point < points; ++point) {
-        const int64_t next_end = least(end + blocking.tiles, range_end);
-        prefetch_tiles<false>(images, grid, end, next_end, point, points);
-        prefetch_tiles<false>(grads, grid, end, next_end, point, points);
+      for (int64_t point = 0; point < points; ++point)
         for (int64_t panel = 0; panel < panels.count; ++panel) {
           const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
           for (int64_t c = 0; c < in_channels; c += blocking.rows)
@@ -106,7 +103,6 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
                 at_grads + point * grads_step + first_channel * blocking.tiles,
                 sums + point * sums_step + first_channel * in_channels + c * width, width, begin > range_begin);
         }
-      }
     }
   });
 

@@ -103,15 +103,11 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
       const MultiplyPanel multiply = multiply_panel_for<Depth::in_blocks>(rows, panels.at(panel));
       const float* panel_weights =
           weights + g * group_weights + panels.first_channel(panel) * points * in_channels;
-      for (int64_t point = 0; point < points; ++point) {
-        const int64_t part = panel * points + point, parts = panels.count * points;
-        prefetch_tiles<true>(to, grid, begin, end, part, parts);
-        prefetch_tiles<false>(from, grid, end, end + blocking.tiles, part, parts);
+      for (int64_t point = 0; point < points; ++point)
         for (int64_t i = 0; i < row_panels; ++i)
           multiply(in_channels, input + point * input_step + i * rows * channels_padded, rows * lanes,
                    panel_weights + point * in_channels * width, output + point * output_step + i * rows * width,
                    width, false);
-      }
 
       const int64_t first_channel = panels.first_channel(panel), channels = panels.channels_of(panel);
       float add[3 * lanes] = {};
