@@ -62,10 +62,10 @@ void correlate_planes(const float* few, int64_t few_row, const ManyRows& many, f
     for (int64_t x = 0; x < many.columns; x += lanes) {
       Lanes tap[kernel_w];
 #pragma GCC unroll 6
-      for (int s = 0; s < kernel_w; ++s) tap[s] = load_vector<float>(taps + x + s);
+      for (int s = 0; s < kernel_w; ++s) tap[s] = load_once(taps + x + s);
 #pragma GCC unroll 4
       for (int m = 0; m < channels; ++m) {
-        const Lanes value = load_vector<float>(row + m * many.step + x);
+        const Lanes value = load_once(row + m * many.step + x);
 #pragma GCC unroll 6
         for (int s = 0; s < kernel_w; ++s) sum[m][s] += tap[s] * value;
       }

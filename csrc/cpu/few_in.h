@@ -152,7 +152,7 @@ void filter_planes(const FilteredRows& rows, const float* v, int64_t second, con
       const float* value = v + rows.terms[d];
 #pragma GCC unroll 2
       for (int m = 0; m < 2; ++m, value += rows.step) {
-        const Lanes a = load_vector<float>(value), b = load_vector<float>(value + second);
+        const Lanes a = load_once(value), b = load_once(value + second);
 #pragma GCC unroll 8
         for (int k = 0; k < channels; ++k) {
           y[m][k][0] += weights[m * channels + k] * a;

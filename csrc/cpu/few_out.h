@@ -38,7 +38,7 @@ void multiply_planes(const PlanesRead& read, const int32_t* from, const float* w
       for (int64_t s = 0; s < read.kernel_w; ++s, weights += channels)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
-          const Lanes value = load_vector<float>(at[v] + row + s);
+          const Lanes value = channels == 1 ? load_vector<float>(at[v] + row + s) : load_once(at[v] + row + s);
 #pragma GCC unroll 4
           for (int k = 0; k < channels; ++k) sum[v][k] += weights[k] * value;
         }
