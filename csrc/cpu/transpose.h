@@ -186,7 +186,10 @@ void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t c
   if (rows == lanes && columns == lanes) {
     typename Vector<A>::type block[lanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) block[i] = load_vector<A>(from + i * from_stride);
+    for (int i = 0; i < lanes; ++i) {
+      block[i] = load_vector<A>(from + i * from_stride);
+      __builtin_prefetch(from + (lanes + i) * from_stride);  // the next block's: strided rows defeat the hardware
+    }
     exchange_all<lanes / 2>(block);
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i) store_vector<U, A>(to + i * to_stride, block[i]);
