@@ -232,8 +232,8 @@ void add_window_of_planes(const FewRows& few, int64_t tap_rows, int64_t kernel_w
     if (sums_wanted)
       for (int64_t m = 0; m < count; ++m) {
         float* to = sums + (tap_rows * kernel_w * many.channels + first + m) * lanes;
-        store_vector<float, float>(
-            to, load_vector<float>(to) + sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, rows.columns));
+        const Lanes sum = sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, rows.columns);
+        store_vector<float, float>(to, load_vector<float>(to) + sum);
       }
   }
 }

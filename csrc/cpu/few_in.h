@@ -1,6 +1,6 @@
 // Products with few source channels, a pair of neighbouring pixels y₀ y₁ of a row at a time. d = the source's row from
-// y₀'s first pixel on, g = a row of taps. Directly, y₀ = Σ d[s] g[s] and y₁ = Σ d[s + 1] g[s]. 3×3 kernels go by minimal
-// filtering along the rows, F(2, 3), in four multiplications instead of six (Lavin & Gray 2016, equation 5):
+// y₀'s first pixel on, g = a row of taps. Directly, y₀ = Σ d[s] g[s] and y₁ = Σ d[s + 1] g[s]. 3×3 kernels go by
+// minimal filtering along the rows, F(2, 3), in four multiplications instead of six (Lavin & Gray 2016, equation 5):
 //
 //   y₀ = (m₁ + m₂) + m₀      m₁ = (d₁ + d₂)(g₀ + g₁ + g₂)/2      m₀ = (d₀ − d₂) g₀
 //   y₁ = (m₁ − m₂) + m₃      m₂ = (d₂ − d₁)(g₀ − g₁ + g₂)/2      m₃ = (d₃ − d₁) g₂
@@ -46,7 +46,7 @@ inline void factors_of_pairs(const float* row, int64_t kernel_w, float* to, int6
   }
 }
 
-// to[array][pair] of one row of a plane: m₁ m₂ m₀ m₃'s, or d[0] … d[kernel_w]. The last vector may reach behind the row.
+// to[array][pair] of one row of a plane: m₁ m₂ m₀ m₃'s, or d[0] … d[kernel_w]. The last vector may reach behind it.
 inline void factors_of_row(const float* row, const Correlation& p, int64_t pairs, float* to, int64_t step) {
   constexpr auto all = std::make_index_sequence<lanes>();
   for (int64_t pair = 0; pair < pairs; pair += lanes)
@@ -75,12 +75,12 @@ void pack_factors(const Correlation& p, int64_t in_channels, const W* weight, co
           }
 }
 
-// `pairs` pairs of pixels from v on by `vectors` vectors of channels, of which the last has its `last` lanes in the result.
+// `pairs` pairs of pixels from v on by `vectors` vectors of channels, the last of which ends with `last`.
 template <typename T, int pairs, int vectors>
-void filter_pixels(const Factors& factors, const float* v, const float* weights, const float* start, int64_t start_step, T* to,
-                   int64_t stride, int64_t pixels, const FirstLanes& last) {
+void multiply_to_pixels(const Factors& factors, const float* v, const float* weights, const float* start,
+                        int64_t start_step, T* to, int64_t stride, int64_t pixels, const FirstLanes& last) {
 #pragma GCC unroll 12
-  for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: a store that misses L2 would stall this one's
+  for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: stores that miss L2 would stall this one
 #pragma GCC unroll 2
     for (int u = 0; u < vectors; ++u) __builtin_prefetch(to + (2 * pairs + i) * stride + u * lanes, 1);
   Lanes y[2][pairs][vectors];
@@ -126,18 +126,20 @@ void filter_pixels(const Factors& factors, const float* v, const float* weights,
 }
 
 template <typename T>
-using FilterPixels = void (*)(const Factors&, const float*, const float*, const float*, int64_t, T*, int64_t, int64_t,
-                              const FirstLanes&);
+using MultiplyToPixels = void (*)(const Factors&, const float*, const float*, const float*, int64_t, T*, int64_t,
+                                  int64_t, const FirstLanes&);
 
-constexpr int64_t filter_pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
+constexpr int64_t pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
 
 template <typename T>
-FilterPixels<T> filter_pixels_for(int64_t pairs, int64_t vectors) {
-  static constexpr FilterPixels<T> one[] = {filter_pixels<T, 1, 1>, filter_pixels<T, 2, 1>, filter_pixels<T, 3, 1>,
-                                            filter_pixels<T, 4, 1>, filter_pixels<T, 5, 1>, filter_pixels<T, 6, 1>};
-  static constexpr FilterPixels<T> two[] = {filter_pixels<T, 1, 2>, filter_pixels<T, 2, 2>, filter_pixels<T, 3, 2>,
+MultiplyToPixels<T> multiply_to_pixels_for(int64_t pairs, int64_t vectors) {
+  static constexpr MultiplyToPixels<T> one[] = {
+      multiply_to_pixels<T, 1, 1>, multiply_to_pixels<T, 2, 1>, multiply_to_pixels<T, 3, 1>,
+      multiply_to_pixels<T, 4, 1>, multiply_to_pixels<T, 5, 1>, multiply_to_pixels<T, 6, 1>};
+  static constexpr MultiplyToPixels<T> two[] = {
+      multiply_to_pixels<T, 1, 2>, multiply_to_pixels<T, 2, 2>, multiply_to_pixels<T, 3, 2>,
 #if MYCONV2D_VECTOR_BYTES == 64
-                                            filter_pixels<T, 4, 2>, filter_pixels<T, 5, 2>, filter_pixels<T, 6, 2>
+      multiply_to_pixels<T, 4, 2>, multiply_to_pixels<T, 5, 2>, multiply_to_pixels<T, 6, 2>
 #endif
   };
   return (vectors == 2 ? two : one)[pairs - 1];
@@ -145,8 +147,8 @@ FilterPixels<T> filter_pixels_for(int64_t pairs, int64_t vectors) {
 
 // Two vectors of pairs, from v on and `second` further on, by `channels` out channels, whose planes are to + k · plane.
 template <typename T, int channels>
-void filter_planes(const Factors& factors, const float* v, int64_t second, const float* weights, const float* start,
-                   int64_t start_step, T* to, int64_t plane) {
+void multiply_to_planes(const Factors& factors, const float* v, int64_t second, const float* weights,
+                        const float* start, int64_t start_step, T* to, int64_t plane) {
   constexpr auto all = std::make_index_sequence<lanes>();
 #pragma GCC unroll 8
   for (int k = 0; k < channels; ++k)
@@ -191,59 +193,61 @@ void filter_planes(const Factors& factors, const float* v, int64_t second, const
 }
 
 template <typename T>
-using FilterPlanes = void (*)(const Factors&, const float*, int64_t, const float*, const float*, int64_t, T*,
+using MultiplyToPlanes = void (*)(const Factors&, const float*, int64_t, const float*, const float*, int64_t, T*,
                               int64_t);
 
 template <typename T>
-FilterPlanes<T> filter_planes_for(int64_t channels) {
-  static constexpr FilterPlanes<T> table[] = {filter_planes<T, 1>, filter_planes<T, 2>, filter_planes<T, 3>,
+MultiplyToPlanes<T> multiply_to_planes_for(int64_t channels) {
+  static constexpr MultiplyToPlanes<T> table[] = {
+      multiply_to_planes<T, 1>, multiply_to_planes<T, 2>, multiply_to_planes<T, 3>,
 #if MYCONV2D_VECTOR_BYTES == 64
-                                              filter_planes<T, 4>, filter_planes<T, 5>, filter_planes<T, 6>
+      multiply_to_planes<T, 4>, multiply_to_planes<T, 5>, multiply_to_planes<T, 6>
 #endif
   };
   return table[channels - 1];
 }
 
-constexpr int64_t filter_channels_at_once = max_rows / 2;
+constexpr int64_t out_channels_at_once = max_rows / 2;
 
 // A window's rows of pixels by up to two vectors of out channels.
 template <typename T>
-void filter_rows_to_pixels(const Factors& factors, const Window& window, const float* weights, const float* start,
+void window_to_pixels(const Factors& factors, const Window& window, const float* weights, const float* start,
                            int64_t start_step, int64_t channels, T* to, int64_t stride, int64_t row_stride) {
   const int64_t vectors = ceil_div(channels, lanes);
   const FirstLanes last(channels - (vectors - 1) * lanes);
-  const int64_t at_once = ceil_div(factors.pairs, ceil_div(factors.pairs, filter_pairs_at_once(vectors)));
+  const int64_t at_once = ceil_div(factors.pairs, ceil_div(factors.pairs, pairs_at_once(vectors)));
   for (int64_t y = 0; y < window.rows; ++y)
     for (int64_t pair = 0; pair < factors.pairs; pair += at_once)
-      filter_pixels_for<T>(least(at_once, factors.pairs - pair), vectors)(
-          factors, factors.values + y * factors.pairs + pair, weights, start, start_step, to + y * row_stride + 2 * pair * stride, stride,
-          window.columns - 2 * pair, last);
+      multiply_to_pixels_for<T>(least(at_once, factors.pairs - pair), vectors)(
+          factors, factors.values + y * factors.pairs + pair, weights, start, start_step,
+          to + y * row_stride + 2 * pair * stride, stride, window.columns - 2 * pair, last);
 }
 
 // A window by a few out channels, whose planes lie as its pairs do: rows of 2 · pairs pixels, one behind the other.
 // The last vectors of pairs begin early enough to end with the window, unless it is shorter than one.
 template <typename T>
-void filter_rows_to_planes(const Factors& factors, const Window& window, const float* weights, const float* start,
+void window_to_planes(const Factors& factors, const Window& window, const float* weights, const float* start,
                            int64_t start_step, int64_t channels, T* to, int64_t plane) {
   const int64_t last = most(0, window.rows * factors.pairs - lanes);
   for (int64_t q = 0; q < last + lanes; q += 2 * lanes) {
     const int64_t first = least(q, last), second = least(q + lanes, last) - first;
-    filter_planes_for<T>(channels)(factors, factors.values + first, second, weights, start, start_step, to + 2 * first, plane);
+    multiply_to_planes_for<T>(channels)(factors, factors.values + first, second, weights, start, start_step,
+                                        to + 2 * first, plane);
   }
 }
 
 // The same for any planes of the result; a band takes the rows that lie otherwise.
 template <typename T>
-void filter_rows_to(const Planes<T>& result, const Factors& factors, const Window& window, const float* weights,
+void window_to_result(const Planes<T>& result, const Factors& factors, const Window& window, const float* weights,
                     const float* start, int64_t start_step, int64_t first, int64_t channels) {
   const Strides& s = result.strides;
   T* to = result.data + window.image * s.n + first * s.c + window.y * s.h;
   const int64_t positions = window.rows * factors.pairs, row = 2 * factors.pairs;
   if (window.columns == row && (s.h == row || window.rows == 1) && positions >= lanes)
-    return filter_rows_to_planes(factors, window, weights, start, start_step, channels, to, s.c);
+    return window_to_planes(factors, window, weights, start, start_step, channels, to, s.c);
   const int64_t plane = plane_stride(2 * most(positions, lanes));
   T* band = static_cast<T*>(scratch(Scratch::accumulators, channels * plane * sizeof(T)));
-  filter_rows_to_planes(factors, window, weights, start, start_step, channels, band, plane);
+  window_to_planes(factors, window, weights, start, start_step, channels, band, plane);
   for (int64_t k = 0; k < channels; ++k)
     for (int64_t y = 0; y < window.rows; ++y)
       std::memcpy(to + k * s.c + y * s.h, band + k * plane + y * row, window.columns * sizeof(T));
@@ -256,7 +260,7 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
   const int64_t in_channels = source.channels, out_channels = result.channels, width = result.width;
   if (p.batch * result.height * width == 0) return;
   const bool planar = lies_as_planes(result) && !lies_as_pixels(result);
-  const int64_t panel = planar ? filter_channels_at_once : columns<float>;
+  const int64_t panel = planar ? out_channels_at_once : columns<float>;
   const auto width_of = [&](int64_t first) {  // of the panel of weights that begins with this out channel
     const int64_t channels = least(panel, out_channels - first);
     return planar ? channels : round_up(channels, lanes);
@@ -315,16 +319,16 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
         const Strides& s = sink.strides;
         T* to = sink.data + window.image * s.n + first * s.c + window.y * s.h;
         if (planar) {
-          filter_rows_to(sink, factors, window, filters, start + first, padded, first, channels);
+          window_to_result(sink, factors, window, filters, start + first, padded, first, channels);
           continue;
         }
         if (!banded) {
-          filter_rows_to_pixels(factors, window, filters, start + first, padded, channels, to, s.w, s.h);
+          window_to_pixels(factors, window, filters, start + first, padded, channels, to, s.w, s.h);
           continue;
         }
       }
       float* band = static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float)));
-      filter_rows_to_pixels(factors, window, filters, start + first, padded, channels, band, panel, width * panel);
+      window_to_pixels(factors, window, filters, start + first, padded, channels, band, panel, width * panel);
       write_pixels(band, panel, window, first, channels, sink);
     }
   });

@@ -85,7 +85,7 @@ class FirstLanes {
 };
 
 // Element e of `n` vectors in a row belongs to channel e % n: taken apart, vector c holds channel c. In a run of three
-// vectors every channel has each lane once, as 3 divides no number of lanes: blends pick them, a permutation sorts them.
+// vectors every channel has each lane once, as 3 divides no number of lanes: blends pick, a permutation sorts.
 template <int n, int lanes>
 struct Interleaved {
   static constexpr int vector_with(int lane, int channel) {  // of channel's element in this lane
