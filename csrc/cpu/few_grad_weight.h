@@ -33,7 +33,7 @@ void correlate_pixels(const float* few, int64_t step, int64_t few_row, const Man
     const float* pixel = many.values + y * many.row_step;
     for (int64_t x = 0; x < many.columns; ++x, ++taps, pixel += many.step) {
       Lanes value[vectors];
-      if constexpr (vectors == 2) value[0] = load_vector<float>(pixel);
+      if constexpr (vectors == 2) value[0] = load_once(pixel);
       value[vectors - 1] = last.load(pixel + (vectors - 1) * lanes);
 #pragma GCC unroll 4
       for (int i = 0; i < tap_rows; ++i)

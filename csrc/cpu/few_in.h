@@ -99,7 +99,7 @@ void multiply_to_pixels(const Factors& factors, const float* v, const float* wei
         const float* value = v + (*term)[m];
         Lanes w[vectors];
 #pragma GCC unroll 2
-        for (int u = 0; u < vectors; ++u) w[u] = load_vector<float>(weights + (m * vectors + u) * lanes);
+        for (int u = 0; u < vectors; ++u) w[u] = load_once(weights + (m * vectors + u) * lanes);
 #pragma GCC unroll 8
         for (int i = 0; i < pairs; ++i)
 #pragma GCC unroll 2
