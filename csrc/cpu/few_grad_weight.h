@@ -33,7 +33,7 @@ void correlate_pixels(const float* few, int64_t step, int64_t few_row, const Man
     const float* pixel = many.values + y * many.row_step;
     for (int64_t x = 0; x < many.columns; ++x, ++taps, pixel += many.step) {
       Lanes value[vectors];
-      if constexpr (vectors == 2) value[0] = load_vector<float>(pixel);
+      if constexpr (vectors == 2) value[0] = load_once(pixel);
       value[vectors - 1] = last.load(pixel + (vectors - 1) * lanes);
 #pragma GCC unroll 4
       for (int i = 0; i < tap_rows; ++i)
@@ -62,10 +62,10 @@ void correlate_planes(const float* few, int64_t few_row, const ManyRows& many, f
     for (int64_t x = 0; x < many.columns; x += lanes) {
       Lanes tap[kernel_w];
 #pragma GCC unroll 6
-      for (int s = 0; s < kernel_w; ++s) tap[s] = load_vector<float>(taps + x + s);
+      for (int s = 0; s < kernel_w; ++s) tap[s] = load_once(taps + x + s);
 #pragma GCC unroll 4
       for (int m = 0; m < channels; ++m) {
-        const Lanes value = load_vector<float>(row + m * many.step + x);
+        const Lanes value = load_once(row + m * many.step + x);
 #pragma GCC unroll 6
         for (int s = 0; s < kernel_w; ++s) sum[m][s] += tap[s] * value;
       }
@@ -230,8 +230,8 @@ void add_window_of_planes(const FewRows& few, int64_t tap_rows, int64_t kernel_w
     if (sums_wanted)
       for (int64_t m = 0; m < count; ++m) {
         float* to = sums + (tap_rows * kernel_w * many.channels + first + m) * lanes;
-        store_vector<float, float>(
-            to, load_vector<float>(to) + sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, rows.columns));
+        const Lanes sum = sum_of_rows(some.values + m * rows.step, rows.rows, rows.row_step, rows.columns);
+        store_vector<float, float>(to, load_vector<float>(to) + sum);
       }
   }
 }

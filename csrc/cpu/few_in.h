@@ -1,14 +1,15 @@
-// Products with few source channels, by minimal filtering along the rows: F(2, 3) gives two neighbouring pixels of a
-// row for four multiplications instead of six (Winograd 1980; Lavin & Gray 2016, equation 5).
+// Products with few source channels, a pair of neighbouring pixels y₀ y₁ of a row at a time. d = the source's row from
+// y₀'s first pixel on, g = a row of taps. Directly, y₀ = Σ d[s] g[s] and y₁ = Σ d[s + 1] g[s]. 3×3 kernels go by
+// minimal filtering along the rows, F(2, 3), in four multiplications instead of six (Lavin & Gray 2016, equation 5):
 //
-//   d = pixels x … x + 3 of a source row, g = three taps       y₀ = (m₁ + m₂) + m₀      y₁ = (m₁ − m₂) + m₃
-//   m₀ = (d₀ − d₂) g₀    m₁ = (d₁ + d₂)(g₀ + g₁ + g₂)/2    m₂ = (d₂ − d₁)(g₀ − g₁ + g₂)/2    m₃ = (d₃ − d₁) g₂
+//   y₀ = (m₁ + m₂) + m₀      m₁ = (d₁ + d₂)(g₀ + g₁ + g₂)/2      m₀ = (d₀ − d₂) g₀
+//   y₁ = (m₁ − m₂) + m₃      m₂ = (d₂ − d₁)(g₀ − g₁ + g₂)/2      m₃ = (d₃ − d₁) g₂
 //
-// The source's side is done once for a window and all out channels, so it costs next to nothing; the weights' once for
-// a call. A kernel row is cut into triples of taps, the last filled up with zeros. The products are summed over source
-// channels, kernel rows and triples in registers: first m₁ and m₂, whose sum and difference the second pass adds to.
-//   lies as pixels   rows = pairs of pixels (broadcast), columns = out channels
-//   lies as planes   rows = out channels (broadcast weights), columns = pairs of pixels, running on from row to row
+// Either way a register tile holds two sums for each pair, of products over source channels and taps; F(2, 3) takes two
+// passes, m₁ and m₂ first, whose sum and difference the second adds to. The source's factors are made once for a window
+// and all out channels, so they cost next to nothing; the weights' once for a call.
+//   result as pixels   rows = pairs of pixels (broadcast), columns = out channels
+//   result as planes   rows = out channels (broadcast weights), columns = pairs, running on from row to row
 // Bound: the FMA units.
 #pragma once
 
@@ -16,86 +17,95 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// The source's side of a window: arrays [(c, triple)][m₁ m₂ m₀ m₃][row][pair], one value for every pair of a row.
-struct FilteredRows {
+// The source's factors for a window: arrays [row][pair], several for each channel (see `factors_of_row`).
+struct Factors {
   const float* values;
-  int64_t pairs, step;    // of a row; floats from one array to the next
-  int64_t depth;          // terms of a sum: (c, triple, r)
-  const int32_t* terms;   // where each begins, its m₁
+  int64_t pairs;                // of a row
+  int64_t passes, depth;        // sums are over `depth` terms in each pass
+  const int32_t (*terms)[2];    // where the factors of a term's y₀ (m₁, m₀) and y₁ (m₂, m₃) begin
 };
 
-constexpr int64_t taps_of_filter = 3;
-constexpr int64_t deepest_filter = 4 * 2 * 6;  // channels · triples · kernel rows that algorithm.cpp sends here
+constexpr int64_t most_terms = 4 * 6 * 6;  // few channels · taps that algorithm.cpp sends here
 
-template <typename V, size_t... l>
-inline void filter_pairs(const float* row, float* to, int64_t step, std::index_sequence<l...>) {
-  constexpr int lanes = sizeof...(l);
-  const auto even = [](V a, V b) { return __builtin_shufflevector(a, b, (2 * l)...); };
-  const auto odd = [](V a, V b) { return __builtin_shufflevector(a, b, (2 * l + 1)...); };
-  const V a = load_vector<float>(row), b = load_vector<float>(row + lanes);
-  const V c = load_vector<float>(row + 2), d = load_vector<float>(row + 2 + lanes);
-  const V d0 = even(a, b), d1 = odd(a, b), d2 = even(c, d), d3 = odd(c, d);
-  store_vector<float, float>(to, d1 + d2);
-  store_vector<float, float>(to + step, d2 - d1);
-  store_vector<float, float>(to + 2 * step, d0 - d2);
-  store_vector<float, float>(to + 3 * step, d3 - d1);
-}
+inline bool by_filtering(const Correlation& p) { return p.kernel_h == 3 && p.kernel_w == 3; }
 
-// to[m₁ m₂ m₀ m₃][pair] of one row of a plane; a vector behind the last pair may be overwritten.
-inline void filter_row(const float* row, int64_t pairs, float* to, int64_t step) {
-  for (int64_t p = 0; p < pairs; p += lanes)
-    filter_pairs<Lanes>(row + 2 * p, to + p, step, std::make_index_sequence<lanes>());
-}
-
-// to[pass][term][m₁ m₂ | m₀ m₃][width] of the out channels from `first` on.
-template <typename W>
-void pack_filters(const Correlation& p, int64_t in_channels, const W* weight, const WeightView& view, int64_t first,
-                  int64_t channels, int64_t width, float* to) {
-  const auto value = [&](int64_t k, int64_t c, int64_t r, int64_t s) {
-    return s < p.kernel_w && k < channels
-               ? load<float>(weight[(first + k) * view.k + c * view.c + r * view.r + s * view.s])
-               : 0.0f;
+template <bool filtered, size_t... l>
+inline void factors_of_pairs(const float* row, int64_t kernel_w, float* to, int64_t step, std::index_sequence<l...>) {
+  const auto even = [&](int64_t s) {
+    const Lanes a = load_vector<float>(row + s), b = load_vector<float>(row + s + lanes);
+    return __builtin_shufflevector(a, b, (2 * l)...);
   };
-  for (int pass = 0; pass < 2; ++pass)
+  if constexpr (filtered) {
+    const Lanes d0 = even(0), d1 = even(1), d2 = even(2), d3 = even(3);
+    store_vector<float, float>(to, d1 + d2);
+    store_vector<float, float>(to + step, d2 - d1);
+    store_vector<float, float>(to + 2 * step, d0 - d2);
+    store_vector<float, float>(to + 3 * step, d3 - d1);
+  } else {
+    for (int64_t s = 0; s <= kernel_w; ++s) store_vector<float, float>(to + s * step, even(s));
+  }
+}
+
+// to[array][pair] of one row of a plane: m₁ m₂ m₀ m₃'s, or d[0] … d[kernel_w]. The last vector may reach behind it.
+inline void factors_of_row(const float* row, const Correlation& p, int64_t pairs, float* to, int64_t step) {
+  constexpr auto all = std::make_index_sequence<lanes>();
+  for (int64_t pair = 0; pair < pairs; pair += lanes)
+    by_filtering(p) ? factors_of_pairs<true>(row + 2 * pair, p.kernel_w, to + pair, step, all)
+                    : factors_of_pairs<false>(row + 2 * pair, p.kernel_w, to + pair, step, all);
+}
+
+// to[pass][term][y₀ | y₁][width] of the out channels from `first` on: as many floats for each as `weights_of` says.
+inline int64_t weights_of(const Correlation& p, int64_t in_channels) {
+  return in_channels * p.kernel_h * (by_filtering(p) ? 4 : 2 * p.kernel_w);
+}
+
+template <typename W>
+void pack_factors(const Correlation& p, int64_t in_channels, const W* weight, const WeightView& view, int64_t first,
+                  int64_t channels, int64_t width, float* to) {
+  const bool filtered = by_filtering(p);
+  for (int pass = 0; pass < (filtered ? 2 : 1); ++pass)
     for (int64_t c = 0; c < in_channels; ++c)
-      for (int64_t s = 0; s < p.kernel_w; s += taps_of_filter)
+      for (int64_t s = 0; s < (filtered ? 1 : p.kernel_w); ++s)
         for (int64_t r = 0; r < p.kernel_h; ++r, to += 2 * width)
           for (int64_t k = 0; k < width; ++k) {
-            const float g0 = value(k, c, r, s), g1 = value(k, c, r, s + 1), g2 = value(k, c, r, s + 2);
-            to[k] = pass ? g0 : ((g0 + g2) + g1) / 2;
-            to[width + k] = pass ? g2 : ((g0 + g2) - g1) / 2;
+            const W* row = weight + (first + least(k, channels - 1)) * view.k + c * view.c + r * view.r;
+            const auto g = [&](int64_t tap) { return k < channels ? load<float>(row[tap * view.s]) : 0.0f; };
+            to[k] = !filtered ? g(s) : pass ? g(0) : ((g(0) + g(2)) + g(1)) / 2;
+            to[width + k] = !filtered ? g(s) : pass ? g(2) : ((g(0) + g(2)) - g(1)) / 2;
           }
 }
 
-// `pairs` pairs of pixels from v on by `vectors` vectors of channels, of which the last has its `last` lanes in the result.
+// `pairs` pairs of pixels from v on by `vectors` vectors of channels, the last of which ends with `last`.
 template <typename T, int pairs, int vectors>
-void filter_pixels(const FilteredRows& rows, const float* v, const float* weights, const float* bias, T* to,
-                   int64_t stride, int64_t pixels, const FirstLanes& last) {
+void multiply_to_pixels(const Factors& factors, const float* v, const float* weights, const float* start,
+                        int64_t start_step, T* to, int64_t stride, int64_t pixels, const FirstLanes& last) {
 #pragma GCC unroll 12
-  for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: a store that misses L2 would stall this one's
+  for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: stores that miss L2 would stall this one
 #pragma GCC unroll 2
     for (int u = 0; u < vectors; ++u) __builtin_prefetch(to + (2 * pairs + i) * stride + u * lanes, 1);
   Lanes y[2][pairs][vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < pairs; ++i)
 #pragma GCC unroll 2
-    for (int u = 0; u < vectors; ++u) y[0][i][u] = load_vector<float>(bias + u * lanes), y[1][i][u] = Lanes{};
+    for (int u = 0; u < vectors; ++u) {
+      y[0][i][u] = load_vector<float>(start + u * lanes);
+      y[1][i][u] = load_vector<float>(start + start_step + u * lanes);
+    }
+  const int32_t(*term)[2] = factors.terms;
+  for (int64_t pass = 1; pass <= factors.passes; ++pass) {
+    for (int64_t d = 0; d < factors.depth; ++d, ++term, weights += 2 * vectors * lanes)
 #pragma GCC unroll 2
-  for (int pass = 0; pass < 2; ++pass, v += 2 * rows.step) {
-    for (int64_t d = 0; d < rows.depth; ++d, weights += 2 * vectors * lanes) {
-      const float* value = v + rows.terms[d];
-#pragma GCC unroll 2
-      for (int m = 0; m < 2; ++m, value += rows.step) {
+      for (int m = 0; m < 2; ++m) {
+        const float* value = v + (*term)[m];
         Lanes w[vectors];
 #pragma GCC unroll 2
-        for (int u = 0; u < vectors; ++u) w[u] = load_vector<float>(weights + (m * vectors + u) * lanes);
+        for (int u = 0; u < vectors; ++u) w[u] = load_once(weights + (m * vectors + u) * lanes);
 #pragma GCC unroll 8
         for (int i = 0; i < pairs; ++i)
 #pragma GCC unroll 2
           for (int u = 0; u < vectors; ++u) y[m][i][u] += value[i] * w[u];
       }
-    }
-    if (pass == 0)
+    if (pass < factors.passes)
 #pragma GCC unroll 8
       for (int i = 0; i < pairs; ++i)
 #pragma GCC unroll 2
@@ -116,18 +126,20 @@ void filter_pixels(const FilteredRows& rows, const float* v, const float* weight
 }
 
 template <typename T>
-using FilterPixels = void (*)(const FilteredRows&, const float*, const float*, const float*, T*, int64_t, int64_t,
-                              const FirstLanes&);
+using MultiplyToPixels = void (*)(const Factors&, const float*, const float*, const float*, int64_t, T*, int64_t,
+                                  int64_t, const FirstLanes&);
 
-constexpr int64_t filter_pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
+constexpr int64_t pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
 
 template <typename T>
-FilterPixels<T> filter_pixels_for(int64_t pairs, int64_t vectors) {
-  static constexpr FilterPixels<T> one[] = {filter_pixels<T, 1, 1>, filter_pixels<T, 2, 1>, filter_pixels<T, 3, 1>,
-                                            filter_pixels<T, 4, 1>, filter_pixels<T, 5, 1>, filter_pixels<T, 6, 1>};
-  static constexpr FilterPixels<T> two[] = {filter_pixels<T, 1, 2>, filter_pixels<T, 2, 2>, filter_pixels<T, 3, 2>,
+MultiplyToPixels<T> multiply_to_pixels_for(int64_t pairs, int64_t vectors) {
+  static constexpr MultiplyToPixels<T> one[] = {
+      multiply_to_pixels<T, 1, 1>, multiply_to_pixels<T, 2, 1>, multiply_to_pixels<T, 3, 1>,
+      multiply_to_pixels<T, 4, 1>, multiply_to_pixels<T, 5, 1>, multiply_to_pixels<T, 6, 1>};
+  static constexpr MultiplyToPixels<T> two[] = {
+      multiply_to_pixels<T, 1, 2>, multiply_to_pixels<T, 2, 2>, multiply_to_pixels<T, 3, 2>,
 #if MYCONV2D_VECTOR_BYTES == 64
-                                            filter_pixels<T, 4, 2>, filter_pixels<T, 5, 2>, filter_pixels<T, 6, 2>
+      multiply_to_pixels<T, 4, 2>, multiply_to_pixels<T, 5, 2>, multiply_to_pixels<T, 6, 2>
 #endif
   };
   return (vectors == 2 ? two : one)[pairs - 1];
@@ -135,8 +147,8 @@ FilterPixels<T> filter_pixels_for(int64_t pairs, int64_t vectors) {
 
 // Two vectors of pairs, from v on and `second` further on, by `channels` out channels, whose planes are to + k · plane.
 template <typename T, int channels>
-void filter_planes(const FilteredRows& rows, const float* v, int64_t second, const float* weights, const float* bias,
-                   T* to, int64_t plane) {
+void multiply_to_planes(const Factors& factors, const float* v, int64_t second, const float* weights,
+                        const float* start, int64_t start_step, T* to, int64_t plane) {
   constexpr auto all = std::make_index_sequence<lanes>();
 #pragma GCC unroll 8
   for (int k = 0; k < channels; ++k)
@@ -144,23 +156,23 @@ void filter_planes(const FilteredRows& rows, const float* v, int64_t second, con
     for (int u = 0; u < 4; ++u) __builtin_prefetch(to + k * plane + (4 + u) * lanes, 1);
   Lanes y[2][channels][2];
 #pragma GCC unroll 8
-  for (int k = 0; k < channels; ++k)
-    y[0][k][0] = y[0][k][1] = Lanes{} + bias[k], y[1][k][0] = y[1][k][1] = Lanes{};
+  for (int k = 0; k < channels; ++k) {
+    y[0][k][0] = y[0][k][1] = Lanes{} + start[k];
+    y[1][k][0] = y[1][k][1] = Lanes{} + start[start_step + k];
+  }
+  const int32_t(*term)[2] = factors.terms;
+  for (int64_t pass = 1; pass <= factors.passes; ++pass) {
+    for (int64_t d = 0; d < factors.depth; ++d, ++term, weights += 2 * channels)
 #pragma GCC unroll 2
-  for (int pass = 0; pass < 2; ++pass, v += 2 * rows.step) {
-    for (int64_t d = 0; d < rows.depth; ++d, weights += 2 * channels) {
-      const float* value = v + rows.terms[d];
-#pragma GCC unroll 2
-      for (int m = 0; m < 2; ++m, value += rows.step) {
-        const Lanes a = load_vector<float>(value), b = load_vector<float>(value + second);
+      for (int m = 0; m < 2; ++m) {
+        const Lanes a = load_once(v + (*term)[m]), b = load_once(v + (*term)[m] + second);
 #pragma GCC unroll 8
         for (int k = 0; k < channels; ++k) {
           y[m][k][0] += weights[m * channels + k] * a;
           y[m][k][1] += weights[m * channels + k] * b;
         }
       }
-    }
-    if (pass == 0)
+    if (pass < factors.passes)
 #pragma GCC unroll 8
       for (int k = 0; k < channels; ++k)
 #pragma GCC unroll 2
@@ -181,58 +193,61 @@ void filter_planes(const FilteredRows& rows, const float* v, int64_t second, con
 }
 
 template <typename T>
-using FilterPlanes = void (*)(const FilteredRows&, const float*, int64_t, const float*, const float*, T*, int64_t);
+using MultiplyToPlanes = void (*)(const Factors&, const float*, int64_t, const float*, const float*, int64_t, T*,
+                              int64_t);
 
 template <typename T>
-FilterPlanes<T> filter_planes_for(int64_t channels) {
-  static constexpr FilterPlanes<T> table[] = {filter_planes<T, 1>, filter_planes<T, 2>, filter_planes<T, 3>,
+MultiplyToPlanes<T> multiply_to_planes_for(int64_t channels) {
+  static constexpr MultiplyToPlanes<T> table[] = {
+      multiply_to_planes<T, 1>, multiply_to_planes<T, 2>, multiply_to_planes<T, 3>,
 #if MYCONV2D_VECTOR_BYTES == 64
-                                              filter_planes<T, 4>, filter_planes<T, 5>, filter_planes<T, 6>
+      multiply_to_planes<T, 4>, multiply_to_planes<T, 5>, multiply_to_planes<T, 6>
 #endif
   };
   return table[channels - 1];
 }
 
-constexpr int64_t filter_channels_at_once = max_rows / 2;
+constexpr int64_t out_channels_at_once = max_rows / 2;
 
 // A window's rows of pixels by up to two vectors of out channels.
 template <typename T>
-void filter_rows_to_pixels(const FilteredRows& rows, const Window& window, const float* weights, const float* bias,
-                           int64_t channels, T* to, int64_t stride, int64_t row_stride) {
+void window_to_pixels(const Factors& factors, const Window& window, const float* weights, const float* start,
+                           int64_t start_step, int64_t channels, T* to, int64_t stride, int64_t row_stride) {
   const int64_t vectors = ceil_div(channels, lanes);
   const FirstLanes last(channels - (vectors - 1) * lanes);
-  const int64_t at_once = ceil_div(rows.pairs, ceil_div(rows.pairs, filter_pairs_at_once(vectors)));
+  const int64_t at_once = ceil_div(factors.pairs, ceil_div(factors.pairs, pairs_at_once(vectors)));
   for (int64_t y = 0; y < window.rows; ++y)
-    for (int64_t pair = 0; pair < rows.pairs; pair += at_once)
-      filter_pixels_for<T>(least(at_once, rows.pairs - pair), vectors)(
-          rows, rows.values + y * rows.pairs + pair, weights, bias, to + y * row_stride + 2 * pair * stride, stride,
-          window.columns - 2 * pair, last);
+    for (int64_t pair = 0; pair < factors.pairs; pair += at_once)
+      multiply_to_pixels_for<T>(least(at_once, factors.pairs - pair), vectors)(
+          factors, factors.values + y * factors.pairs + pair, weights, start, start_step,
+          to + y * row_stride + 2 * pair * stride, stride, window.columns - 2 * pair, last);
 }
 
 // A window by a few out channels, whose planes lie as its pairs do: rows of 2 · pairs pixels, one behind the other.
 // The last vectors of pairs begin early enough to end with the window, unless it is shorter than one.
 template <typename T>
-void filter_rows_to_planes(const FilteredRows& rows, const Window& window, const float* weights, const float* bias,
-                           int64_t channels, T* to, int64_t plane) {
-  const int64_t last = most(0, window.rows * rows.pairs - lanes);
+void window_to_planes(const Factors& factors, const Window& window, const float* weights, const float* start,
+                           int64_t start_step, int64_t channels, T* to, int64_t plane) {
+  const int64_t last = most(0, window.rows * factors.pairs - lanes);
   for (int64_t q = 0; q < last + lanes; q += 2 * lanes) {
     const int64_t first = least(q, last), second = least(q + lanes, last) - first;
-    filter_planes_for<T>(channels)(rows, rows.values + first, second, weights, bias, to + 2 * first, plane);
+    multiply_to_planes_for<T>(channels)(factors, factors.values + first, second, weights, start, start_step,
+                                        to + 2 * first, plane);
   }
 }
 
 // The same for any planes of the result; a band takes the rows that lie otherwise.
 template <typename T>
-void filter_rows_to(const Planes<T>& result, const FilteredRows& rows, const Window& window, const float* weights,
-                    const float* bias, int64_t first, int64_t channels) {
+void window_to_result(const Planes<T>& result, const Factors& factors, const Window& window, const float* weights,
+                    const float* start, int64_t start_step, int64_t first, int64_t channels) {
   const Strides& s = result.strides;
   T* to = result.data + window.image * s.n + first * s.c + window.y * s.h;
-  const int64_t positions = window.rows * rows.pairs, row = 2 * rows.pairs;
+  const int64_t positions = window.rows * factors.pairs, row = 2 * factors.pairs;
   if (window.columns == row && (s.h == row || window.rows == 1) && positions >= lanes)
-    return filter_rows_to_planes(rows, window, weights, bias, channels, to, s.c);
+    return window_to_planes(factors, window, weights, start, start_step, channels, to, s.c);
   const int64_t plane = plane_stride(2 * most(positions, lanes));
   T* band = static_cast<T*>(scratch(Scratch::accumulators, channels * plane * sizeof(T)));
-  filter_rows_to_planes(rows, window, weights, bias, channels, band, plane);
+  window_to_planes(factors, window, weights, start, start_step, channels, band, plane);
   for (int64_t k = 0; k < channels; ++k)
     for (int64_t y = 0; y < window.rows; ++y)
       std::memcpy(to + k * s.c + y * s.h, band + k * plane + y * row, window.columns * sizeof(T));
@@ -245,27 +260,31 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
   const int64_t in_channels = source.channels, out_channels = result.channels, width = result.width;
   if (p.batch * result.height * width == 0) return;
   const bool planar = lies_as_planes(result) && !lies_as_pixels(result);
-  const int64_t panel = planar ? filter_channels_at_once : columns<float>;
+  const int64_t panel = planar ? out_channels_at_once : columns<float>;
   const auto width_of = [&](int64_t first) {  // of the panel of weights that begins with this out channel
     const int64_t channels = least(panel, out_channels - first);
     return planar ? channels : round_up(channels, lanes);
   };
-  const int64_t triples = ceil_div(p.kernel_w, taps_of_filter), arrays = in_channels * triples;
-  const int64_t depth = arrays * p.kernel_h, padded = round_up(out_channels, lanes);
-  float* packed = static_cast<float*>(scratch(Scratch::weights, p.groups * (4 * depth + 1) * padded * sizeof(float)));
-  for (int64_t g = 0; g < p.groups; ++g) {  // the panels of weights, then the bias
-    float* to = packed + g * (4 * depth + 1) * padded;
+  const int64_t each = weights_of(p, in_channels), padded = round_up(out_channels, lanes);
+  const int64_t passes = by_filtering(p) ? 2 : 1, depth = each / 2 / passes;
+  const int64_t group_size = (each + 2) * padded;  // the panels of weights, then what y₀ and y₁ start with
+  float* packed = static_cast<float*>(scratch(Scratch::weights, p.groups * group_size * sizeof(float)));
+  for (int64_t g = 0; g < p.groups; ++g) {
+    float* to = packed + g * group_size;
     for (int64_t first = 0; first < out_channels; first += panel)
-      pack_filters(p, in_channels, weight + g * view.group, view, first, out_channels - first, width_of(first),
-                   to + first * 4 * depth);
-    for (int64_t k = 0; k < padded; ++k)
-      to[4 * depth * padded + k] =
-          bias && k < out_channels ? load<float>(bias[(g * out_channels + k) * bias_stride]) : 0.0f;
+      pack_factors(p, in_channels, weight + g * view.group, view, first, out_channels - first, width_of(first),
+                   to + first * each);
+    for (int64_t k = 0; k < padded; ++k) {
+      const float add = bias && k < out_channels ? load<float>(bias[(g * out_channels + k) * bias_stride]) : 0.0f;
+      to[each * padded + k] = add;
+      to[(each + 1) * padded + k] = passes == 1 ? add : 0.0f;  // m₁ goes into both
+    }
   }
 
-  const int64_t pairs = ceil_div(width, 2), columns_read = 2 * pairs + taps_of_filter * triples - 1;
+  const int64_t pairs = ceil_div(width, 2), columns_read = 2 * pairs + p.kernel_w - 1;
+  const int64_t arrays = p.kernel_w + 1;  // of factors for each channel
   const bool banded = !planar && !lies_as_pixels(result);
-  const int64_t row_floats = most(4 * arrays * pairs, banded ? width * panel : 0);
+  const int64_t row_floats = most(in_channels * arrays * pairs, banded ? width * panel : 0);
   const RowBlocks blocks(result.height, row_floats * sizeof(float), 16384);
   begin_tasks(result, p.groups * p.batch * blocks.per_image);
   parallel_for(threads, p.groups * p.batch * blocks.per_image, [&](int64_t task) {
@@ -276,38 +295,41 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
     const int64_t plane = plane_stride(halo.rows * columns_read + 2 * lanes);
     const int64_t step = plane_stride(halo.rows * pairs + lanes);
     float* planes = static_cast<float*>(scratch(Scratch::panel, in_channels * plane * sizeof(float)));
-    float* values = static_cast<float*>(scratch(Scratch::band, 4 * arrays * step * sizeof(float)));
-    int32_t terms[deepest_filter];
+    float* values = static_cast<float*>(scratch(Scratch::band, in_channels * arrays * step * sizeof(float)));
+    int32_t terms[most_terms][2];
     read_planes(of_group(source, g), halo, planes, columns_read, plane);
-    for (int64_t array = 0, term = 0; array < arrays; ++array) {
-      const float* from = planes + array / triples * plane + array % triples * taps_of_filter;
+    for (int64_t c = 0; c < in_channels; ++c)
       for (int64_t y = 0; y < halo.rows; ++y)
-        filter_row(from + y * columns_read, pairs, values + 4 * array * step + y * pairs, step);
-      for (int64_t r = 0; r < p.kernel_h; ++r)
-        terms[term++] = static_cast<int32_t>(4 * array * step + r * pairs);
-    }
+        factors_of_row(planes + c * plane + y * columns_read, p, pairs, values + c * arrays * step + y * pairs, step);
+    int64_t term = 0;
+    for (int64_t pass = 0; pass < passes; ++pass)
+      for (int64_t c = 0; c < in_channels; ++c)
+        for (int64_t s = 0; s < depth / in_channels / p.kernel_h; ++s)
+          for (int64_t r = 0; r < p.kernel_h; ++r, ++term)
+            for (int64_t m = 0; m < 2; ++m)
+              terms[term][m] = static_cast<int32_t>((c * arrays + 2 * pass + s + m) * step + r * pairs);
 
-    const FilteredRows rows{values, pairs, step, depth, terms};
+    const Factors factors{values, pairs, passes, depth, terms};
     const Sink sink = for_task(of_group(result, g), task);
-    const float* weights = packed + g * (4 * depth + 1) * padded;
-    const float* start = weights + 4 * depth * padded;
+    const float* weights = packed + g * group_size;
+    const float* start = weights + each * padded;
     for (int64_t first = 0; first < out_channels; first += panel) {
-      const float* filters = weights + first * 4 * depth;
+      const float* filters = weights + first * each;
       const int64_t channels = least(panel, out_channels - first);
       if constexpr (in_memory<Sink>) {
         const Strides& s = sink.strides;
         T* to = sink.data + window.image * s.n + first * s.c + window.y * s.h;
         if (planar) {
-          filter_rows_to(sink, rows, window, filters, start + first, first, channels);
+          window_to_result(sink, factors, window, filters, start + first, padded, first, channels);
           continue;
         }
         if (!banded) {
-          filter_rows_to_pixels(rows, window, filters, start + first, channels, to, s.w, s.h);
+          window_to_pixels(factors, window, filters, start + first, padded, channels, to, s.w, s.h);
           continue;
         }
       }
       float* band = static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float)));
-      filter_rows_to_pixels(rows, window, filters, start + first, channels, band, panel, width * panel);
+      window_to_pixels(factors, window, filters, start + first, padded, channels, band, panel, width * panel);
       write_pixels(band, panel, window, first, channels, sink);
     }
   });

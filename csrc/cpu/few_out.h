@@ -38,7 +38,8 @@ void multiply_planes(const PlanesRead& read, const int32_t* from, const float* w
       for (int64_t s = 0; s < read.kernel_w; ++s, weights += channels)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
-          const Lanes value = load_vector<float>(at[v] + row + s);
+          const float* pixels = at[v] + row + s;
+          const Lanes value = channels == 1 ? load_vector<float>(pixels) : load_once(pixels);
 #pragma GCC unroll 4
           for (int k = 0; k < channels; ++k) sum[v][k] += weights[k] * value;
         }
@@ -136,9 +137,10 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
     const float* start = weights + size - out_channels;
     const Sink sink = for_task(of_group(result, g), task);
     if constexpr (in_memory<Sink>) {
-      if (sink.strides.w == 1) return multiply_window<typename ElementOf<Sink>::type, false>(read, window, weights, start, sink);
-      if (lies_as_pixels(sink) && sink.strides.w == out_channels)
-        return multiply_window<typename ElementOf<Sink>::type, true>(read, window, weights, start, sink);
+      using T = typename ElementOf<Sink>::type;
+      if (sink.strides.w == 1) return multiply_window<T, false>(read, window, weights, start, sink);
+      if (sink.strides.c == 1 && sink.strides.w == out_channels)
+        return multiply_window<T, true>(read, window, weights, start, sink);
     }
     float* band = static_cast<float*>(scratch(
         Scratch::accumulators, (window.rows * width + lanes) * out_channels * sizeof(float)));

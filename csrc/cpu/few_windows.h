@@ -8,6 +8,17 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
+// A load that several multiply-adds share: the compiler would fold it into each of them as a memory operand.
+inline Lanes load_once(const float* from) {
+  Lanes value = load_vector<float>(from);
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 // Windows of full-width rows. All but an image's last have an even number of rows, so that none cuts a 2×2 pooling
 // window, and as many as fit `budget` bytes.
 struct RowBlocks {

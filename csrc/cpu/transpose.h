@@ -85,7 +85,7 @@ class FirstLanes {
 };
 
 // Element e of `n` vectors in a row belongs to channel e % n: taken apart, vector c holds channel c. In a run of three
-// vectors every channel has each lane once, as 3 divides no number of lanes: blends pick them, a permutation sorts them.
+// vectors every channel has each lane once, as 3 divides no number of lanes: blends pick, a permutation sorts.
 template <int n, int lanes>
 struct Interleaved {
   static constexpr int vector_with(int lane, int channel) {  // of channel's element in this lane
@@ -186,7 +186,10 @@ void transpose_block(const T* from, int64_t from_stride, int64_t rows, int64_t c
   if (rows == lanes && columns == lanes) {
     typename Vector<A>::type block[lanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < lanes; ++i) block[i] = load_vector<A>(from + i * from_stride);
+    for (int i = 0; i < lanes; ++i) {
+      block[i] = load_vector<A>(from + i * from_stride);
+      __builtin_prefetch(from + (lanes + i) * from_stride);  // the next block's: strided rows defeat the hardware
+    }
     exchange_all<lanes / 2>(block);
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; ++i) store_vector<U, A>(to + i * to_stride, block[i]);

@@ -92,7 +92,7 @@ MUTATIONS = {
     ),
     "few channels: the bias of the first group": Mutation(
         "conv2d",
-        "cpu/few_channels.h",
+        "cpu/few_out.h",
         "*to++ = bias ? load<float>(bias[(g * out_channels + k)",
         "*to++ = bias ? load<float>(bias[(k)",
     ),
