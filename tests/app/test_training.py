@@ -14,7 +14,7 @@ from colourize.files import UserError
 from colourize.runs import CHECKPOINTS, Run
 from colourize.training import train
 
-RESULTS = ("model.safetensors", "metrics.csv", *CHECKPOINTS)
+RESULTS = ("model.safetensors", "best.safetensors", "metrics.csv", *CHECKPOINTS)
 
 
 def results(folder):
@@ -76,11 +76,22 @@ def results_so_far(folder):
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
 
-def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path, straight):
+def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path):
+    constant = tiny.replace(schedule="constant")
+    train(constant, tmp_path / "long")
+    train(constant.replace(epochs=1), tmp_path / "run")
+    train(constant, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == results(tmp_path / "long")
+    assert Run.open(tmp_path / "run").settings == constant
+
+
+def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path, caplog, straight):
     train(tiny.replace(epochs=1), tmp_path / "run")
+    assert not caplog.messages
     train(tiny, tmp_path / "run", resume=True)
-    assert results(tmp_path / "run") == straight
-    assert Run.open(tmp_path / "run").settings == tiny
+    assert [message for message in caplog.messages if "epochs was 1 and becomes 3" in message]
+    assert len(Run.open(tmp_path / "run").load_network().state_dict()) > 0
+    assert results(tmp_path / "run") != straight
 
 
 @pytest.mark.parametrize("write", [2, 3, 4, 5, 6, 7, 13])
@@ -172,16 +183,13 @@ def test_loss_that_is_no_number_stops_before_it_is_saved(tiny, tmp_path):
     assert not any((tmp_path / "run" / name).exists() for name in RESULTS)
 
 
-def test_every_picture_once_an_epoch_in_a_new_order(tiny):
-    images = training.load_data(tiny).train
-    everything = images.batch(torch.arange(len(images)))
+def test_every_picture_once_an_epoch_in_a_new_order():
     orders = []
     for epoch in (1, 2, 1):
-        batches = list(training.shuffled(images, 7, 0, epoch))
+        batches = list(training.shuffled(36, 7, 0, epoch))
         assert [len(batch) for batch in batches] == [7] * 5 + [1]
-        order = [(everything == picture).flatten(1).all(1).nonzero().item() for picture in torch.cat(batches)]
-        assert sorted(order) == list(range(len(images)))
-        orders.append(order)
+        orders.append(torch.cat(batches).tolist())
+        assert sorted(orders[-1]) == list(range(36))
     assert orders[0] == orders[2] != orders[1]
 
 
