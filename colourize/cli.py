@@ -8,6 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from .colour import Palette
 from .data import SOURCES
 from .evaluation import evaluate as evaluate_run
 from .files import UserError
-from .runs import WEIGHTS, Run
+from .runs import Run
 from .settings import Settings
 from .summary import layers
 
@@ -48,6 +49,13 @@ _SCHEDULES = f"constant | cosine, --lr to zero | one-cycle, --lr to {schedule.PE
 def _option(flag: str, help: str, default: object = None) -> Any:
     """An option that is None unless given, so that `Settings` alone knows the defaults."""
     return typer.Option(flag, help=help if default is None else f"{help} (default: {default})")
+
+
+class Which(str, Enum):
+    """Whose names and values are those of `runs.WEIGHTS`."""
+
+    last = "last"
+    best = "best"
 
 
 def _use_threads(count: int | None) -> int | None:
@@ -72,12 +80,7 @@ Threads = Annotated[
     typer.Option("--threads", min=1, callback=_use_threads, help="of the processor (default: one a core)"),
 ]
 Weights = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        metavar="|".join(WEIGHTS),
-        help="those after the last epoch, or after the epoch of the lowest validation loss",
-    ),
+    Which, typer.Option("--weights", help="after the last epoch, or after that of the lowest validation loss")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")]
 
@@ -136,7 +139,7 @@ def evaluate(
     data_dir: DataDir = None,
     class_name: ClassName = None,
     limit: Limit = None,
-    weights: Weights = "last",
+    weights: Weights = Which.last,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     device: Device = None,
     threads: Threads = None,
@@ -149,7 +152,7 @@ def evaluate(
     given = _given(locals())
     opened = Run.open(run)
     split = training.load_data(opened.settings.replace(**given))
-    result = evaluate_run(opened, split, weights=weights, device=training.choose_device(device))
+    result = evaluate_run(opened, split, weights=weights.value, device=training.choose_device(device))
     if as_json:
         defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
         content = {"run": str(run), "data": result.data, "scores": result.scores, "loses_to": defeats}
@@ -169,7 +172,7 @@ def apply(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="the network's output as it is")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace pictures that exist")] = False,
-    weights: Weights = "last",
+    weights: Weights = Which.last,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -187,7 +190,7 @@ def apply(
         raise UserError(
             f"--reduce {reduce} is for colouring, without --raw; task of {run}: {opened.task.name}"
         )
-    network = opened.load_network(weights).to(training.choose_device(device))
+    network = opened.load_network(weights.value).to(training.choose_device(device))
     failed = False
     for image in images:
         try:

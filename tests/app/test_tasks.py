@@ -63,6 +63,17 @@ def test_classification_compares_labels(pictures):
     assert task.loss(torch.zeros(3, 4, 8, 8), target).item() == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize("name", ["classification", "superres"])
+def test_scores_of_labels_are_those_of_their_pictures(name, pictures):
+    task = make(name)
+    target = task.target(pictures)
+    output = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = {"loss": torch.nn.functional.cross_entropy(output, target).double()}
+    expected |= task.score_pictures(task.decode(output), target, pictures)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(task.score(output.to(memory_format=layout), target, pictures), expected)
+
+
 def test_superres_input_is_pooled_twice_and_repeated_twice(pictures):
     pooled = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(pictures.float() / 256, 2), 2)
     repeated = pooled.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)

@@ -12,6 +12,7 @@ import torch
 from colourize import files, tasks, training
 from colourize.files import UserError
 from colourize.runs import CHECKPOINTS, Run
+from colourize.schedule import rate
 from colourize.training import train
 
 RESULTS = ("model.safetensors", "best.safetensors", "metrics.csv", *CHECKPOINTS)
@@ -89,8 +90,7 @@ def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path,
     train(tiny.replace(epochs=1), tmp_path / "run")
     assert not caplog.messages
     train(tiny, tmp_path / "run", resume=True)
-    assert [message for message in caplog.messages if "epochs was 1 and becomes 3" in message]
-    assert len(Run.open(tmp_path / "run").load_network().state_dict()) > 0
+    assert "epochs was 1 and becomes 3" in caplog.text
     assert results(tmp_path / "run") != straight
 
 
@@ -181,6 +181,70 @@ def test_loss_that_is_no_number_stops_before_it_is_saved(tiny, tmp_path):
     with pytest.raises(UserError, match=r"loss became .* in epoch 1.*lr"):
         train(tiny.replace(task="regression", network="unet", lr=1e30), tmp_path / "run")
     assert not any((tmp_path / "run" / name).exists() for name in RESULTS)
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """The list of validation losses that trainings from here on will find, epoch by epoch."""
+    chosen = []
+    monkeypatch.setattr(training, "mean_scores", lambda *_: {"loss": chosen.pop(0), "psnr": 20.0})
+    return chosen
+
+
+def weights(run, which):
+    return run.load_network(which).state_dict()
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_best_epoch_is_kept_beside_the_last(tiny, tmp_path, losses):
+    losses += [3.0, 1.0]
+    constant = tiny.replace(schedule="constant")
+    second = weights(train(constant.replace(epochs=2), tmp_path / "run"), "last")
+    (tmp_path / "run" / "best.safetensors").unlink()
+    losses += [2.0]
+    run = train(constant, tmp_path / "run", resume=True)
+    assert run.best_row["epoch"] == 2
+    assert same(weights(run, "best"), second)
+    assert not same(weights(run, "last"), second)
+    with pytest.raises(UserError, match="weights must be last or best, not 'first'"):
+        run.load_network("first")
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_pictures_are_drawn_now_and_then_and_at_the_end(tiny, tmp_path, monkeypatch, seconds):
+    drawn = []
+    monkeypatch.setattr(training, "_REDRAW", seconds)
+    monkeypatch.setattr(training.plots, "curves", lambda path, metrics, title: drawn.append(len(metrics)))
+    train(tiny, tmp_path / "run")
+    assert drawn == ([1, 2, 3] if seconds == 0 else [3])
+
+
+def test_pictures_are_drawn_of_what_an_interruption_leaves(tiny, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        disturb(monkeypatch, 8, lambda: signal.raise_signal(signal.SIGINT))
+        train(tiny, tmp_path / "run")
+    left = {name: (tmp_path / "run" / name).read_bytes() for name in ("curves.png", "samples.png")}
+    train(tiny.replace(epochs=1), tmp_path / "run", resume=True)
+    assert left == {name: (tmp_path / "run" / name).read_bytes() for name in left}
+
+
+def test_learning_rate_follows_the_schedule_through_a_resumption(tiny, tmp_path, monkeypatch):
+    used = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam,
+        "step",
+        lambda self, *args: (used.append(self.param_groups[0]["lr"]), step(self, *args))[1],
+    )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        disturb(patch, 8, lambda: signal.raise_signal(signal.SIGINT))
+        train(tiny, tmp_path / "run")
+    del used[6:]  # those of the epoch that was not finished
+    train(tiny, tmp_path / "run", resume=True)
+    assert used == [rate(tiny.schedule, tiny.lr, number, 18) for number in range(18)]
 
 
 def test_every_picture_once_an_epoch_in_a_new_order():
