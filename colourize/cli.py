@@ -43,7 +43,7 @@ app.add_typer(palettes, name="palette")
 console = Console()
 errors = Console(stderr=True)
 _SETTINGS = {field.name for field in dataclasses.fields(Settings)}
-_SCHEDULES = f"constant | cosine, --lr to zero | one-cycle, --lr to {schedule.PEAK} times that to zero"
+_SCHEDULES = f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
 
 
 def _option(flag: str, help: str, default: object = None) -> Any:

@@ -2,16 +2,20 @@
 
 - `constant`: lr all along, as in the handout.
 - `cosine`: from lr to zero along half a cosine (Loshchilov & Hutter 2017).
-- `one-cycle`: from lr up to PEAK · lr and down to zero, each along half a cosine (Smith 2018).
+- `one-cycle`: from lr up to PEAK · lr and down to zero, each along half a cosine (Smith 2018, where lr is also a tenth
+  of the peak).
 
-The default is one-cycle.
+One-cycle is the default. At the handout's constant 1e-3 the losses still fall when its 25 epochs are over, and jump
+from epoch to epoch. Falling to zero from there ends the jumps but learns even less: with a tenth of the training horses
+held out, RegressionCNN ends cosine above constant. These networks, normalised in every block, bear ten times that rate
+in the middle, and end lower than with either by a fifth in regression and a tenth in classification.
 """
 
 from __future__ import annotations
 
 import math
 
-PEAK = 10  # of one-cycle, in units of lr: Smith begins at a tenth of the peak
+PEAK = 10  # of one-cycle, in units of lr
 WARM_UP = 0.3  # the share of the steps that one-cycle rises for
 
 NAMES = ("constant", "cosine", "one-cycle")

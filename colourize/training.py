@@ -43,11 +43,10 @@ def train(
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
-    A resumed run may change `epochs` and `data_dir` and nothing else; the learning rate of the epochs to come is then
-    that of the new number, and a warning says so. Interrupted and resumed, a training
-    ends with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where
-    there is one, unless given; progress goes to `console`, if given. Raises `UserError` for what the caller
-    can put right.
+    A resumed run may change `epochs` and `data_dir` and nothing else; with other `epochs`, the learning rate of those
+    to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends with the same
+    weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one, unless given;
+    progress goes to `console`, if given. Raises `UserError` for what the caller can put right.
     """
     device = choose_device(device)
     console = console or Console(quiet=True)
