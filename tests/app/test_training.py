@@ -72,21 +72,6 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tiny, tmp_path, monkeypa
     assert results(tmp_path / "run") == straight
 
 
-@pytest.mark.parametrize(("task", "network"), [("regression", "regression-cnn"), ("superres", "unet")])
-def test_number_of_threads_does_not_matter(tiny, tmp_path, task, network):
-    settings = tiny.replace(task=task, network=network, size=32, filters=8, batch_size=18, epochs=1)
-    train(settings, tmp_path / "one")
-    torch.set_num_threads(3)
-    try:
-        train(settings, tmp_path / "three")
-    finally:
-        torch.set_num_threads(1)
-    names = [name for name in RESULTS if (tmp_path / "one" / name).exists()]
-    assert len(names) == 4
-    for name in names:
-        assert (tmp_path / "three" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-
-
 def results_so_far(folder):
     table = folder / "metrics.csv"
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
