@@ -7,8 +7,8 @@
 
 One-cycle is the default. At the handout's constant 1e-3 the losses still fall when its 25 epochs are over, and jump
 from epoch to epoch. Falling to zero from there ends the jumps but learns even less: with a tenth of the training horses
-held out, RegressionCNN ends higher by cosine than by constant. These networks, normalised in every block, bear ten times that rate
-in the middle, and end below constant by a fifth in regression and a tenth in classification with UNet.
+held out, RegressionCNN ends higher by cosine than by constant. These networks, normalised in every block, bear ten
+times that rate in the middle, and end below constant by a fifth in regression and a tenth in classification with UNet.
 """
 
 from __future__ import annotations
