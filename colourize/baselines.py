@@ -1,6 +1,6 @@
 """What can be had without a network: tables and interpolation, which a network has to beat to be of use.
 
-A scorer takes pictures (N, 3, H, W) and their target and gives a task's scores. `baselines(task, train)`
+A scorer takes a batch of examples and gives a task's scores. `baselines(task, train)`
 makes the scorers of a task; tables are counted on the training pictures.
 """
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .colour import downscale, grey, to_unit, upscale
 from .data import Images
+from .examples import Batch
 from .tasks import Classification, Regression, SuperResolution, Task
 
-Scorer = Callable[[Tensor, Tensor], dict[str, Tensor]]
+Scorer = Callable[[Batch], dict[str, Tensor]]
 LEVELS = 256
 _CHUNK = 256  # pictures at a time
 
@@ -57,9 +58,9 @@ def _(task: Regression, train: Images) -> dict[str, Scorer]:
 @baselines.register(SuperResolution)
 def _(task: SuperResolution, train: Images) -> dict[str, Scorer]:
     def interpolation(mode: str) -> Scorer:
-        def score(pictures: Tensor, target: Tensor) -> dict[str, Tensor]:
-            made = upscale(downscale(pictures, task.enlarges), task.enlarges, mode)
-            return task.score_pictures(made, target, pictures)
+        def score(batch: Batch) -> dict[str, Tensor]:
+            made = upscale(downscale(batch.pictures, task.enlarges), task.enlarges, mode)
+            return task.score_pictures(made, batch.target, batch.pictures)
 
         return score
 
@@ -68,7 +69,7 @@ def _(task: SuperResolution, train: Images) -> dict[str, Scorer]:
 
 def _outputs(task: Task, predict: Callable[[Tensor], Tensor]) -> Scorer:
     """A scorer from a function that predicts what the network would: outputs, from pictures."""
-    return lambda pictures, target: task.score(predict(pictures), target, pictures)
+    return lambda batch: task.score(predict(batch.pictures), batch.target, batch.pictures)
 
 
 def _batches(images: Images) -> Iterator[Tensor]:

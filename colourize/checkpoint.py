@@ -44,6 +44,12 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, notes
 
 
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those of `tensors` that are called `name`.<rest>, by their rest."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
 def load_network(network: nn.Module, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Fills `network` with `tensors` that came from `path`; raises `UserError` where they are not its own."""
     try:
@@ -62,11 +68,9 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Puts back what `pack_optimizer` took; other names in `tensors` are not looked at."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        prefix, _, rest = key.partition(".")
-        if prefix == "optimizer":
-            number, _, name = rest.partition(".")
-            state.setdefault(int(number), {})[name] = value
+    for key, value in part(tensors, "optimizer").items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, values in optimizer.state.items():  # a fused step expects them in the parameter's own layout
         for name, value in values.items():

@@ -8,9 +8,11 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -18,7 +20,7 @@ from rich.text import Text
 
 import myconv2d
 
-from . import __version__, networks, tables, tasks, training
+from . import __version__, networks, schedule, tables, tasks, training
 from . import demo as demonstration
 from .apply import apply_to_file
 from .colour import Palette
@@ -41,11 +43,25 @@ app.add_typer(palettes, name="palette")
 console = Console()
 errors = Console(stderr=True)
 _SETTINGS = {field.name for field in dataclasses.fields(Settings)}
+_SCHEDULES = f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
 
 
 def _option(flag: str, help: str, default: object = None) -> Any:
     """An option that is None unless given, so that `Settings` alone knows the defaults."""
     return typer.Option(flag, help=help if default is None else f"{help} (default: {default})")
+
+
+class Which(str, Enum):
+    """Whose names and values are those of `runs.WEIGHTS`."""
+
+    last = "last"
+    best = "best"
+
+
+def _use_threads(count: int | None) -> int | None:
+    if count:
+        torch.set_num_threads(count)
+    return count
 
 
 Data = Annotated[str | None, _option("--data", f"pictures: {', '.join(SOURCES)}", Settings.data)]
@@ -59,6 +75,13 @@ KernelSize = Annotated[int | None, _option("--kernel-size", "side of the kernels
 Bottleneck = Annotated[int | None, _option("--bottleneck", "channels before the last convolution", "colours")]
 Seed = Annotated[int | None, _option("--seed", "of crops, palette, weights and order", Settings.seed)]
 Device = Annotated[str | None, _option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, callback=_use_threads, help="of the processor (default: one a core)"),
+]
+Weights = Annotated[
+    Which, typer.Option("--weights", help="after the last epoch, or after that of the lowest validation loss")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")]
 
 
@@ -76,11 +99,16 @@ def train(
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
-    epochs: Annotated[int | None, _option("--epochs", "passes over the pictures", Settings.epochs)] = None,
+    epochs: Annotated[
+        int | None,
+        _option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
+    ] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "pictures a step", Settings.batch_size)] = None,
     lr: Annotated[float | None, _option("--lr", "learning rate of Adam", Settings.lr)] = None,
+    schedule: Annotated[str | None, _option("--schedule", _SCHEDULES, Settings.schedule)] = None,
     seed: Seed = None,
     device: Device = None,
+    threads: Threads = None,
     out: Annotated[Path | None, _option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
 ) -> None:
@@ -111,8 +139,10 @@ def evaluate(
     data_dir: DataDir = None,
     class_name: ClassName = None,
     limit: Limit = None,
+    weights: Weights = Which.last,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Scores a trained network beside baselines without any network, on the data of the run unless told
     otherwise.
@@ -122,7 +152,7 @@ def evaluate(
     given = _given(locals())
     opened = Run.open(run)
     split = training.load_data(opened.settings.replace(**given))
-    result = evaluate_run(opened, split, device=training.choose_device(device))
+    result = evaluate_run(opened, split, weights=weights.value, device=training.choose_device(device))
     if as_json:
         defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
         content = {"run": str(run), "data": result.data, "scores": result.scores, "loses_to": defeats}
@@ -142,7 +172,9 @@ def apply(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="the network's output as it is")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace pictures that exist")] = False,
+    weights: Weights = Which.last,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Colours pictures, or enlarges them to four times their height and width if RUN was trained for
     superres.
@@ -158,7 +190,7 @@ def apply(
         raise UserError(
             f"--reduce {reduce} is for colouring, without --raw; task of {run}: {opened.task.name}"
         )
-    network = opened.load_network().to(training.choose_device(device))
+    network = opened.load_network(weights.value).to(training.choose_device(device))
     failed = False
     for image in images:
         try:
@@ -232,6 +264,7 @@ def info(
 def demo(
     out: Annotated[Path, typer.Option("--out", help="folder for the run and the picture")] = Path("demo"),
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Trains a network, evaluates it and colours photographs that come with scikit-image, in minutes.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from .baselines import Scorer, baselines
-from .data import Images, Split
+from .data import Split
+from .examples import Examples
 from .runs import Run
 from .tasks import Task
 
@@ -38,32 +39,30 @@ class Evaluation:
         ]
 
 
-def evaluate(run: Run, split: Split, *, device: torch.device | str = "cpu") -> Evaluation:
-    """Scores the run's network and its baselines on validation pictures; tables are counted on the others."""
-    network = run.load_network().to(device)
+def evaluate(
+    run: Run, split: Split, *, weights: str = "last", device: torch.device | str = "cpu"
+) -> Evaluation:
+    """Scores the run's network, with its `weights` (see `Run.load_network`), and its baselines on the validation
+    pictures; tables are counted on the others."""
+    network = run.load_network(weights).to(device)
     scorers = {"network": network_scorer(network, run.task), **baselines(run.task, split.train)}
-    return Evaluation(
-        split.name,
-        {
-            name: mean_scores(scorer, run.task, split.validation, run.settings.batch_size, device)
-            for name, scorer in scorers.items()
-        },
-    )
+    examples = Examples(split.validation, run.task, device)
+    scores = {
+        name: mean_scores(scorer, examples, run.settings.batch_size) for name, scorer in scorers.items()
+    }
+    return Evaluation(split.name, scores)
 
 
 def network_scorer(network: torch.nn.Module, task: Task) -> Scorer:
     """Scores pictures by what `network` makes of them."""
-    return lambda pictures, target: task.score(network(task.degrade(pictures)), target, pictures)
+    return lambda batch: task.score(network(batch.input), batch.target, batch.pictures)
 
 
 @torch.inference_mode()
-def mean_scores(
-    scorer: Scorer, task: Task, images: Images, batch_size: int, device: torch.device | str = "cpu"
-) -> dict[str, float]:
-    """Each score, averaged over `images`."""
+def mean_scores(scorer: Scorer, examples: Examples, batch_size: int) -> dict[str, float]:
+    """Each score, averaged over `examples`."""
     totals: dict[str, torch.Tensor] = {}
-    for indices in torch.arange(len(images)).split(batch_size):
-        pictures = images.batch(indices).to(device)
-        for name, value in scorer(pictures, task.target(pictures)).items():
+    for indices in torch.arange(len(examples)).split(batch_size):
+        for name, value in scorer(examples.batch(indices)).items():
             totals[name] = totals.get(name, 0) + value * len(indices)
-    return {name: (total / len(images)).item() for name, total in totals.items()}
+    return {name: (total / len(examples)).item() for name, total in totals.items()}

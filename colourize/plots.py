@@ -52,12 +52,11 @@ def samples(
     network: nn.Module,
     task: Task,
     images: Images,
-    device: torch.device | str,
     count: int = 8,
 ) -> None:
-    """A sheet of `count` pictures spread over `images`: input, network, comparisons of the task, truth."""
+    """A sheet of `count` pictures spread over `images`: input, network (on the CPU), comparisons of the task, truth."""
     indices = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
-    truth = images.batch(indices).to(device)
+    truth = images.batch(indices)
     shown = task.degrade(truth)
     made = {"input": shown, "network": task.decode(network(shown))}
     pictures.save(path, pictures.sheet({**made, **task.comparisons(truth), "truth": truth}))

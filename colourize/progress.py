@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,13 @@ from rich.progress import Task as Bar
 from rich.text import Text
 from torch import Tensor
 
-Advance = Callable[[int, Tensor], None]  # so many more pictures, and the mean loss so far
+_REDRAWS = 4  # a second; each costs the training some milliseconds
+
+
+class Advance(Protocol):
+    """So many more pictures, and the mean loss so far where there is one."""
+
+    def __call__(self, count: int, loss: Tensor | None = None) -> None: ...
 
 
 class _Speed(ProgressColumn):
@@ -43,6 +50,9 @@ def progress(console: Console, label: str, total: int) -> Iterator[Advance]:
         _Speed(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    off = not console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, disable=off, refresh_per_second=_REDRAWS
+    ) as bars:
         bar = bars.add_task(label, total=total, loss=None)
-        yield lambda count, loss: bars.update(bar, advance=count, loss=loss)
+        yield lambda count, loss=None: bars.update(bar, advance=count, loss=loss)

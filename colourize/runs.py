@@ -3,7 +3,8 @@
 settings.toml                   what was asked for
 palette.npy                     the colours that labels stand for (not for regression)
 model.safetensors               the network after the last finished epoch
-checkpoint-even.safetensors     network, optimizer and metrics after the last even epoch, and
+best.safetensors                the network after the epoch of the lowest validation loss
+checkpoint-even.safetensors     both, optimizer and metrics after the last even epoch, and
 checkpoint-odd.safetensors      after the last odd one: while one is written, the other is whole
 metrics.csv, curves.png         losses and scores by epoch
 samples.png                     validation pictures as the network makes them
@@ -29,6 +30,7 @@ from .settings import Settings
 logger = logging.getLogger("colourize")
 
 CHECKPOINTS = ("checkpoint-even.safetensors", "checkpoint-odd.safetensors")
+WEIGHTS = {"last": "model.safetensors", "best": "best.safetensors"}
 Metrics = list[dict[str, float]]
 
 
@@ -43,6 +45,12 @@ class Run:
         self.settings = settings
         self.task = tasks.kind(settings.task)(palette)
         self.metrics: Metrics = []
+        self._best: dict[str, Tensor] = {}  # what best.safetensors holds
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """The row of `metrics` with the lowest validation loss, the first of equal ones."""
+        return min(self.metrics, key=lambda row: row["validation_loss"])
 
     @classmethod
     def begin(cls, folder: str | os.PathLike[str], settings: Settings, palette: Palette | None) -> Run:
@@ -79,9 +87,15 @@ class Run:
             )
         return network.to(memory_format=torch.channels_last)
 
-    def load_network(self) -> nn.Module:
-        """The trained network, on the CPU, in evaluation mode."""
-        path = self.folder / "model.safetensors"
+    def load_network(self, weights: str = "last") -> nn.Module:
+        """The trained network, on the CPU, in evaluation mode.
+
+        `weights` is "last", as they were after the last epoch, or "best", after the epoch of the lowest validation
+        loss, which makes that loss a little too good as a measure.
+        """
+        if weights not in WEIGHTS:
+            raise UserError(f"weights must be {' or '.join(WEIGHTS)}, not {weights!r}")
+        path = self.folder / WEIGHTS[weights]
         tensors, _ = checkpoint.load(path)
         network = self.create_network()
         checkpoint.load_network(network, tensors, path)
@@ -89,16 +103,20 @@ class Run:
 
     def save_epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Keeps the state after the last epoch of `metrics`, first the checkpoint, as it holds the rest."""
+        if self.best_row is self.metrics[-1]:
+            self._best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+        tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
         tensors.update(checkpoint.pack_optimizer(optimizer))
         path = self.folder / CHECKPOINTS[len(self.metrics) % 2]
         checkpoint.save(path, tensors, {"metrics": json.dumps(self.metrics)})
         self.save_results(network)
 
     def save_results(self, network: nn.Module) -> None:
-        """Writes model.safetensors and metrics.csv."""
+        """Writes model.safetensors, best.safetensors and metrics.csv."""
         notes = {"epoch": str(len(self.metrics))}
-        checkpoint.save(self.folder / "model.safetensors", network.state_dict(), notes)
+        checkpoint.save(self.folder / WEIGHTS["last"], network.state_dict(), notes)
+        checkpoint.save(self.folder / WEIGHTS["best"], self._best, {"epoch": str(self.best_row["epoch"])})
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self.metrics[0], lineterminator="\n")
         writer.writeheader()
@@ -121,14 +139,14 @@ class Run:
                 if path.exists():
                     problems.append(str(error))
         if not found:
-            if problems or (self.folder / "model.safetensors").exists():
+            if problems or (self.folder / WEIGHTS["last"]).exists():
                 raise UserError("; ".join(problems) or f"{self.folder} has a model but no checkpoint")
             return
         self.metrics, tensors, path = max(found, key=lambda entry: len(entry[0]))
         for problem in problems:
             logger.warning("%s; going on from %s, after epoch %d", problem, path, len(self.metrics))
-        own = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        checkpoint.load_network(network, own, path)
+        checkpoint.load_network(network, checkpoint.part(tensors, "network"), path)
+        self._best = checkpoint.part(tensors, "best")
         checkpoint.unpack_optimizer(optimizer, tensors)
 
 

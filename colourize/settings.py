@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import networks, tasks
+from . import networks, schedule, tasks
 from .files import UserError, atomic_write
 
 if sys.version_info >= (3, 11):
@@ -41,6 +41,7 @@ class Settings:
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
+    schedule: str = "one-cycle"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +58,8 @@ class Settings:
             raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"lr must be a positive number, not {self.lr}")
+        if self.schedule not in schedule.NAMES:
+            raise UserError(f"schedule must be one of {', '.join(schedule.NAMES)}, not {self.schedule!r}")
         if self.colours < 2:
             raise UserError(f"colours must be at least 2, not {self.colours}")
         if self.size < _SMALLEST:

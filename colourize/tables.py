@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .colour import Palette, to_uint8
 from .evaluation import Evaluation
-from .runs import Run
+from .runs import WEIGHTS, Run
 from .summary import Layer
 from .tasks import Task
 
@@ -25,16 +25,15 @@ def label(metric: str, task: Task) -> str:
 
 def training(run: Run) -> Table:
     """What a finished training was and what it came to: the last epoch, and the best by validation loss."""
-    settings, last = run.settings, run.metrics[-1]
-    best = min(run.metrics, key=lambda row: row["validation_loss"])
+    settings, last, best = run.settings, run.metrics[-1], run.best_row
     rows = {
         "run": f"{settings.task}, {settings.network}",
-        "data": f"{settings.data}, batch {settings.batch_size}, lr {settings.lr:g}, seed {settings.seed}",
-        f"epoch {last['epoch']}": describe(last, run.task),
+        "data": f"{settings.data}, batch {settings.batch_size}, lr {settings.lr:g} {settings.schedule}, "
+        f"seed {settings.seed}",
+        f"last epoch, {last['epoch']}": describe(last, run.task),
+        f"best epoch, {best['epoch']}": "the last" if best is last else describe(best, run.task),
+        "files": f"{run.folder}: {', '.join(WEIGHTS.values())}, metrics.csv, curves.png, samples.png",
     }
-    if best is not last:
-        rows[f"best epoch, {best['epoch']}"] = describe(best, run.task)
-    rows["files"] = f"{run.folder}: model.safetensors, metrics.csv, curves.png, samples.png"
     return facts(rows)
 
 

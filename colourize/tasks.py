@@ -116,7 +116,8 @@ class Regression(_Colouring):
         return to_unit(pictures)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target)
+        by_picture = F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
+        return by_picture.mean()  # a sum over all pixels at once would depend on the number of threads
 
     def decode(self, output: Tensor) -> Tensor:
         return output.clamp(0, 1)
@@ -137,6 +138,14 @@ class _Labelling(Task):
 
     def decode(self, output: Tensor) -> Tensor:
         return self.palette.colours(output.argmax(1))
+
+    def score(self, output: Tensor, target: Tensor, pictures: Tensor) -> dict[str, Tensor]:
+        labels = output.argmax(1)
+        return {
+            "loss": self.loss(output, target).double(),
+            "psnr": psnr(self.palette.colours(labels), pictures).mean(),
+            "accuracy": (labels == target).double().mean(),
+        }
 
     def comparisons(self, pictures: Tensor) -> dict[str, Tensor]:
         return {f"{len(self.palette)} colours": self.palette.colours(self.target(pictures))}
@@ -188,7 +197,7 @@ def tinted(pictures: Tensor, coloured: Tensor) -> Tensor:
 
 def psnr(made: Tensor, pictures: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, float64 (N,), of each picture, with peak 1 and at most 100 dB."""
-    error = (to_unit(made).double() - to_unit(pictures).double()).square().flatten(1).mean(1)
+    error = (to_unit(made) - to_unit(pictures)).square().flatten(1).mean(1, dtype=torch.float64)
     return -10 * error.clamp(min=1e-10).log10()
 
 

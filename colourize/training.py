@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 from rich.console import Console
@@ -15,15 +17,20 @@ from . import data, plots, tables
 from .colour import Palette
 from .data import Images, Split
 from .evaluation import mean_scores, network_scorer
+from .examples import Batch, Examples
 from .files import UserError
 from .progress import Advance, progress
 from .runs import Run, check_free
+from .schedule import rate
 from .settings import Settings
 from .tasks import Task
 from .tasks import kind as task_kind
 
 _PALETTE_PICTURES = 2000  # a palette is fitted on at most so many
 _MAY_CHANGE = ("epochs", "data_dir")  # between the parts of a resumed training
+_REDRAW = 30.0  # seconds
+
+logger = logging.getLogger("colourize")
 
 
 def train(
@@ -36,10 +43,10 @@ def train(
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
-    A resumed run may change `epochs` and `data_dir` and nothing else. Interrupted and resumed, a training
-    ends with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where
-    there is one, unless given; progress goes to `console`, if given. Raises `UserError` for what the caller
-    can put right.
+    A resumed run may change `epochs` and `data_dir` and nothing else; with other `epochs`, the learning rate of those
+    to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends with the same
+    weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one, unless given;
+    progress goes to `console`, if given. Raises `UserError` for what the caller can put right.
     """
     device = choose_device(device)
     console = console or Console(quiet=True)
@@ -51,25 +58,36 @@ def train(
         run.load_epoch(network, optimizer)
         if run.metrics:
             run.save_results(network)
+    with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
+        seen, unseen = (Examples(images, run.task, device, advance=advance) for images in split[:2])
 
-    for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
-        start = time.perf_counter()
-        with progress(console, f"epoch {epoch}/{settings.epochs}", len(split.train)) as advance:
-            batches = shuffled(split.train, settings.batch_size, settings.seed, epoch)
-            train_loss = train_epoch(network, optimizer, run.task, batches, device, advance)
-        speed = len(split.train) / (time.perf_counter() - start)
-        if not math.isfinite(train_loss):
-            raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
+    steps = math.ceil(len(seen) / settings.batch_size)
+    with keeping_pictures(run, split.validation) as draw:
+        for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
+            start = time.perf_counter()
+            batches = map(seen.batch, shuffled(len(seen), settings.batch_size, settings.seed, epoch))
+            rates = [
+                rate(settings.schedule, settings.lr, step, steps * settings.epochs)
+                for step in range((epoch - 1) * steps, epoch * steps)
+            ]
+            with progress(console, f"epoch {epoch}/{settings.epochs}", len(seen)) as advance:
+                train_loss = train_epoch(network, optimizer, run.task, batches, rates, advance)
+            trained = time.perf_counter()
+            if not math.isfinite(train_loss):
+                raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
-        scorer = network_scorer(network.eval(), run.task)
-        scores = mean_scores(scorer, run.task, split.validation, settings.batch_size, device)
-        row = {"epoch": epoch, "train_loss": train_loss}
-        run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
-        run.save_epoch(network, optimizer)
-        plots.curves(run.folder / "curves.png", run.metrics, f"{settings.task}, {settings.network}")
-        plots.samples(run.folder / "samples.png", network, run.task, split.validation, device)
-        line = f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}"
-        console.print(f"{line}, {speed:,.0f} images/s", soft_wrap=True, highlight=False)
+            scores = mean_scores(network_scorer(network.eval(), run.task), unseen, settings.batch_size)
+            row = {"epoch": epoch, "train_loss": train_loss}
+            run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
+            run.save_epoch(network, optimizer)
+            draw()
+            training, whole = (len(seen) / (end - start) for end in (trained, time.perf_counter()))
+            console.print(
+                f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
+                f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",
+                soft_wrap=True,
+                highlight=False,
+            )
     return run
 
 
@@ -77,30 +95,58 @@ def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     task: Task,
-    batches: Iterator[Tensor],
-    device: torch.device,
-    advance: Advance = lambda count, loss: None,
+    batches: Iterable[Batch],
+    rates: Iterable[float],
+    advance: Advance = lambda count, loss=None: None,
 ) -> float:
-    """One pass over `batches` of pictures; returns the mean loss per picture."""
+    """One pass over `batches`, each with a learning rate of its own; returns the mean loss per picture."""
     network.train()
-    total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
-    for pictures in batches:
-        pictures = pictures.to(device)
-        loss = task.loss(network(task.degrade(pictures)), task.target(pictures))
+    total, seen = 0.0, 0
+    for batch, lr in zip(batches, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = task.loss(network(batch.input), batch.target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += loss.detach() * len(pictures)
-        seen += len(pictures)
-        advance(len(pictures), total / seen)
+        total += loss.detach().double() * len(batch)
+        seen += len(batch)
+        advance(len(batch), total / seen)
     return (total / seen).item()
 
 
-def shuffled(images: Images, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """The images in an order of their own for each seed and epoch, in batches; the last may be smaller."""
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
+    smaller."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    for indices in torch.randperm(len(images), generator=generator).split(batch_size):
-        yield images.batch(indices)
+    return iter(torch.randperm(count, generator=generator).split(batch_size))
+
+
+@contextmanager
+def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
+    """Keeps curves.png and samples.png of `run` up to date while the block runs.
+
+    Drawing takes as long as many a step. So what is yielded, to be called after every epoch, draws once in _REDRAW
+    seconds; what is missing then is drawn when the block ends, in whatever way.
+    """
+    epochs, last = 0, time.monotonic()
+
+    def draw() -> None:
+        nonlocal epochs, last
+        if run.metrics and epochs < len(run.metrics):
+            network = run.load_network()  # the saved one: what is being trained may be in the middle of an epoch
+            title = f"{run.settings.task}, {run.settings.network}"
+            plots.curves(run.folder / "curves.png", run.metrics, title)
+            plots.samples(run.folder / "samples.png", network, run.task, images)
+            epochs, last = len(run.metrics), time.monotonic()
+
+    try:
+        yield lambda: draw() if time.monotonic() - last > _REDRAW else None
+    except BaseException:
+        with suppress(UserError):  # such as a full disk, which is being reported already
+            draw()
+        raise
+    draw()
 
 
 def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
@@ -129,6 +175,12 @@ def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spl
                 f"{name} was {old} when {folder} was begun and cannot become {new}: choose another --out"
             )
     split = load_data(settings)
+    if settings.epochs != run.settings.epochs and settings.schedule != "constant":
+        logger.warning(
+            "epochs was %d and becomes %d: from here on the learning rate is that of %s over %d epochs, so the network "
+            "will be another than one trained with %d from the beginning",
+            *(run.settings.epochs, settings.epochs, settings.schedule, settings.epochs, settings.epochs),
+        )
     if settings != run.settings:
         run.settings = settings
         settings.save(run.folder / "settings.toml")

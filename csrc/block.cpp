@@ -2,6 +2,7 @@
 #include "block.h"
 
 #include "binding.h"
+#include "cpu/algorithm.h"
 #include "cpu/framework_threads.h"
 
 namespace myconv2d {
@@ -79,6 +80,10 @@ struct FeedTensors {
 Conv2d describe_block(const FeedTensors& feeds, const Tensor& weight, const IntList& padding) {
   require_float(weight, 4, "weight");
   const int64_t input[4] = {feeds.batch, feeds.channels, feeds.height, feeds.width};
+  const int64_t r = weight.size(2), s = weight.size(3), fewer = weight.size(0) < weight.size(1) ? weight.size(0) : weight.size(1);
+  STD_TORCH_CHECK((r == 3 && s == 3) ||
+                      (r <= widest_few_kernel && s <= widest_few_kernel && fewer <= few_channels),
+                  "myconv2d: the native blocks are 3x3, or up to 6x6 with 4 channels at most");
   return describe(input, weight.sizes().data(), {1, 1}, padding, {1, 1}, 1);
 }
 

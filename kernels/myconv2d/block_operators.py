@@ -140,9 +140,9 @@ def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
         if tensor is not None and not (tensor.is_cpu and tensor.dtype is torch.float32):
             return f"the fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if weight is not None:
-        r, s = weight.shape[2:]
-        if (r, s) != (3, 3):
-            return f"the fused kernels are 3×3, not {r}×{s}"
+        k, c, r, s = weight.shape
+        if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):
+            return f"the fused kernels are 3×3, or up to 6×6 with 4 channels at most, not {r}×{s} of {c} to {k}"
     return unavailable()
 
 

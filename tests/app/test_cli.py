@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from colourize import cli, demo, tasks
+from colourize import checkpoint, cli, demo, tasks
 from colourize.colour import Palette
 from colourize.data import photos
+from colourize.runs import Run
 
 COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "demo")
 
@@ -58,8 +59,9 @@ def test_training_leaves_a_run_and_a_summary(colourize, options, tmp_path):
     code, out, _ = colourize("train regression regression-cnn --out", tmp_path / "run", *options)
     assert code == 0
     assert "epoch   1/2" in out
-    assert "images/s" in out
-    assert "model.safetensors" in out
+    assert re.search(r"[\d,]+ images/s \([\d,]+ with validation and saving\)", out)
+    assert "model.safetensors, best.safetensors" in out
+    assert re.search(r"best epoch, [12]", out)
     assert (tmp_path / "run" / "metrics.csv").read_text().startswith("epoch,train_loss,validation_loss,")
 
 
@@ -98,6 +100,33 @@ def test_evaluation_as_a_table_and_as_json(colourize, run):
     assert code == 0
     assert result["scores"]["network"].keys() == {"loss", "accuracy", "psnr"}
     assert {"score": "psnr", "baseline": "most frequent colour of the grey level"} in result["loses_to"]
+
+
+def test_best_weights_on_demand(colourize, run, small_pictures, tmp_path):
+    """A copy of the run whose best weights are another network's."""
+    for path in run.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    network = Run.open(run).create_network()
+    checkpoint.save(tmp_path / "best.safetensors", network.state_dict(), {})
+    plain = colourize("evaluate --json", tmp_path)[1]
+    assert colourize("evaluate --json --weights last", tmp_path)[1] == plain
+    code, out, _ = colourize("evaluate --json --weights best", tmp_path)
+    assert code == 0
+    assert json.loads(out)["scores"]["network"] != json.loads(plain)["scores"]["network"]
+    made = [
+        colourize(f"apply --weights {which} --out", tmp_path / which, tmp_path, small_pictures / "00.png")
+        for which in ("last", "best")
+    ]
+    assert [code for code, *_ in made] == [0, 0]
+    last, best = ((tmp_path / which / "00-colour.png").read_bytes() for which in ("last", "best"))
+    assert last != best
+
+
+def test_threads_are_set(colourize, run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert colourize("evaluate --threads 3", run)[0] == 0
+    assert asked == [3]
 
 
 def test_damaged_model_is_named(colourize, run, tmp_path):
@@ -154,6 +183,9 @@ def test_info(colourize):
         ("train painting unet", 1, "'painting'.*superres"),
         ("train classification unet --epochs 0", 1, "epochs.*0"),
         ("train classification unet --epochs many", 2, "--epochs"),
+        ("train classification unet --schedule linear", 1, "'linear'"),
+        ("train classification unet --threads 0", 2, "--threads"),
+        ("evaluate --weights first nowhere", 2, "--weights"),
         ("train classification unet --data nowhere", 1, "nowhere.*photos"),
         ("train classification unet --resume --out nowhere", 1, "nowhere holds no run"),
         ("train classification unet --device warp", 1, "warp"),

@@ -9,6 +9,7 @@ from colourize.baselines import baselines
 from colourize.colour import Palette
 from colourize.data import Split, TensorImages, load
 from colourize.evaluation import Evaluation, evaluate, mean_scores
+from colourize.examples import Examples
 from colourize.training import train
 
 CLASSIFICATION = "most frequent colour of the grey level"
@@ -28,7 +29,8 @@ def split():
 
 def scores(task, split):
     scorers = baselines(task, split.train)
-    return {name: mean_scores(scorer, task, split.validation, 7) for name, scorer in scorers.items()}
+    examples = Examples(split.validation, task)
+    return {name: mean_scores(scorer, examples, 7) for name, scorer in scorers.items()}
 
 
 def test_table_of_colours_counts_as_numpy_does(split):
@@ -75,8 +77,9 @@ def test_baselines_on_the_horses_are_the_published_ones(shared_data):
 def test_scores_do_not_depend_on_the_batch(split):
     task = tasks.Classification(Palette.fit(split.train.tensor, 5))
     scorer = baselines(task, split.train)[CLASSIFICATION]
-    whole = mean_scores(scorer, task, split.validation, 20)
-    assert mean_scores(scorer, task, split.validation, 3) == pytest.approx(whole, rel=1e-6)
+    examples = Examples(split.validation, task)
+    whole = mean_scores(scorer, examples, 20)
+    assert mean_scores(scorer, examples, 3) == pytest.approx(whole, rel=1e-6)
 
 
 def test_network_stands_first_beside_every_baseline(run, split):

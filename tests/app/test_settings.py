@@ -28,6 +28,7 @@ def test_file_holds_every_setting(tmp_path):
         epochs=2,
         batch_size=9,
         lr=2e-5,
+        schedule="cosine",
         seed=11,
     )
     settings.save(tmp_path / "settings.toml")
@@ -48,6 +49,7 @@ def test_file_holds_every_setting(tmp_path):
         ({"limit": 0}, "limit.*0"),
         ({"lr": 0.0}, "lr.*positive.*0"),
         ({"lr": float("nan")}, "lr.*nan"),
+        ({"schedule": "linear"}, "schedule.*constant, cosine, one-cycle.*'linear'"),
         ({"seed": -1}, "seed.*-1"),
         ({"colours": 1}, "colours.*at least 2"),
         ({"kernel_size": 2}, "kernel_size.*odd"),

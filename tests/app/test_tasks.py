@@ -63,6 +63,34 @@ def test_classification_compares_labels(pictures):
     assert task.loss(torch.zeros(3, 4, 8, 8), target).item() == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_loss_and_scores_do_not_depend_on_the_number_of_threads(name):
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    task, found = make(name), []
+    output = torch.randn(40, task.out_channels, 32, 32, generator=generator)
+    output = output.contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(task.score(output, task.target(pictures), pictures))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("name", ["classification", "superres"])
+def test_scores_of_labels_are_those_of_their_pictures(name, pictures):
+    task = make(name)
+    target = task.target(pictures)
+    output = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = {"loss": torch.nn.functional.cross_entropy(output, target).double()}
+    expected |= task.score_pictures(task.decode(output), target, pictures)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(task.score(output.to(memory_format=layout), target, pictures), expected)
+
+
 def test_superres_input_is_pooled_twice_and_repeated_twice(pictures):
     pooled = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(pictures.float() / 256, 2), 2)
     repeated = pooled.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)

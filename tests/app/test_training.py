@@ -12,9 +12,10 @@ import torch
 from colourize import files, tasks, training
 from colourize.files import UserError
 from colourize.runs import CHECKPOINTS, Run
+from colourize.schedule import rate
 from colourize.training import train
 
-RESULTS = ("model.safetensors", "metrics.csv", *CHECKPOINTS)
+RESULTS = ("model.safetensors", "best.safetensors", "metrics.csv", *CHECKPOINTS)
 
 
 def results(folder):
@@ -76,11 +77,21 @@ def results_so_far(folder):
     return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
 
-def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path, straight):
+def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path):
+    constant = tiny.replace(schedule="constant")
+    train(constant, tmp_path / "long")
+    train(constant.replace(epochs=1), tmp_path / "run")
+    train(constant, tmp_path / "run", resume=True)
+    assert results(tmp_path / "run") == results(tmp_path / "long")
+    assert Run.open(tmp_path / "run").settings == constant
+
+
+def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path, caplog, straight):
     train(tiny.replace(epochs=1), tmp_path / "run")
+    assert not caplog.messages
     train(tiny, tmp_path / "run", resume=True)
-    assert results(tmp_path / "run") == straight
-    assert Run.open(tmp_path / "run").settings == tiny
+    assert "epochs was 1 and becomes 3" in caplog.text
+    assert results(tmp_path / "run") != straight
 
 
 @pytest.mark.parametrize("write", [2, 3, 4, 5, 6, 7, 13])
@@ -172,16 +183,77 @@ def test_loss_that_is_no_number_stops_before_it_is_saved(tiny, tmp_path):
     assert not any((tmp_path / "run" / name).exists() for name in RESULTS)
 
 
-def test_every_picture_once_an_epoch_in_a_new_order(tiny):
-    images = training.load_data(tiny).train
-    everything = images.batch(torch.arange(len(images)))
+@pytest.fixture
+def losses(monkeypatch):
+    """The list of validation losses that trainings from here on will find, epoch by epoch."""
+    chosen = []
+    monkeypatch.setattr(training, "mean_scores", lambda *_: {"loss": chosen.pop(0), "psnr": 20.0})
+    return chosen
+
+
+def weights(run, which):
+    return run.load_network(which).state_dict()
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_best_epoch_is_kept_beside_the_last(tiny, tmp_path, losses):
+    losses += [3.0, 1.0]
+    constant = tiny.replace(schedule="constant")
+    second = weights(train(constant.replace(epochs=2), tmp_path / "run"), "last")
+    (tmp_path / "run" / "best.safetensors").unlink()
+    losses += [2.0]
+    run = train(constant, tmp_path / "run", resume=True)
+    assert run.best_row["epoch"] == 2
+    assert same(weights(run, "best"), second)
+    assert not same(weights(run, "last"), second)
+    with pytest.raises(UserError, match="weights must be last or best, not 'first'"):
+        run.load_network("first")
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_pictures_are_drawn_now_and_then_and_at_the_end(tiny, tmp_path, monkeypatch, seconds):
+    drawn = []
+    monkeypatch.setattr(training, "_REDRAW", seconds)
+    monkeypatch.setattr(training.plots, "curves", lambda path, metrics, title: drawn.append(len(metrics)))
+    train(tiny, tmp_path / "run")
+    assert drawn == ([1, 2, 3] if seconds == 0 else [3])
+
+
+def test_pictures_are_drawn_of_what_an_interruption_leaves(tiny, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        disturb(monkeypatch, 8, lambda: signal.raise_signal(signal.SIGINT))
+        train(tiny, tmp_path / "run")
+    left = {name: (tmp_path / "run" / name).read_bytes() for name in ("curves.png", "samples.png")}
+    train(tiny.replace(epochs=1), tmp_path / "run", resume=True)
+    assert left == {name: (tmp_path / "run" / name).read_bytes() for name in left}
+
+
+def test_learning_rate_follows_the_schedule_through_a_resumption(tiny, tmp_path, monkeypatch):
+    used = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam,
+        "step",
+        lambda self, *args: (used.append(self.param_groups[0]["lr"]), step(self, *args))[1],
+    )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        disturb(patch, 8, lambda: signal.raise_signal(signal.SIGINT))
+        train(tiny, tmp_path / "run")
+    del used[6:]  # those of the epoch that was not finished
+    train(tiny, tmp_path / "run", resume=True)
+    assert used == [rate(tiny.schedule, tiny.lr, number, 18) for number in range(18)]
+
+
+def test_every_picture_once_an_epoch_in_a_new_order():
     orders = []
     for epoch in (1, 2, 1):
-        batches = list(training.shuffled(images, 7, 0, epoch))
+        batches = list(training.shuffled(36, 7, 0, epoch))
         assert [len(batch) for batch in batches] == [7] * 5 + [1]
-        order = [(everything == picture).flatten(1).all(1).nonzero().item() for picture in torch.cat(batches)]
-        assert sorted(order) == list(range(len(images)))
-        orders.append(order)
+        orders.append(torch.cat(batches).tolist())
+        assert sorted(orders[-1]) == list(range(36))
     assert orders[0] == orders[2] != orders[1]
 
 

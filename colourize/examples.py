@@ -1,0 +1,83 @@
+"""What a network learns from, ready to use: inputs and targets of a set of pictures, made once where they fit.
+
+Making them, labels above all, takes as long as a good part of a training step, and they are the same in every
+epoch. So they are kept, on the training's device, if a set's own come to no more than MEMORY bytes, and otherwise made
+batch by batch: the numbers are the same either way.
+
+Layout: pictures lie channels last, (N, H, W, C), so that a batch is gathered row by row and reaches the network as the
+channels_last (N, C, H, W) that convolutions are fastest in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .data import Images
+from .tasks import Task
+
+MEMORY = 1 << 30  # bytes, for one set
+_CHUNK = 256  # pictures at a time
+
+
+class Batch(NamedTuple):
+    """Some examples; `pictures`, uint8 (B, 3, H, W), are what input and target were made from."""
+
+    input: Tensor
+    target: Tensor
+    pictures: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+class Examples:
+    """The examples of `task` in `images`, on `device`. `advance` hears of so many more that are ready."""
+
+    def __init__(
+        self,
+        images: Images,
+        task: Task,
+        device: torch.device | str = "cpu",
+        *,
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        self._images, self._task, self._device = images, task, device
+        self._kept: Batch | None = None
+        first = self._make(torch.arange(min(1, len(images))))
+        if sum(tensor.nbytes for tensor in first) * len(images) > MEMORY:
+            return
+        kept = Batch(*(tensor.new_empty((len(images), *tensor.shape[1:])) for tensor in map(_rows, first)))
+        for indices in torch.arange(len(images)).split(_CHUNK):
+            for rows, made in zip(kept, self._make(indices), strict=True):
+                rows[indices[0] : indices[-1] + 1] = _rows(made)
+            advance(len(indices))
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """The examples at `indices` (B,), which are on the CPU."""
+        if self._kept is None:
+            return self._make(indices)
+        indices = indices.to(self._device)
+        return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
+
+    def _make(self, indices: Tensor) -> Batch:
+        pictures = self._images.batch(indices).to(self._device)
+        made = Batch(self._task.degrade(pictures), self._task.target(pictures), pictures)
+        return Batch(*(_pictures(_rows(tensor).contiguous()) for tensor in made))
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, H, W, C); labels (N, H, W) as they are."""
+    return tensor.movedim(1, -1) if tensor.ndim == 4 else tensor
+
+
+def _pictures(rows: Tensor) -> Tensor:
+    """The inverse of `_rows`, a channels_last view."""
+    return rows.movedim(-1, 1) if rows.ndim == 4 else rows
