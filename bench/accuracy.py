@@ -52,6 +52,7 @@ def _error(actual: Tensor | None, exact: Tensor, in_norm: bool) -> float:
 def holds(ours: Mapping[str, float], rival: Mapping[str, float], allowed: Mapping[str, float]) -> bool:
     """Whether every result of ours is near enough; a rival that is wrong himself excuses nothing."""
     return all(
-        ours.get(name, math.inf) <= max(bound, _FACTOR * rival.get(name, 0.0) if rival.get(name, 0.0) < 0.1 else 0)
+        ours.get(name, math.inf)
+        <= max(bound, _FACTOR * rival.get(name, 0.0) if rival.get(name, 0.0) < 0.1 else 0)
         for name, bound in allowed.items()
     )

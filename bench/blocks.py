@@ -98,7 +98,9 @@ def _weights(case: BlockCase) -> nn.Module:
     return randomise(case.plain())
 
 
-def _contestants(case: BlockCase, training: bool, device: torch.device, compiled: bool) -> Iterator[Contestant]:
+def _contestants(
+    case: BlockCase, training: bool, device: torch.device, compiled: bool
+) -> Iterator[Contestant]:
     prepare = functools.partial(_prepare, case, training, device)
     for variant in variants(device, compiled=False):
         yield Contestant(f"ours {variant.name}", OURS, functools.partial(prepare, case.ours, variant))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -16,8 +16,10 @@ from .subjects import SETS, Ready, Subject
 _PROCESSES = 3  # samples of a peak of memory: each is a process
 
 
-def compete(subject: Subject, rule: StoppingRule, timer: Timer = wall_clock) -> Row:
-    """The row of a subject. Who fails to compete is named in its `problems`."""
+def compete(
+    subject: Subject, rule: StoppingRule, timer: Timer = wall_clock, excluded: Mapping[str, str] | None = None
+) -> Row:
+    """The row of a subject. Who does not compete, excluded or failing, is named in its `problems` with the reason."""
     row = Row(
         subject.case,
         subject.pass_name,
@@ -30,7 +32,7 @@ def compete(subject: Subject, rule: StoppingRule, timer: Timer = wall_clock) -> 
         subject.threads,
     )
     with _threads(subject.threads):
-        ready = _prepare(subject, row)
+        ready = _prepare(subject, row, excluded or {})
         if subject.unit == "B":
             _sample_memory(ready, row)
         elif ready:
@@ -41,12 +43,15 @@ def compete(subject: Subject, rule: StoppingRule, timer: Timer = wall_clock) -> 
     return row
 
 
-def _prepare(subject: Subject, row: Row) -> dict[str, Ready]:
+def _prepare(subject: Subject, row: Row, excluded: Mapping[str, str]) -> dict[str, Ready]:
     exact = subject.exact() if subject.exact else {}
     row.bounds = accuracy.bounds(exact, subject.kinks)
     ready = {}
     for contestant in subject.contestants():
         row.sides[contestant.name] = contestant.side
+        if contestant.name in excluded:
+            row.problems[contestant.name] = excluded[contestant.name]
+            continue
         try:
             ready[contestant.name] = contestant.prepare()
             if exact:

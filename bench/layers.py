@@ -91,7 +91,9 @@ def _laid_out(sets: tuple[Values, ...], variant: Variant) -> list[Values]:
     return [values.map(lay_out) for values in sets]
 
 
-def _ready(run: Callable[[Values], object], names: list[str], sets: tuple[Values, ...], variant: Variant) -> Ready:
+def _ready(
+    run: Callable[[Values], object], names: list[str], sets: tuple[Values, ...], variant: Variant
+) -> Ready:
     operands = _laid_out(sets, variant)
     call = variant.ready(lambda number: run(operands[number]), len(operands))
 
@@ -106,7 +108,9 @@ def _names(case: Case, pass_name: str) -> list[str]:
     return [name for operator in PASSES[pass_name] for name in RESULTS[operator]]
 
 
-def _ours(ours: Implementation, case: Case, pass_name: str, sets: tuple[Values, ...], variant: Variant) -> Ready:
+def _ours(
+    ours: Implementation, case: Case, pass_name: str, sets: tuple[Values, ...], variant: Variant
+) -> Ready:
     size, weight_size, numbers = case.input_size, case.weight_size, case.numbers
 
     def forward(v: Values):

@@ -1,7 +1,7 @@
 """Times several contestants side by side: A B C A B C …, until each median is known well enough.
 
-One sample is a few calls in a row, as many as fill `SAMPLE` seconds, on operand sets that take turns; a call that is not
-timed goes before them and gives caches and thread pools back to this contestant. Every round begins with another
+One sample is a few calls in a row, as many as fill `SAMPLE` seconds, on operand sets that take turns; a call that is
+not timed goes before them and gives caches and thread pools back to this contestant. Every round begins with another
 contestant, so that nobody always follows the same one.
 """
 

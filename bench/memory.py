@@ -58,7 +58,9 @@ def measure(contestant: str, device_name: str) -> int:
     device = torch.device(device_name)
     create = networks.create if side == OURS else plain.create
     step = trainer(TRAINED[0], device, create, Variant(layout), ours=side == OURS).call
-    nn.Conv2d(1, 1, 1, device=device)(torch.zeros(1, 1, 1, 1, device=device)).sum().backward()  # loads libraries
+    nn.Conv2d(1, 1, 1, device=device)(
+        torch.zeros(1, 1, 1, 1, device=device)
+    ).sum().backward()  # loads libraries
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -45,7 +45,9 @@ class NetworkCase:
 
     def operands(self, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Grey pictures and their targets: classes of the pixels, or colours."""
-        grey, colours = random_inputs([(self.batch, 1, self.size, self.size), self.output_size], number, device)
+        grey, colours = random_inputs(
+            [(self.batch, 1, self.size, self.size), self.output_size], number, device
+        )
         return grey, colours.argmax(1) if self.classifies else colours
 
     def loss(self, ours: bool) -> Callable[[Tensor, Tensor], Tensor]:
@@ -115,7 +117,9 @@ def _weights(network: str) -> nn.Module:
 
 
 def _exact_network(case: NetworkCase, device: torch.device) -> nn.Module:
-    return laid_out(plain.create(case.network), _weights(case.network), Variant("contiguous"), device).double()
+    return laid_out(
+        plain.create(case.network), _weights(case.network), Variant("contiguous"), device
+    ).double()
 
 
 def _exact_training(case: NetworkCase, device: torch.device) -> Results:
@@ -141,7 +145,9 @@ def _trainers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterat
     yield Contestant("torch with our convolutions", "converted", converted)
 
 
-def trainer(case: NetworkCase, device: torch.device, create, variant: Variant, *, ours: bool = False) -> Ready:
+def trainer(
+    case: NetworkCase, device: torch.device, create, variant: Variant, *, ours: bool = False
+) -> Ready:
     """A training step of `create(name)`."""
     weights = _weights(case.network)
     module = laid_out(create(case.network), weights, variant, device)
@@ -215,7 +221,9 @@ def memory(case: NetworkCase, device: torch.device) -> Subject:
 
     def contestants() -> list[Contestant]:
         return [
-            Contestant(name, side, lambda name=name: Ready(lambda _: peak_in_fresh_process(name, device), dict))
+            Contestant(
+                name, side, lambda name=name: Ready(lambda _: peak_in_fresh_process(name, device), dict)
+            )
             for name, (side, *_) in CONTESTANTS.items()
         ]
 

@@ -47,9 +47,17 @@ def exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     file = io.BytesIO()
     names = [f"input{number}" for number in range(len(inputs))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this exporter is the older one: the newer needs one more package
+        warnings.simplefilter(
+            "ignore"
+        )  # that this exporter is the older one: the newer needs one more package
         torch.onnx.export(
-            model, inputs, file, dynamo=False, opset_version=_OPSET, input_names=names, output_names=["output"]
+            model,
+            inputs,
+            file,
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=names,
+            output_names=["output"],
         )
     return file.getvalue()
 
@@ -64,7 +72,9 @@ def session(model: bytes, sets: Sequence[tuple[Tensor, ...]], output_size: Seque
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # spins within a run, not into the next's
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # spins within a run, not into the next's
     run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [argument.name for argument in run.get_inputs()]
     bound = []

@@ -1,7 +1,7 @@
 """What can be timed, by name: layers, fused blocks, whole networks, and who competes in each.
 
-A subject is one pass of one case. Its contestants come on sides: of "ours" and of "rival" the fastest counts, on whatever
-memory layout; anything else is shown beside them.
+A subject is one pass of one case. Its contestants come on sides: of "ours" and of "rival" the fastest counts, on
+whatever memory layout; anything else is shown beside them.
 """
 
 from __future__ import annotations
