@@ -88,6 +88,9 @@ def report(
     budget: Annotated[
         float, typer.Option(min=0.01, help="seconds for one pass of a layer; networks get eight times that")
     ] = 3.0,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="processor time, with --threads 1: where others compute too")
+    ] = False,
     device: Annotated[Device, typer.Option(help="where to measure")] = Device.cpu,
     out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
 ) -> None:
@@ -109,7 +112,9 @@ def report(
     from .report import report as run
 
     isa_name = isa.value if isa else None
-    settings = Settings(device.value, cases or (), quick, threads, isa_name, compile, budget, out, excluded)
+    settings = Settings(
+        device.value, cases or (), quick, threads, isa_name, compile, budget, cpu_time, out, excluded
+    )
     raise typer.Exit(run(settings))
 
 

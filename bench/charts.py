@@ -18,6 +18,7 @@ from colourize.files import atomic_write
 
 from .rows import PASSES, Row
 from .stats import geometric_mean
+from .tables import threads
 
 _STYLE = {
     "font.size": 9,
@@ -43,7 +44,7 @@ def draw_all(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> list[Pat
     """Draws every picture for which there are rows; returns the files, named STEM-WHAT.png."""
     machine = facts["environment"].get("card") or facts["environment"].get("processor", "")
     settings = facts["settings"]
-    note = f"{machine.partition(',')[0]} · {settings['threads']} threads · fp32 · {facts['date'][:10]}"
+    note = f"{machine.partition(',')[0]} · {threads(settings)} · fp32 · {facts['date'][:10]}"
     pictures: dict[str, Callable[[Sequence[Row], dict[str, Any]], Figure | None]] = {
         "layers": layer_ratios,
         "tags": tag_ratios,
@@ -57,7 +58,7 @@ def draw_all(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> list[Pat
             figure = draw(rows, facts)
             if figure is None:
                 continue
-            figure.text(0.995, 0.004, note, ha="right", va="bottom", fontsize=7, color="#777777")
+            figure.text(0.995, -0.005, note, ha="right", va="top", fontsize=7, color="#777777")
             data = io.BytesIO()
             figure.savefig(
                 data, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12
@@ -95,7 +96,7 @@ def _bars(
 ) -> tuple[Figure, Axes, dict[str, list[float]]]:
     """Horizontal bars: for every group (pass, ratio, label). Returns the y of the bars of each group too."""
     count = sum(map(len, groups.values()))
-    figure = Figure(figsize=(8, 1.1 + _BAR * (count + 0.8 * len(groups))))
+    figure = Figure(figsize=(8, 1.3 + _BAR * (count + 0.8 * len(groups))), layout="constrained")
     axes = figure.add_subplot()
     y, places, ticks = 0.0, {}, []
     for name, bars in groups.items():
@@ -140,14 +141,16 @@ def layer_ratios(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
 
 
 def tag_ratios(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
-    """The geometric mean of every tag and pass, with a dot for each row behind it."""
-    groups: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if math.isfinite(row.ratio) and row.kind in ("layer", "block", "network"):
-            for tag in row.tags:
-                groups.setdefault(tag, {}).setdefault(row.pass_name, []).append(row.ratio)
-    if len(groups) < 2:
+    """The geometric mean of every tag and pass, with a dot for each row; no tags that are a part of another's."""
+    timed = [row for row in rows if math.isfinite(row.ratio) and row.kind in ("layer", "block", "network")]
+    members = {tag: {row.key for row in timed if tag in row.tags} for tag in facts["tags"]}
+    tags = [tag for tag, own in members.items() if own and not any(own < other for other in members.values())]
+    if len(tags) < 2:
         return None
+    groups: dict[str, dict[str, list[float]]] = {tag: {} for tag in tags}
+    for row in timed:
+        for tag in groups.keys() & row.tags:
+            groups[tag].setdefault(row.pass_name, []).append(row.ratio)
     bars = {
         tag: [(name, geometric_mean(passes[name]), "") for name in PASSES if name in passes]
         for tag, passes in groups.items()
@@ -182,14 +185,15 @@ def networks(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
         names = sorted(row.samples, key=row.median, reverse=True)
         colours = {row.ours: _OURS, row.rival: _RIVAL}
         values = [1e3 * row.median(name) for name in names]
-        axes.barh(range(len(names)), values, color=[colours.get(name, _OTHER) for name in names])
-        for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        places = range(most - len(names), most)
+        axes.barh(places, values, color=[colours.get(name, _OTHER) for name in names])
+        for place, name, value in zip(places, names, values, strict=True):
             times = row.median(name) / row.median(row.ours)
             text = f"{value:.3g} ms" + ("" if name == row.ours else f"  ({times:.2f}×)")
             axes.annotate(
                 text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
             )
-        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_yticks(places, names, fontsize=8)
         axes.set_xlim(0, 1.35 * max(values))
         axes.set_ylim(-0.6, most - 0.4)
         axes.set_title(f"{row.case}, {PASSES[row.pass_name]}", fontsize=9.5)
@@ -212,7 +216,7 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     if not rows or "roofs" not in facts:
         return None
     peak, bandwidth = facts["roofs"]["GF/s"], facts["roofs"]["GB/s"]
-    figure = Figure(figsize=(8, 5))
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     intensities = [row.flop / row.bytes for row in rows]
     low, high = min(intensities) / 1.6, max(*intensities, peak / bandwidth) * 1.6
@@ -220,10 +224,10 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     axes.plot([low, ridge, high], [bandwidth * low, peak, peak], color="#222222", linewidth=1.3)
     axes.annotate(
         f"matrix product: {peak:.0f} GF/s",
-        (high, peak),
-        xytext=(-4, 4),
+        (math.sqrt(ridge * high), peak),
+        xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
+        ha="center",
     )
     axes.annotate(
         f"copy: {bandwidth:.0f} GB/s",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def changes(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
 
 def compare(old: Path, new: Path) -> int:
     """Prints the comparison. Returns the exit status: 0; 2 where the files cannot be compared."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         (old_rows, old_facts), (new_rows, new_facts) = load(old), load(new)
     except ValueError as error:
@@ -63,7 +64,7 @@ def compare(old: Path, new: Path) -> int:
         was, is_now = (facts["environment"].get(name, "–") for facts in (old_facts, new_facts))
         if was != is_now:
             console.print(f"{escape(name)}: {escape(str(was))} → {escape(str(is_now))}")
-    for name in ("device", "threads", "isa"):
+    for name in ("device", "threads", "isa", "clock"):
         was, is_now = (facts["settings"].get(name) for facts in (old_facts, new_facts))
         if was != is_now:
             console.print(f"[yellow]the settings differ[/]: {name} {was} → {is_now}")

@@ -7,6 +7,7 @@ both gradients: one call of the framework's, two operators of ours, as autograd 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -26,7 +27,7 @@ PASSES = {  # and the operators that it consists of
     "backward": ("conv2d_grad_input", "conv2d_grad_weight"),
 }
 _CORRECTNESS = {"weird", "blocks", "empty"}  # tags of cases too small or too odd to time
-_UNTIMED = ([],) * 4
+_UNREPEATED = ([],) * 4  # no axis of any operand is expanded
 
 
 def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
@@ -38,9 +39,8 @@ def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
 def layer(case: Case, pass_name: str, device: torch.device, compiled: bool = False) -> Subject:
     """One pass of one convolution in fp32."""
     operators = PASSES[pass_name]
-    input, weight, output = (4 * size.numel() for size in map(torch.Size, (
-        case.input_size, case.weight_size, case.output_size
-    )))  # fmt: skip
+    sizes = case.input_size, case.weight_size, case.output_size
+    input, weight, output = (4 * math.prod(size) for size in sizes)
     both = pass_name == "backward"  # then input and weight are read, and their gradients written
     return Subject(
         case.name,
@@ -57,7 +57,7 @@ def layer(case: Case, pass_name: str, device: torch.device, compiled: bool = Fal
 
 @functools.lru_cache(maxsize=1)
 def _operands(case: Case, device: torch.device) -> tuple[Values, ...]:
-    return tuple(draw(case, torch.float32, device, _UNTIMED, number) for number in range(SETS))
+    return tuple(draw(case, torch.float32, device, _UNREPEATED, number) for number in range(SETS))
 
 
 @functools.lru_cache(maxsize=2)
@@ -70,32 +70,27 @@ def exact(case: Case, operators: tuple[str, ...], device: torch.device) -> Resul
 
 
 def _contestants(case: Case, pass_name: str, device: torch.device, compiled: bool) -> Iterator[Contestant]:
-    sets = _operands(case, device)
     ours = backend(backends.choose(device.type, torch.float32, backends.wanted).backend)
     # The framework's compiler has no gradients of convolutions of its own, and on the CPU no convolution either.
     compiled = compiled and device.type == "cuda" and pass_name == "forward"
     for variant in variants(device, compiled=False):
-        prepare = functools.partial(_ours, ours, case, pass_name, sets, variant)
+        prepare = functools.partial(_ours, ours, case, pass_name, device, variant)
         yield Contestant(f"ours {variant.name}", OURS, prepare)
     for variant in variants(device, compiled):
-        prepare = functools.partial(_framework, case, pass_name, sets, variant)
+        prepare = functools.partial(_framework, case, pass_name, device, variant)
         yield Contestant(f"torch {variant.name}", RIVAL, prepare)
     if device.type == "cpu" and pass_name == "forward":
-        yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case, sets))
-
-
-def _laid_out(sets: tuple[Values, ...], variant: Variant) -> list[Values]:
-    def lay_out(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.contiguous(memory_format=variant.memory_format) if tensor.dim() == 4 else tensor
-
-    return [values.map(lay_out) for values in sets]
+        yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
 
 def _ready(
-    run: Callable[[Values], object], names: list[str], sets: tuple[Values, ...], variant: Variant
+    run: Callable[[Values], object], names: list[str], case: Case, device: torch.device, variant: Variant
 ) -> Ready:
-    operands = _laid_out(sets, variant)
-    call = variant.ready(lambda number: run(operands[number]), len(operands))
+    def lay_out(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.contiguous(memory_format=variant.memory_format) if tensor.dim() == 4 else tensor
+
+    sets = [values.map(lay_out) for values in _operands(case, device)]
+    call = variant.ready(lambda number: run(sets[number]), SETS)
 
     def results() -> Results:
         found = call(0)
@@ -104,13 +99,11 @@ def _ready(
     return Ready(call, results)
 
 
-def _names(case: Case, pass_name: str) -> list[str]:
+def _names(pass_name: str) -> list[str]:
     return [name for operator in PASSES[pass_name] for name in RESULTS[operator]]
 
 
-def _ours(
-    ours: Implementation, case: Case, pass_name: str, sets: tuple[Values, ...], variant: Variant
-) -> Ready:
+def _ours(ours: Implementation, case: Case, pass_name: str, device: torch.device, variant: Variant) -> Ready:
     size, weight_size, numbers = case.input_size, case.weight_size, case.numbers
 
     def forward(v: Values):
@@ -126,17 +119,17 @@ def _ours(
         return grad_input(v), *grad_weight(v)
 
     run = {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight, "backward": backward}
-    return _ready(run[pass_name], _names(case, pass_name), sets, variant)
+    return _ready(run[pass_name], _names(pass_name), case, device, variant)
 
 
-def _framework(case: Case, pass_name: str, sets: tuple[Values, ...], variant: Variant) -> Ready:
+def _framework(case: Case, pass_name: str, device: torch.device, variant: Variant) -> Ready:
     *geometry, groups = case.numbers
     if pass_name == "forward":
 
         def conv2d(v: Values):
             return torch.conv2d(v.input, v.weight, v.bias if case.bias else None, *case.numbers)
 
-        return _ready(variant.compile(conv2d), ["output"], sets, variant)
+        return _ready(variant.compile(conv2d), _names(pass_name), case, device, variant)
     wants_input, wants_weight = pass_name != "grad_weight", pass_name != "grad_input"
     wanted = [wants_input, wants_weight, wants_weight and case.bias]
     bias_size = [case.out_channels]
@@ -148,13 +141,13 @@ def _framework(case: Case, pass_name: str, sets: tuple[Values, ...], variant: Va
         grads = found[0 if wants_input else 1 : 3 if wants_weight else 1]
         return [v.bias.new_empty(0) if grad is None else grad for grad in grads]
 
-    return _ready(backward, _names(case, pass_name), sets, variant)
+    return _ready(backward, _names(pass_name), case, device, variant)
 
 
-def _onnx_runtime(case: Case, sets: tuple[Values, ...]) -> Ready:
+def _onnx_runtime(case: Case) -> Ready:
     from .ort import convolution, session
 
-    values = sets[0]
-    model = convolution(case, values.weight, values.bias if case.bias else None)
-    call = session(model, [(v.input,) for v in sets], case.output_size)
+    sets = _operands(case, torch.device("cpu"))
+    model = convolution(case, sets[0].weight, sets[0].bias if case.bias else None)
+    call = session(model, [(values.input,) for values in sets], case.output_size)
     return Ready(call, lambda: {"output": call(0)})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,8 +31,8 @@ from . import tables
 from .charts import draw_all
 from .competition import compete
 from .environment import environment
-from .measure import StoppingRule, Timer, wall_clock
-from .rows import PASSES, Row, dump
+from .measure import StoppingRule, Timer, thread_time, wall_clock
+from .rows import PASSES, Row, dump, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
 
@@ -52,6 +54,7 @@ class Settings:
     isa: str | None = None
     compiled: bool = True
     budget: float = 3.0  # seconds for one pass of a layer
+    cpu_time: bool = False  # of the one thread, in place of the wall clock
     out: Path = Path("bench/results")
     excluded: Mapping[str, str] = field(default_factory=dict)  # contestants that cannot compete, and why
 
@@ -63,7 +66,7 @@ def report(settings: Settings) -> int:
         The exit status: 0 done; 1 a result of ours is not accurate; 2 nothing to measure; 130 interrupted, with all
         that was measured so far in the files.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     quiet()
     if problem := _unusable(settings):
         console.print(escape(problem))
@@ -73,7 +76,8 @@ def report(settings: Settings) -> int:
     compiled = settings.compiled and not settings.quick and "compiled" not in settings.excluded
     patterns = settings.cases or (_QUICK if settings.quick else _DEFAULT)
     try:
-        chosen = choose(subjects(torch.device(settings.device), compiled=compiled), patterns)
+        everything = subjects(torch.device(settings.device), compiled=compiled)
+        chosen = choose(everything, patterns)
     except ValueError as error:
         console.print(escape(str(error)))
         return 2
@@ -84,8 +88,9 @@ def report(settings: Settings) -> int:
         roofs = measure_roofs(settings.device)
         rows, stopped = _measure(chosen, settings, console)
     facts = _facts(settings, compiled, roofs, len(chosen) - len(rows), stopped)
-    _summarise(rows, facts, console)
+    facts["tags"] = whole_tags(rows, Counter(tag for subject in everything for tag in subject.tags))
     written = write(rows, facts, settings.out)
+    _summarise(rows, facts, console)
     console.print("Written:", *map(escape, map(str, written)), sep="\n  ")
     if stopped == "interrupted":
         return 130
@@ -94,6 +99,8 @@ def report(settings: Settings) -> int:
 
 def _unusable(settings: Settings) -> str | None:
     """Why the report cannot be made here."""
+    if settings.cpu_time and (settings.device != "cpu" or settings.threads != 1):
+        return "--cpu-time is the time of one thread: it needs --device cpu and --threads 1"
     if settings.device != "cpu" and not torch.cuda.is_available():
         return f"--device {settings.device}: torch {torch.__version__} finds no CUDA device here"
     if settings.isa:
@@ -138,7 +145,7 @@ def _measure(chosen: Sequence[Subject], settings: Settings, console: Console) ->
                     return rows, "time"
                 bar.update(task, description=escape(str(subject)))
                 rule = _rule(subject, settings)
-                rows.append(compete(subject, rule, _timer(subject, settings.device), settings.excluded))
+                rows.append(compete(subject, rule, _timer(subject, settings), settings.excluded))
                 bar.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(_line(rows[-1], len(rows), len(chosen)))
@@ -152,9 +159,9 @@ def _rule(subject: Subject, settings: Settings) -> StoppingRule:
     return StoppingRule(budget=budget, min_rounds=5 if settings.quick else 7)
 
 
-def _timer(subject: Subject, device: str) -> Timer:
-    if device == "cpu":
-        return wall_clock
+def _timer(subject: Subject, settings: Settings) -> Timer:
+    if settings.device == "cpu":
+        return thread_time if settings.cpu_time else wall_clock
     from .cuda import EventTimer
 
     return EventTimer(cold=subject.kind == "layer")
@@ -169,7 +176,8 @@ def _line(row: Row, number: int, total: int) -> str:
 
 def measure_roofs(device: str) -> dict[str, float]:
     """GF/s of a large matrix product and GB/s of a large copy: the best of a few."""
-    a, b = torch.randn(2048, 2048, device=device), torch.randn(2048, 2048, device=device)
+    n = 1024 if device == "cpu" else 4096
+    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     source = torch.randn(64 << 20, device=device)  # 256 MiB, beyond every cache
     target = torch.empty_like(source)
 
@@ -184,7 +192,7 @@ def measure_roofs(device: str) -> dict[str, float]:
         return min(times)
 
     return {
-        "GF/s": round(2 * 2048**3 / best(lambda: torch.mm(a, b)) / 1e9, 1),
+        "GF/s": round(2 * n**3 / best(lambda: torch.mm(a, b)) / 1e9, 1),
         "GB/s": round(2 * 4 * source.numel() / best(lambda: target.copy_(source)) / 1e9, 1),
     }
 
@@ -199,6 +207,7 @@ def _facts(
         "quick": settings.quick,
         "threads": torch.get_num_threads(),
         "isa": settings.isa,
+        "clock": "processor time" if settings.cpu_time else "wall clock",
         "compiled": compiled,
         "budget": settings.budget,
         "left_out": left_out,
@@ -227,8 +236,8 @@ def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> 
         console.print(
             tables.console_table(tables.NETWORK_COLUMNS, tables.network_cells(networks), 3, ("±", "IQR"))
         )
-    if rows:
-        console.print(tables.console_table(tables.MEAN_COLUMNS, tables.mean_cells(rows)))
+    if facts["tags"]:
+        console.print(tables.console_table(tables.MEAN_COLUMNS, tables.mean_cells(rows, facts["tags"])))
     for name, why in tables.not_there(rows).items():
         console.print(f"[yellow]not there[/] {escape(name)}: {escape(why)}")
     console.print(escape(tables.verdict(rows, facts["settings"])))
@@ -242,12 +251,11 @@ def write(rows: Sequence[Row], facts: dict[str, Any], out: Path) -> list[Path]:
         facts["date"][:16].replace("T", "-").replace(":", ""),
         "speed",
         what,
-        f"{settings['threads']}-threads",
+        tables.threads(settings),
     ]
     words += [word for word in (settings["isa"], "quick" if settings["quick"] else None) if word]
     stem = out / re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
-    pictures = draw_all(rows, facts, stem)
     texts = {".json": dump(rows, facts), ".md": tables.markdown(rows, facts)}
     for suffix, text in texts.items():
         atomic_write(stem.with_suffix(suffix), lambda file, text=text: file.write(text.encode()))
-    return [stem.with_suffix(".json"), stem.with_suffix(".md"), *pictures]
+    return [stem.with_suffix(".json"), stem.with_suffix(".md"), *draw_all(rows, facts, stem)]

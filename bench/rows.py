@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,16 @@ class Row:
         """GF/s, operations counted directly; NaN where they are not counted."""
         return self.flop / self.median(contestant) / 1e9 if self.flop else math.nan
 
+    def share_of_roof(self, contestant: str, roofs: Mapping[str, float]) -> float:
+        """Its rate over what the roofline allows: the matrix product's, or what memory can feed."""
+        if not (self.flop and self.bytes):
+            return math.nan
+        return self.rate(contestant) / min(roofs["GF/s"], self.flop / self.bytes * roofs["GB/s"])
+
+    def precise(self, precision: float = 0.01) -> bool:
+        """Whether the medians of both sides' best are known to this standard error."""
+        return all(self.error_of_median(name) <= precision for name in (self.ours, self.rival) if name)
+
     def error(self, contestant: str | None) -> float:
         """The largest of a contestant's errors; NaN where none was measured."""
         return max(self.errors.get(contestant, {}).values(), default=math.nan)
@@ -101,12 +112,19 @@ class Row:
         return bool(ours) and all(accuracy.holds(errors, theirs, self.bounds) for errors in ours)
 
 
-def geometric_means(rows: Iterable[Row]) -> list[tuple[str, str, int, float, float]]:
+def whole_tags(rows: Iterable[Row], tags: Mapping[str, int]) -> list[str]:
+    """The tags of which every row is there; `tags`: how many each has in all."""
+    counts = Counter(tag for row in rows for tag in row.tags)
+    return sorted(tag for tag, count in counts.items() if count == tags.get(tag))
+
+
+def geometric_means(rows: Iterable[Row], tags: Iterable[str]) -> list[tuple[str, str, int, float, float]]:
     """(tag, pass, number of rows, geometric mean and smallest of their ratios), by tag, passes in the tables' order."""
+    wanted = set(tags)
     groups: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if math.isfinite(row.ratio):
-            for tag in row.tags:
+            for tag in wanted.intersection(row.tags):
                 groups.setdefault((tag, row.pass_name), []).append(row.ratio)
     order = list(PASSES)
     keys = sorted(groups, key=lambda key: (key[0], order.index(key[1])))

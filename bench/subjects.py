@@ -36,7 +36,7 @@ class Contestant(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """One pass of one case; `contestants()` draws the operands, which the others then share."""
+    """One pass of one case; nothing is drawn or built before a contestant's `prepare()`."""
 
     case: str
     pass_name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -17,12 +17,28 @@ Fp32 on both sides, TF32 off. **×** is the best rival's median over ours: above
 are at their best: of each the memory layout, and of the rivals whoever is named below, with the smallest median.
 Contestants take turns in one process on random operands; ± is the standard error of the median, IQR the distance of
 the quartiles as a share of it. GF/s count the operations of a direct convolution, so minimal filtering can exceed the
-machine's peak. Backward is grad_input, grad_weight and grad_bias together. Errors are against float64
-(bench/accuracy.py); a row holds if every result of ours is within twice the rival's own error or within the bound."""
+machine's peak; roof is their share of what this machine's matrix product and copy allow ({roofs}).
+Backward is grad_input, grad_weight and grad_bias together. Errors are against float64 (bench/accuracy.py); a row
+holds if every result of ours is within twice the rival's own error or within the bound."""
 
 LAYER_COLUMNS = (
-    *("case", "pass", "ours", "ms", "±", "IQR", "GF/s", "best rival", "ms", "±", "IQR", "GF/s", "×"),
-    *("error", "rival's", "holds"),
+    *(
+        "case",
+        "pass",
+        "ours",
+        "ms",
+        "±",
+        "IQR",
+        "GF/s",
+        "roof",
+        "best rival",
+        "ms",
+        "±",
+        "IQR",
+        "GF/s",
+        "roof",
+    ),
+    *("×", "error", "rival's", "holds"),
 )
 
 
@@ -34,28 +50,38 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "",
         f"**{verdict(rows, settings)}**",
         "",
-        _NOTES,
+        _NOTES.format(roofs=", ".join(f"{value:g} {unit}" for unit, value in facts["roofs"].items())),
     ]
     lines += ["", *_grid(("", ""), [(name, str(fact)) for name, fact in facts["environment"].items()])]
-    lines += ["", f"Threads: {settings['threads']}. Rivals: {', '.join(rivals(rows)) or 'none'}."]
+    lines += ["", f"{threads(settings)}, {settings['clock']}. Rivals: {', '.join(rivals(rows)) or 'none'}."]
     for name, why in not_there(rows).items():
         lines.append(f"Not there: {name} ({why}).")
-    lines += ["", "## Geometric means", "", *_grid(MEAN_COLUMNS, mean_cells(rows))]
+    lines += ["", "## Geometric means", "", *_grid(MEAN_COLUMNS, mean_cells(rows, facts["tags"]))]
     networks = [row for row in rows if row.kind in ("network", "memory", "overhead")]
     if networks:
         lines += ["", "## Whole networks", "", *_grid(NETWORK_COLUMNS, network_cells(networks))]
     blocks = [row for row in rows if row.kind == "block"]
     if blocks:
-        lines += ["", "## Blocks", "", *_grid(LAYER_COLUMNS, map(layer_cells, blocks))]
+        lines += [
+            "",
+            "## Blocks",
+            "",
+            *_grid(LAYER_COLUMNS, (layer_cells(row, facts["roofs"]) for row in blocks)),
+        ]
     layers = [row for row in rows if row.kind == "layer"]
     if layers:
-        lines += ["", "## Layers", "", *_grid(LAYER_COLUMNS, map(layer_cells, layers))]
+        lines += [
+            "",
+            "## Layers",
+            "",
+            *_grid(LAYER_COLUMNS, (layer_cells(row, facts["roofs"]) for row in layers)),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> str:
     """The report in one line."""
-    compared = [row for row in rows if math.isfinite(row.ratio)]
+    compared = [row for row in rows if math.isfinite(row.ratio) and row.unit == "s"]
     text = f"{len(rows)} rows"
     if settings.get("left_out"):
         text += f", {settings['left_out']} left out ({settings['why_left_out']})"
@@ -64,9 +90,15 @@ def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> str:
         faster = sum(row.ratio > 1 for row in compared)
         text += f"; {faster} of {len(compared)} faster than the best rival; slowest: {slowest.case}, "
         text += f"{PASSES[slowest.pass_name]}, {slowest.ratio:.2f}×"
+        if noisy := sum(not row.precise() for row in compared):
+            text += f"; {noisy} noisier than 1 %"
     wrong = [row for row in rows if row.holds is False]
     text += f"; accuracy does not hold in {len(wrong)}" if wrong else "; accuracy holds in all that have one"
     return text + "."
+
+
+def threads(settings: Mapping[str, Any]) -> str:
+    return f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"
 
 
 def rivals(rows: Iterable[Row]) -> list[str]:
@@ -85,26 +117,28 @@ def not_there(rows: Iterable[Row]) -> dict[str, str]:
 MEAN_COLUMNS = ("tag", "pass", "rows", "× (geometric mean)", "smallest")
 
 
-def mean_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+def mean_cells(rows: Iterable[Row], tags: Iterable[str]) -> list[tuple[str, ...]]:
+    """Of whole tags only: the mean of a part would pass for the mean of all."""
     return [
         (tag, PASSES[pass_name], str(count), f"{mean:.2f}", f"{least:.2f}")
-        for tag, pass_name, count, mean, least in geometric_means(rows)
+        for tag, pass_name, count, mean, least in geometric_means(rows, tags)
     ]
 
 
-def layer_cells(row: Row) -> tuple[str, ...]:
-    sides = [cell for name in (row.ours, row.rival) for cell in _side(row, name)]
+def layer_cells(row: Row, roofs: Mapping[str, float]) -> tuple[str, ...]:
+    sides = [cell for name in (row.ours, row.rival) for cell in _side(row, name, roofs)]
     holds = {True: "yes", False: "**no**", None: "–"}[row.holds]
     errors = _number(row.error(row.ours), ".1e"), _number(row.error(row.rival), ".1e")
     return row.case, PASSES[row.pass_name], *sides, _number(row.ratio, ".2f"), *errors, holds
 
 
-def _side(row: Row, name: str | None) -> tuple[str, ...]:
+def _side(row: Row, name: str | None, roofs: Mapping[str, float]) -> tuple[str, ...]:
     if name is None:
-        return ("–",) * 5
+        return ("–",) * 6
     spreads = f"{row.error_of_median(name):.1%}", f"{row.spread(name):.0%}"
     label = name.removeprefix("ours ")
-    return label, f"{1e3 * row.median(name):.4g}", *spreads, _number(row.rate(name), ".0f")
+    rates = _number(row.rate(name), ".0f"), _number(row.share_of_roof(name, roofs), ".0%")
+    return label, f"{1e3 * row.median(name):.4g}", *spreads, *rates
 
 
 NETWORK_COLUMNS = ("case", "what", "contestant", "median", "±", "IQR", "to ours", "error", "holds")
