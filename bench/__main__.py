@@ -105,7 +105,7 @@ def report(
 
     python -m bench report --quick
 
-    python -m bench report --cases ten --cases "unet-*" --threads 1 --out /tmp/speed
+    python -m bench report --cases ten --cases "unet-*" --threads 1 --out speed
     """
     excluded = limit(isa) if isa else {}  # before torch is imported
     from .report import Settings

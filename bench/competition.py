@@ -12,6 +12,7 @@ from . import accuracy
 from .measure import StoppingRule, Timer, interleave, wall_clock
 from .rows import Row
 from .subjects import SETS, Ready, Subject
+from .variants import forget_compiled
 
 _PROCESSES = 3  # samples of a peak of memory: each is a process
 
@@ -39,6 +40,7 @@ def compete(
             calls = {name: contestant.call for name, contestant in ready.items()}
             row.samples = interleave(calls, row.sides, rule, sets=SETS, timer=timer)
     del ready
+    forget_compiled()
     gc.collect()
     return row
 

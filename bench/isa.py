@@ -27,4 +27,4 @@ def limit(isa: Isa) -> dict[str, str]:
     if not _LIMITS[isa]:
         return {}
     reason = f"cannot be held to {isa.value}"
-    return {"ONNX Runtime": reason, "compiled": reason}
+    return {"ONNX Runtime": reason, "torch.compile": reason}

@@ -73,10 +73,10 @@ def report(settings: Settings) -> int:
         return 2
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    compiled = settings.compiled and not settings.quick and "compiled" not in settings.excluded
+    not_compiled = _why_not_compiled(settings)
     patterns = settings.cases or (_QUICK if settings.quick else _DEFAULT)
     try:
-        everything = subjects(torch.device(settings.device), compiled=compiled)
+        everything = subjects(torch.device(settings.device), compiled=not not_compiled)
         chosen = choose(everything, patterns)
     except ValueError as error:
         console.print(escape(str(error)))
@@ -87,7 +87,7 @@ def report(settings: Settings) -> int:
     with _precision():
         roofs = measure_roofs(settings.device)
         rows, stopped = _measure(chosen, settings, console)
-    facts = _facts(settings, compiled, roofs, len(chosen) - len(rows), stopped)
+    facts = _facts(settings, not_compiled, roofs, len(chosen) - len(rows), stopped)
     facts["tags"] = whole_tags(rows, Counter(tag for subject in everything for tag in subject.tags))
     written = write(rows, facts, settings.out)
     _summarise(rows, facts, console)
@@ -95,6 +95,13 @@ def report(settings: Settings) -> int:
     if stopped == "interrupted":
         return 130
     return 1 if any(row.holds is False for row in rows) else 0
+
+
+def _why_not_compiled(settings: Settings) -> str | None:
+    """Why torch.compile is not among the rivals, if it is not."""
+    if settings.quick or not settings.compiled:
+        return "--quick" if settings.quick else "--no-compile"
+    return settings.excluded.get("torch.compile")
 
 
 def _unusable(settings: Settings) -> str | None:
@@ -198,7 +205,7 @@ def measure_roofs(device: str) -> dict[str, float]:
 
 
 def _facts(
-    settings: Settings, compiled: bool, roofs: dict[str, float], left_out: int, stopped: str | None
+    settings: Settings, not_compiled: str | None, roofs: dict[str, float], left_out: int, stopped: str | None
 ) -> dict[str, Any]:
     """Everything in a report file besides its rows."""
     asked = {
@@ -208,7 +215,7 @@ def _facts(
         "threads": torch.get_num_threads(),
         "isa": settings.isa,
         "clock": "processor time" if settings.cpu_time else "wall clock",
-        "compiled": compiled,
+        "not_compiled": not_compiled,
         "budget": settings.budget,
         "left_out": left_out,
         "why_left_out": {"time": "--quick, and its time was up"}.get(stopped or "", stopped),
@@ -238,7 +245,7 @@ def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> 
         )
     if facts["tags"]:
         console.print(tables.console_table(tables.MEAN_COLUMNS, tables.mean_cells(rows, facts["tags"])))
-    for name, why in tables.not_there(rows).items():
+    for name, why in tables.not_there(rows, facts["settings"]).items():
         console.print(f"[yellow]not there[/] {escape(name)}: {escape(why)}")
     console.print(escape(tables.verdict(rows, facts["settings"])))
 

@@ -104,11 +104,11 @@ class Row:
 
     @property
     def holds(self) -> bool | None:
-        """Whether all of ours are accurate; None where there is nothing to check."""
+        """Whether all are accurate in which there is something of ours; None where there is nothing to check."""
         if not self.bounds:
             return None
         theirs = self.errors.get(self.rival, {})
-        ours = [self.errors.get(name, {}) for name, side in self.sides.items() if side == OURS]
+        ours = [self.errors.get(name, {}) for name, side in self.sides.items() if side != RIVAL]
         return bool(ours) and all(accuracy.holds(errors, theirs, self.bounds) for errors in ours)
 
 

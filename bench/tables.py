@@ -54,7 +54,7 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     ]
     lines += ["", *_grid(("", ""), [(name, str(fact)) for name, fact in facts["environment"].items()])]
     lines += ["", f"{threads(settings)}, {settings['clock']}. Rivals: {', '.join(rivals(rows)) or 'none'}."]
-    for name, why in not_there(rows).items():
+    for name, why in not_there(rows, settings).items():
         lines.append(f"Not there: {name} ({why}).")
     lines += ["", "## Geometric means", "", *_grid(MEAN_COLUMNS, mean_cells(rows, facts["tags"]))]
     networks = [row for row in rows if row.kind in ("network", "memory", "overhead")]
@@ -105,9 +105,9 @@ def rivals(rows: Iterable[Row]) -> list[str]:
     return sorted({name for row in rows for name, side in row.sides.items() if side == "rival"})
 
 
-def not_there(rows: Iterable[Row]) -> dict[str, str]:
-    """Contestants that could not compete, and the first reason."""
-    found: dict[str, str] = {}
+def not_there(rows: Iterable[Row], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Contestants that did not compete, and the first reason."""
+    found = {"torch.compile": why} if (why := settings.get("not_compiled")) else {}
     for row in rows:
         for name, why in row.problems.items():
             found.setdefault(name, f"{row.case}, {row.pass_name}: {why}" if row.samples else why)

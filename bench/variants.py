@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ class Variant(NamedTuple):
     layout: str
     compiled: bool = False
     graph: bool = False
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -33,8 +36,7 @@ class Variant(NamedTuple):
         """
         if not self.compiled:
             return function
-        torch._dynamo.reset()  # its limit of versions is per function, and every case is one more
-        if torch.cuda.is_available():
+        if self.device == "cuda":
             return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs")
         return torch.compile(function, dynamic=False, options={"freezing": True} if freeze else None)
 
@@ -53,13 +55,17 @@ def variants(device: torch.device, compiled: bool) -> Iterator[Variant]:
     for compile in (False, True) if compiled else (False,):
         for layout in LAYOUTS:
             for graph in graphs:
-                yield Variant(layout, compile, graph)
+                yield Variant(layout, compile, graph, device.type)
+
+
+def forget_compiled() -> None:
+    """Drops what was compiled: the compiler's limit of versions is per function, and every case would be one more."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def quiet() -> None:
     """Keeps what the framework says of itself, while it compiles and exports, out of the output."""
-    import logging
-
     warnings.filterwarnings("ignore", module=r"torch\..*")
     warnings.filterwarnings("ignore", message=".*torch.onnx.*")
     for name in ("torch._inductor", "torch._dynamo", "torch.onnx"):

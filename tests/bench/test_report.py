@@ -232,7 +232,10 @@ def test_the_command_report_from_end_to_end(tmp_path: Path) -> None:
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stderr == ""
-    assert "5 rows" in run.stdout and "cannot be held to portable" in " ".join(run.stdout.split())
+    said = " ".join(run.stdout.split())
+    assert "5 rows" in said
+    assert "not there torch.compile: --quick" in said
+    assert "not there ONNX Runtime: c3-k3-32px-n1, forward: cannot be held to portable" in said
     kinds = sorted(path.name.rpartition("-")[2] for path in tmp_path.iterdir())
     assert kinds == ["layers.png", "quick.json", "quick.md", "roofline.png"]
     [path] = tmp_path.glob("*.json")
