@@ -270,14 +270,19 @@ def sizes(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     if not layers or not passes:
         return None
     figure = Figure(figsize=(3.3 * len(layers) + 0.6, 2.7 * len(passes) + 0.5), layout="constrained")
-    grid = figure.subplots(len(passes), len(layers), squeeze=False, sharex=True)
+    grid = figure.subplots(len(passes), len(layers), squeeze=False)
     for line, pass_name in zip(grid, passes, strict=True):
         for axes, (name, group) in zip(line, layers.items(), strict=True):
             chosen = sorted((row for row in group if row.pass_name == pass_name), key=lambda row: row.pixels)
             x = [math.isqrt(row.pixels) for row in chosen]
-            for side, colour, label in (("rival", _RIVAL, "best rival"), ("ours", _OURS, "MyConv2d")):
+            for side, colour, label in (("ours", _OURS, "MyConv2d"), ("rival", _RIVAL, "best rival, named")):
                 y = [1e9 * row.median(getattr(row, side)) / row.pixels for row in chosen]
                 axes.plot(x, y, "o-", color=colour, label=label, markersize=4)
+            for row, before, at in zip(chosen, [None, *chosen], zip(x, y, strict=True), strict=False):
+                if before is None or before.rival != row.rival:
+                    axes.annotate(
+                        row.rival, at, (3, -10), textcoords="offset points", fontsize=6.5, color=_RIVAL
+                    )
             axes.set_xscale("log", base=2)
             axes.set_xticks(x, map(str, x))
             axes.set_ylim(bottom=0)
@@ -285,9 +290,9 @@ def sizes(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
             channels = re.match(r"c(\d+)-k(\d+)", name)
             what = f"{channels[1]}→{channels[2]} channels" if channels else name
             axes.set_title(f"{what}, {PASSES[pass_name]}", fontsize=9.5)
-            if axes is line[0]:
+            if name == next(iter(layers)):
                 axes.set_ylabel("ns per pixel (lower is better)")
-            if line is grid[-1]:
+            if pass_name == passes[-1]:
                 axes.set_xlabel("side of the picture (pixels)")
     grid[0][0].legend(fontsize=8)
     return figure

@@ -57,7 +57,10 @@ def layer(case: Case, pass_name: str, device: torch.device, compiled: bool = Fal
 
 @functools.lru_cache(maxsize=1)
 def _operands(case: Case, device: torch.device) -> tuple[Values, ...]:
-    return tuple(draw(case, torch.float32, device, _UNREPEATED, number) for number in range(SETS))
+    """Sets of the same random numbers in other places, as drawing takes longer than anything that we time."""
+    first = draw(case, torch.float32, device, _UNREPEATED)
+    moved = (first.map(lambda t, by=by: t.roll(by)) for by in range(1, SETS))  # as one row of elements
+    return first, *moved
 
 
 @functools.lru_cache(maxsize=2)

@@ -32,6 +32,7 @@ from .charts import draw_all
 from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
+from .roofs import measure_roofs
 from .rows import PASSES, Row, dump, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
@@ -85,7 +86,7 @@ def report(settings: Settings) -> int:
         chosen = [s for s in chosen if s.kind != "memory" and s.threads is None]
         chosen.sort(key=lambda s: s.kind == "layer")  # networks first: time may run out
     with _precision():
-        roofs = measure_roofs(settings.device)
+        roofs = measure_roofs(settings.device, _timer(settings))
         rows, stopped = _measure(chosen, settings, console)
     facts = _facts(settings, not_compiled, roofs, len(chosen) - len(rows), stopped)
     facts["tags"] = whole_tags(rows, Counter(tag for subject in everything for tag in subject.tags))
@@ -152,7 +153,9 @@ def _measure(chosen: Sequence[Subject], settings: Settings, console: Console) ->
                     return rows, "time"
                 bar.update(task, description=escape(str(subject)))
                 rule = _rule(subject, settings)
-                rows.append(compete(subject, rule, _timer(subject, settings), settings.excluded))
+                rows.append(
+                    compete(subject, rule, _timer(settings, cold=subject.kind == "layer"), settings.excluded)
+                )
                 bar.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(_line(rows[-1], len(rows), len(chosen)))
@@ -166,12 +169,13 @@ def _rule(subject: Subject, settings: Settings) -> StoppingRule:
     return StoppingRule(budget=budget, min_rounds=5 if settings.quick else 7)
 
 
-def _timer(subject: Subject, settings: Settings) -> Timer:
+def _timer(settings: Settings, cold: bool = False) -> Timer:
+    """cold: on a GPU, with nothing in the L2, as single kernels are timed."""
     if settings.device == "cpu":
         return thread_time if settings.cpu_time else wall_clock
     from .cuda import EventTimer
 
-    return EventTimer(cold=subject.kind == "layer")
+    return EventTimer(cold)
 
 
 def _line(row: Row, number: int, total: int) -> str:
@@ -179,29 +183,6 @@ def _line(row: Row, number: int, total: int) -> str:
     return escape(
         f"[{number}/{total}] {row.case} {PASSES[row.pass_name]}: {row.ratio:.2f}× {row.rival}{wrong}"
     )
-
-
-def measure_roofs(device: str) -> dict[str, float]:
-    """GF/s of a large matrix product and GB/s of a large copy: the best of a few."""
-    n = 1024 if device == "cpu" else 4096
-    a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-    source = torch.randn(64 << 20, device=device)  # 256 MiB, beyond every cache
-    target = torch.empty_like(source)
-
-    def best(work) -> float:
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            work()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return {
-        "GF/s": round(2 * n**3 / best(lambda: torch.mm(a, b)) / 1e9, 1),
-        "GB/s": round(2 * 4 * source.numel() / best(lambda: target.copy_(source)) / 1e9, 1),
-    }
 
 
 def _facts(

@@ -16,30 +16,15 @@ _NOTES = """\
 Fp32 on both sides, TF32 off. **×** is the best rival's median over ours: above 1 ours is faster, or smaller. Both sides
 are at their best: of each the memory layout, and of the rivals whoever is named below, with the smallest median.
 Contestants take turns in one process on random operands; ± is the standard error of the median, IQR the distance of
-the quartiles as a share of it. GF/s count the operations of a direct convolution, so minimal filtering can exceed the
-machine's peak; roof is their share of what this machine's matrix product and copy allow ({roofs}).
+the quartiles as a share of it. ONNX Runtime writes into an output bound beforehand; all others return a new one, which
+costs page faults where it is large. GF/s count the operations of a direct convolution, so minimal filtering can exceed
+the machine's peak; roof is their share of what this machine's matrix product and copy allow ({roofs}).
 Backward is grad_input, grad_weight and grad_bias together. Errors are against float64 (bench/accuracy.py); a row
 holds if every result of ours is within twice the rival's own error or within the bound."""
 
-LAYER_COLUMNS = (
-    *(
-        "case",
-        "pass",
-        "ours",
-        "ms",
-        "±",
-        "IQR",
-        "GF/s",
-        "roof",
-        "best rival",
-        "ms",
-        "±",
-        "IQR",
-        "GF/s",
-        "roof",
-    ),
-    *("×", "error", "rival's", "holds"),
-)
+_SIDE_COLUMNS = ("ms", "±", "IQR", "GF/s", "roof")
+LAYER_COLUMNS = ("case", "pass", "ours", *_SIDE_COLUMNS, "best rival", *_SIDE_COLUMNS)
+LAYER_COLUMNS += ("×", "error", "rival's", "holds")
 
 
 def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
@@ -134,7 +119,7 @@ def layer_cells(row: Row, roofs: Mapping[str, float]) -> tuple[str, ...]:
 
 def _side(row: Row, name: str | None, roofs: Mapping[str, float]) -> tuple[str, ...]:
     if name is None:
-        return ("–",) * 6
+        return ("–",) * (1 + len(_SIDE_COLUMNS))
     spreads = f"{row.error_of_median(name):.1%}", f"{row.spread(name):.0%}"
     label = name.removeprefix("ours ")
     rates = _number(row.rate(name), ".0f"), _number(row.share_of_roof(name, roofs), ".0%")

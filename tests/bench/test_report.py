@@ -187,7 +187,7 @@ def test_a_wrong_result_and_a_missing_rival_are_said() -> None:
 
 def run_report(monkeypatch, tmp_path: Path, chosen, **settings) -> tuple[int, list[Row]]:
     monkeypatch.setattr(reporting, "subjects", lambda *args, **options: chosen)
-    monkeypatch.setattr(reporting, "measure_roofs", lambda device: ROOFS)
+    monkeypatch.setattr(reporting, "measure_roofs", lambda device, timer: ROOFS)
     monkeypatch.setattr(reporting, "environment", lambda device: {"commit": "0123"})
     asked = reporting.Settings(cases=["*"], budget=0.01, quick=True, out=tmp_path, **settings)
     status = reporting.report(asked)
