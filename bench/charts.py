@@ -36,6 +36,7 @@ _PASS_COLOURS = {
     **{"forward": "#2f6fb0", "grad_input": "#e08e2b", "grad_weight": "#7b519d", "backward": "#3b9a72"},
     **{"training": "#3b9a72", "training step": "#3b9a72", "inference": "#2f6fb0"},
 }
+_SHORT = {"training": "training", "training step": "training"}
 _MOST_CASES = 24  # as bars of their own
 _BAR = 0.19  # height of a bar in inches
 
@@ -118,8 +119,10 @@ def _bars(
     axes.set_title(title, pad=24)
     ratios = [ratio for bars in groups.values() for _, ratio, _ in bars]
     _ratio_axis(axes, max(ratios), min(ratios))
-    passes = dict.fromkeys(pass_name for bars in groups.values() for pass_name, *_ in bars)
-    handles = [mpl.patches.Patch(color=_PASS_COLOURS[name], label=PASSES[name]) for name in passes]
+    labels: dict[str, dict[str, None]] = {}  # by colour
+    for pass_name in (pass_name for bars in groups.values() for pass_name, *_ in bars):
+        labels.setdefault(_PASS_COLOURS[pass_name], {})[_SHORT.get(pass_name, PASSES[pass_name])] = None
+    handles = [mpl.patches.Patch(color=colour, label=", ".join(names)) for colour, names in labels.items()]
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(handles), fontsize=8
     )
@@ -155,7 +158,9 @@ def tag_ratios(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
         tag: [(name, geometric_mean(passes[name]), "") for name in PASSES if name in passes]
         for tag, passes in groups.items()
     }
-    figure, axes, places = _bars(bars, "Geometric means over the cases of a tag, and every case as a dot")
+    figure, axes, places = _bars(
+        bars, "MyConv2d against the best rival: geometric means by tag, a dot for each case"
+    )
     every = []
     for tag, group in bars.items():
         for place, (name, mean, _) in zip(places[tag], group, strict=True):
@@ -275,14 +280,15 @@ def sizes(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
         for axes, (name, group) in zip(line, layers.items(), strict=True):
             chosen = sorted((row for row in group if row.pass_name == pass_name), key=lambda row: row.pixels)
             x = [math.isqrt(row.pixels) for row in chosen]
-            for side, colour, label in (("ours", _OURS, "MyConv2d"), ("rival", _RIVAL, "best rival, named")):
+            for side, colour, label in (
+                ("ours", _OURS, "MyConv2d"),
+                ("rival", _RIVAL, "best rival, named below"),
+            ):
                 y = [1e9 * row.median(getattr(row, side)) / row.pixels for row in chosen]
                 axes.plot(x, y, "o-", color=colour, label=label, markersize=4)
-            for row, before, at in zip(chosen, [None, *chosen], zip(x, y, strict=True), strict=False):
-                if before is None or before.rival != row.rival:
-                    axes.annotate(
-                        row.rival, at, (3, -10), textcoords="offset points", fontsize=6.5, color=_RIVAL
-                    )
+            rivals = dict.fromkeys(row.rival for row in chosen)
+            place = {"transform": axes.transAxes, "va": "bottom", "fontsize": 7, "color": _RIVAL}
+            axes.text(0.03, 0.03, "\n".join(rivals), **place)
             axes.set_xscale("log", base=2)
             axes.set_xticks(x, map(str, x))
             axes.set_ylim(bottom=0)
@@ -294,5 +300,5 @@ def sizes(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
                 axes.set_ylabel("ns per pixel (lower is better)")
             if pass_name == passes[-1]:
                 axes.set_xlabel("side of the picture (pixels)")
-    grid[0][0].legend(fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
     return figure
