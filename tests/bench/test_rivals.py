@@ -15,6 +15,7 @@ from bench.layers import PASSES, layer
 from bench.modules import gradients, randomise
 from bench.networks import NetworkCase, inference, training
 from bench.subjects import SETS, choose, subjects
+from bench.variants import variants
 from colourize import networks
 
 CPU = torch.device("cpu")
@@ -83,6 +84,15 @@ def test_blocks(case: BlockCase, training: bool) -> None:
 @pytest.mark.parametrize("name", ["unet", "regression-cnn"])
 def test_networks(name: str, make) -> None:
     _check(make(NetworkCase(name, 2, 8), CPU, compiled=False))
+
+
+def test_on_a_gpu_the_framework_competes_in_cuda_graphs_too() -> None:
+    names = {variant.name for variant in variants(torch.device("cuda"), compiled=True)}
+    layouts = {
+        f"{layout}{compiled}" for layout in ("contiguous", "channels_last") for compiled in ("", " compiled")
+    }
+    assert names == layouts | {f"{name} in a CUDA graph" for name in layouts}
+    assert {variant.name for variant in variants(CPU, compiled=True)} == layouts
 
 
 def test_blocks_are_those_of_the_unet() -> None:
