@@ -6,9 +6,13 @@ forgets earlier peaks when asked to); on a GPU, the allocator's peak above what 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from . import ROOT
 from .subjects import OURS, RIVAL
@@ -22,14 +26,15 @@ CONTESTANTS = {  # side, memory format
 _STEPS = 3
 
 
-def peak_in_fresh_process(contestant: str, device) -> float:
+def peak_in_fresh_process(contestant: str, device: torch.device) -> float:
     """Bytes.
 
     Raises:
         RuntimeError: the process failed; the message is its last line.
     """
     command = [sys.executable, "-m", "bench.memory", contestant, str(device)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError((run.stderr.strip().splitlines() or ["it died without a word"])[-1])
     return float(run.stdout.split()[-1])
@@ -45,9 +50,6 @@ def _resident(field: str) -> int:
 
 def measure(contestant: str, device_name: str) -> int:
     """Bytes that the first steps need beyond the network and its operands."""
-    import torch
-    from torch import nn
-
     from colourize import networks
 
     from . import plain
