@@ -16,8 +16,7 @@ def standard_error(samples: Sequence[float]) -> float:
     """Standard error of the median, from order statistics, so that no distribution is assumed.
 
     The number of samples below the true median is binomial with standard deviation √n / 2: half the distance between
-    the samples that many ranks above and below the middle (Maritz and Jarrett 1978 compare such estimators). Infinite
-    for fewer than five.
+    the samples that many ranks above and below the middle. Infinite for fewer than five.
     """
     n = len(samples)
     if n < 5:
