@@ -1,7 +1,11 @@
-"""The ruler: one table of cases, and what every implementation of the convolution is held to.
+"""The ruler: one table of cases, what every implementation of the convolution is held to, and how fast it is.
 
-cases.py (shapes, once) → operands.py (their tensors, in any layout) → oracle.py (what is exact, and how far
+Right: cases.py (shapes, once) → operands.py (their tensors, in any layout) → oracle.py (what is exact, and how far
 from it is right) → check.py. implementations.py names what can be checked.
+
+Fast: layers.py, blocks.py, networks.py (who competes in what) → subjects.py → competition.py (accuracy.py, measure.py)
+→ rows.py → report.py (tables.py, charts.py), compare.py. Rivals: variants.py, plain.py, ort.py; on a GPU cuda.py.
+
 `python -m bench --help` lists the commands.
 """
 

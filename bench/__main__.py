@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import ROOT
+from .isa import Isa, limit
 
 app = typer.Typer(
     help="The ruler: what is right, and what it is worth.",
@@ -64,6 +65,71 @@ def handout(
     from .handout import collect
 
     typer.echo(collect(runs, out).read_text())
+
+
+@app.command()
+def report(
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="names or tags of cases, shell style; may be given several times"
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="the main cases, without torch.compile: a minute")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="of ours and of every rival; torch's if not given")
+    ] = None,
+    isa: Annotated[
+        Isa | None, typer.Option(help="holds ours and torch to it; who knows no such limit does not compete")
+    ] = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile among the rivals; it takes minutes")] = True,
+    budget: Annotated[
+        float, typer.Option(min=0.01, help="seconds for one pass of a layer; networks get eight times that")
+    ] = 3.0,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="processor time, with --threads 1: where others compute too")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="where to measure")] = Device.cpu,
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Measures speed beside the best rivals, checks accuracy in the same run; writes samples, tables and pictures.
+
+    Tags: networks (training, inference, memory), overhead, fused (blocks), ten, handout (unet, cnn, …), large, wide,
+    strided, dilated, grouped, depthwise, kernels, kernelbench. Ctrl-C writes what was measured so far.
+
+    Exit status: 0 done, 1 a result of ours is not accurate, 2 nothing to measure, 130 interrupted.
+
+    Examples:
+
+    python -m bench report --quick
+
+    python -m bench report --cases ten --cases "unet-*" --threads 1 --out speed
+    """
+    excluded = limit(isa) if isa else {}  # before torch is imported
+    from .report import Settings
+    from .report import report as run
+
+    isa_name = isa.value if isa else None
+    settings = Settings(
+        device.value, cases or (), quick, threads, isa_name, compile, budget, cpu_time, out, excluded
+    )
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="the .json of a report")],
+    new: Annotated[Path, typer.Argument(help="the .json of a later one")],
+) -> None:
+    """Shows what a change did: old over new times of ours, with 95 % intervals, and whether the rivals stayed.
+
+    Example: python -m bench compare before.json after.json
+    """
+    from .compare import compare as run
+
+    raise typer.Exit(run(old, new))
 
 
 if __name__ == "__main__":

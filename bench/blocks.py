@@ -1,0 +1,163 @@
+"""The UNet's five blocks as subjects: ConvBlock, fused, against the plain composition."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from myconv2d import ConvBlock
+
+from . import plain
+from .modules import count_flop, gradients, laid_out, random_inputs, randomise
+from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
+from .variants import Variant, variants
+
+
+@dataclass(frozen=True)
+class BlockCase:
+    """convolution 3×3 → batch norm → ReLU → resize; two inputs, where there is a skip, count as concatenated."""
+
+    batch: int
+    in_channels: tuple[int, ...]
+    out_channels: int
+    size: int
+    resize: str | None = None
+
+    @property
+    def name(self) -> str:
+        resize = f"-{self.resize}" if self.resize else ""
+        return f"block-c{sum(self.in_channels)}-k{self.out_channels}-{self.size}px{resize}-n{self.batch}"
+
+    @property
+    def input_sizes(self) -> list[tuple[int, ...]]:
+        return [(self.batch, channels, self.size, self.size) for channels in self.in_channels]
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        side = {"pool": self.size // 2, "upsample": 2 * self.size}.get(self.resize, self.size)
+        return self.batch, self.out_channels, side, side
+
+    @property
+    def first(self) -> bool:
+        """Whether it is a network's first block, whose input wants no gradient."""
+        return self.in_channels == (1,)
+
+    def ours(self) -> nn.Module:
+        return ConvBlock(sum(self.in_channels), self.out_channels, resize=self.resize)
+
+    def plain(self) -> nn.Module:
+        return plain.Block(sum(self.in_channels), self.out_channels, self.resize)
+
+
+BLOCKS = (
+    BlockCase(100, (1,), 32, 32, "pool"),
+    BlockCase(100, (32,), 64, 16, "pool"),
+    BlockCase(100, (64,), 64, 8),
+    BlockCase(100, (64, 64), 32, 8, "upsample"),
+    BlockCase(100, (32, 32), 24, 16, "upsample"),
+)
+
+
+def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
+    for case in BLOCKS:
+        for training in (True, False):
+            yield block(case, training, device, compiled)
+
+
+def block(case: BlockCase, training: bool, device: torch.device, compiled: bool = False) -> Subject:
+    """Forward and backward with batch statistics, or inference."""
+    ends = sum(torch.Size(size).numel() for size in (*case.input_sizes, case.output_size))
+    return Subject(
+        case.name,
+        "training" if training else "inference",
+        "block",
+        frozenset({"fused"}),
+        lambda: list(_contestants(case, training, device, compiled)),
+        lambda: _exact(case, training, device),
+        flop=lambda: count_flop(lambda: _run_once(case, training)),
+        bytes=4 * ends * (2 if training else 1),
+        pixels=case.batch * case.size**2,
+        kinks=1,
+    )
+
+
+def _run_once(case: BlockCase, training: bool) -> None:
+    inputs = [torch.empty(size, requires_grad=training and not case.first) for size in case.input_sizes]
+    output = case.plain().train(training).requires_grad_(training)(*inputs)
+    if training:
+        output.sum().backward()
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(case: BlockCase) -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(case.plain())
+
+
+def _contestants(
+    case: BlockCase, training: bool, device: torch.device, compiled: bool
+) -> Iterator[Contestant]:
+    prepare = functools.partial(_prepare, case, training, device)
+    for variant in variants(device, compiled=False):
+        yield Contestant(f"ours {variant.name}", OURS, functools.partial(prepare, case.ours, variant))
+    for variant in variants(device, compiled):
+        yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, case.plain, variant))
+    if device.type == "cpu" and not training:
+        yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
+
+
+def _operands(case: BlockCase, number: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    *inputs, grad_output = random_inputs([*case.input_sizes, case.output_size], number, device)
+    return inputs, grad_output
+
+
+def _prepare(case: BlockCase, training: bool, device: torch.device, create, variant: Variant) -> Ready:
+    module = laid_out(create(), _weights(case), variant, device).train(training).requires_grad_(training)
+    function = variant.compile(module, freeze=not training)
+    sets = []
+    for number in range(SETS):
+        inputs, grad_output = _operands(case, number, device)
+        inputs = [tensor.contiguous(memory_format=variant.memory_format) for tensor in inputs]
+        inputs = [tensor.requires_grad_(training and not case.first) for tensor in inputs]
+        sets.append((inputs, grad_output.contiguous(memory_format=variant.memory_format)))
+
+    def call(number: int) -> Tensor:
+        return _run(function, training, module, *sets[number])
+
+    return Ready(variant.ready(call, SETS), lambda: _results(call(0), module, sets[0][0]))
+
+
+def _run(function, training: bool, module: nn.Module, inputs: list[Tensor], grad_output: Tensor) -> Tensor:
+    """The output, and in training the gradients in `.grad`."""
+    if not training:
+        with torch.no_grad():
+            return function(*inputs)
+    for tensor in (*inputs, *module.parameters()):
+        tensor.grad = None
+    output = function(*inputs)
+    output.backward(grad_output)
+    return output
+
+
+def _results(output: Tensor, module: nn.Module, inputs: list[Tensor]) -> Results:
+    grads = {f"grad input{n}": tensor.grad for n, tensor in enumerate(inputs) if tensor.grad is not None}
+    return {"output": output.detach(), **grads, **gradients(module)}
+
+
+def _exact(case: BlockCase, training: bool, device: torch.device) -> Results:
+    module = laid_out(case.plain(), _weights(case), Variant("contiguous"), device).double().train(training)
+    inputs, grad_output = _operands(case, 0, device)
+    inputs = [tensor.double().requires_grad_(training and not case.first) for tensor in inputs]
+    return _results(_run(module, training, module, inputs, grad_output.double()), module, inputs)
+
+
+def _onnx_runtime(case: BlockCase) -> Ready:
+    from .ort import exported, session
+
+    sets = [tuple(_operands(case, number, torch.device("cpu"))[0]) for number in range(SETS)]
+    call = session(exported(_weights(case).eval(), sets[0]), sets, case.output_size)
+    return Ready(call, lambda: {"output": call(0)})

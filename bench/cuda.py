@@ -1,0 +1,52 @@
+"""The GPU's part of the ruler: times by events, with a cold or a hot L2, and CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .measure import Call
+
+
+class EventTimer:
+    """A `Timer` by CUDA events. `cold` overwrites the L2 before every call: right for single kernels, while the
+    tensors of a whole step come from the kernel before."""
+
+    def __init__(self, cold: bool) -> None:
+        self.cold = cold
+        size = 2 * torch.cuda.get_device_properties("cuda").L2_cache_size
+        self.flush = torch.empty(size, dtype=torch.int8, device="cuda") if cold else None
+
+    def __call__(self, call: Call, numbers: Sequence[int]) -> float:
+        events = []
+        for number in numbers:
+            if self.flush is not None:
+                self.flush.zero_()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call(number)
+            end.record()
+            events.append((begin, end))
+        torch.cuda.synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in events) / 1e3 / len(events)
+
+
+def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Captures a call; the function returned replays it and returns the same tensors, filled anew."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # plans, workspaces and compiled kernels come into being outside the graph
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay

@@ -1,0 +1,251 @@
+"""`python -m bench report`: measures the chosen subjects, and writes samples, tables and pictures."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from colourize.files import atomic_write
+
+from . import tables
+from .charts import draw_all
+from .competition import compete
+from .environment import environment
+from .measure import StoppingRule, Timer, thread_time, wall_clock
+from .roofs import measure_roofs
+from .rows import PASSES, Row, dump, whole_tags
+from .subjects import Subject, choose, subjects
+from .variants import quiet
+
+_DEFAULT = ("networks", "overhead", "fused", "ten", "handout", "large", "wide")
+_DEFAULT += ("strided", "dilated", "grouped", "depthwise", "kernels")
+_QUICK = ("unet-32px-n100", "overhead", "ten")
+_QUICK_SECONDS = 45.0  # then nothing new is begun
+_SHARES = {"layer": 1.0, "overhead": 1.0, "block": 2.0, "network": 8.0, "memory": 0.0}  # of the budget
+
+
+@dataclass
+class Settings:
+    """What `report` was asked for."""
+
+    device: str = "cpu"
+    cases: Sequence[str] = ()  # patterns; none: everything but what is only for correctness or huge
+    quick: bool = False
+    threads: int | None = None
+    isa: str | None = None
+    compiled: bool = True
+    budget: float = 3.0  # seconds for one pass of a layer
+    cpu_time: bool = False  # of the one thread, in place of the wall clock
+    out: Path = Path("bench/results")
+    excluded: Mapping[str, str] = field(default_factory=dict)  # contestants that cannot compete, and why
+
+
+def report(settings: Settings) -> int:
+    """Runs the measurement and writes its files.
+
+    Returns:
+        The exit status: 0 done; 1 a result of ours is not accurate; 2 nothing to measure; 130 interrupted, with all
+        that was measured so far in the files.
+    """
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    quiet()
+    if problem := _unusable(settings):
+        console.print(escape(problem))
+        return 2
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    not_compiled = _why_not_compiled(settings)
+    patterns = settings.cases or (_QUICK if settings.quick else _DEFAULT)
+    try:
+        everything = subjects(torch.device(settings.device), compiled=not not_compiled)
+        chosen = choose(everything, patterns)
+    except ValueError as error:
+        console.print(escape(str(error)))
+        return 2
+    if settings.quick:
+        chosen = [s for s in chosen if s.kind != "memory" and s.threads is None]
+        chosen.sort(key=lambda s: s.kind == "layer")  # networks first: time may run out
+    with _precision():
+        roofs = measure_roofs(settings.device, _timer(settings))
+        rows, stopped = _measure(chosen, settings, console)
+    facts = _facts(settings, not_compiled, roofs, len(chosen) - len(rows), stopped)
+    facts["tags"] = whole_tags(rows, Counter(tag for subject in everything for tag in subject.tags))
+    written = write(rows, facts, settings.out)
+    _summarise(rows, facts, console)
+    console.print("Written:", *map(escape, map(str, written)), sep="\n  ")
+    if stopped == "interrupted":
+        return 130
+    return 1 if any(row.holds is False for row in rows) else 0
+
+
+def _why_not_compiled(settings: Settings) -> str | None:
+    """Why torch.compile is not among the rivals, if it is not."""
+    if settings.quick or not settings.compiled:
+        return "--quick" if settings.quick else "--no-compile"
+    return settings.excluded.get("torch.compile")
+
+
+def _unusable(settings: Settings) -> str | None:
+    """Why the report cannot be made here."""
+    if settings.cpu_time and (settings.device != "cpu" or settings.threads != 1):
+        return "--cpu-time is the time of one thread: it needs --device cpu and --threads 1"
+    if settings.device != "cpu" and not torch.cuda.is_available():
+        return f"--device {settings.device}: torch {torch.__version__} finds no CUDA device here"
+    if settings.isa:
+        from myconv2d.native import cpu
+
+        usable = [name for name, here in cpu.isas().items() if here] if cpu.problem is None else []
+        if settings.isa not in usable:
+            here = ", ".join(usable) or f"nothing ({cpu.problem})"
+            return f"--isa {settings.isa} cannot be used: this build and this processor run {here}"
+    return None
+
+
+@contextmanager
+def _precision() -> Iterator[None]:
+    """Fp32 without TF32 on both sides, and cuDNN free to try all its algorithms."""
+    cudnn, switches = torch.backends.cudnn, (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = cudnn.benchmark, [switch.fp32_precision for switch in switches]
+    try:
+        cudnn.benchmark = True
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        cudnn.benchmark = before[0]
+        for switch, value in zip(switches, before[1], strict=True):
+            switch.fp32_precision = value
+
+
+def _measure(chosen: Sequence[Subject], settings: Settings, console: Console) -> tuple[list[Row], str | None]:
+    """The rows, and why there are not more: "interrupted", "time", or nothing."""
+    rows: list[Row] = []
+    deadline = time.monotonic() + (_QUICK_SECONDS if settings.quick else float("inf"))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    bar = Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+    with bar:
+        task = bar.add_task("", total=len(chosen))
+        try:
+            for subject in chosen:
+                if time.monotonic() > deadline:
+                    return rows, "time"
+                bar.update(task, description=escape(str(subject)))
+                rule = _rule(subject, settings)
+                rows.append(
+                    compete(subject, rule, _timer(settings, cold=subject.kind == "layer"), settings.excluded)
+                )
+                bar.update(task, advance=1)
+                if not console.is_terminal:
+                    console.print(_line(rows[-1], len(rows), len(chosen)))
+        except KeyboardInterrupt:
+            return rows, "interrupted"
+    return rows, None
+
+
+def _rule(subject: Subject, settings: Settings) -> StoppingRule:
+    budget = (settings.budget / 10 if settings.quick else settings.budget) * _SHARES[subject.kind]
+    return StoppingRule(budget=budget, min_rounds=5 if settings.quick else 7)
+
+
+def _timer(settings: Settings, cold: bool = False) -> Timer:
+    """cold: on a GPU, with nothing in the L2, as single kernels are timed."""
+    if settings.device == "cpu":
+        return thread_time if settings.cpu_time else wall_clock
+    from .cuda import EventTimer
+
+    return EventTimer(cold)
+
+
+def _line(row: Row, number: int, total: int) -> str:
+    wrong = " INACCURATE" if row.holds is False else ""
+    return escape(
+        f"[{number}/{total}] {row.case} {PASSES[row.pass_name]}: {row.ratio:.2f}× {row.rival}{wrong}"
+    )
+
+
+def _facts(
+    settings: Settings, not_compiled: str | None, roofs: dict[str, float], left_out: int, stopped: str | None
+) -> dict[str, Any]:
+    """Everything in a report file besides its rows."""
+    asked = {
+        "device": settings.device,
+        "cases": list(settings.cases),
+        "quick": settings.quick,
+        "threads": torch.get_num_threads(),
+        "isa": settings.isa,
+        "clock": "processor time" if settings.cpu_time else "wall clock",
+        "not_compiled": not_compiled,
+        "budget": settings.budget,
+        "left_out": left_out,
+        "why_left_out": {"time": "--quick, and its time was up"}.get(stopped or "", stopped),
+    }
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "settings": asked,
+        "environment": environment(settings.device) | _rivals(),
+        "roofs": roofs,
+    }
+
+
+def _rivals() -> dict[str, str]:
+    """What the rivals are, beside torch's version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        onnx_runtime = version("onnxruntime")
+    except PackageNotFoundError:
+        onnx_runtime = "not installed"
+    return {"torch's instruction set": torch.backends.cpu.get_cpu_capability(), "ONNX Runtime": onnx_runtime}
+
+
+def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> None:
+    networks = [row for row in rows if row.kind in ("network", "memory", "overhead")]
+    if networks:
+        console.print(
+            tables.console_table(tables.NETWORK_COLUMNS, tables.network_cells(networks), 3, ("±", "IQR"))
+        )
+    if facts["tags"]:
+        console.print(tables.console_table(tables.MEAN_COLUMNS, tables.mean_cells(rows, facts["tags"])))
+    for name, why in tables.not_there(rows, facts["settings"]).items():
+        console.print(f"[yellow]not there[/] {escape(name)}: {escape(why)}")
+    console.print(escape(tables.verdict(rows, facts["settings"])))
+
+
+def write(rows: Sequence[Row], facts: dict[str, Any], out: Path) -> list[Path]:
+    """The samples, the tables and the pictures, under a name that says when, on what and how."""
+    settings = facts["settings"]
+    what = facts["environment"].get("card", "cpu").partition(",")[0]
+    words = [
+        facts["date"][:16].replace("T", "-").replace(":", ""),
+        "speed",
+        what,
+        tables.threads(settings),
+    ]
+    words += [word for word in (settings["isa"], "quick" if settings["quick"] else None) if word]
+    stem = out / re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+    texts = {".json": dump(rows, facts), ".md": tables.markdown(rows, facts)}
+    for suffix, text in texts.items():
+        atomic_write(stem.with_suffix(suffix), lambda file, text=text: file.write(text.encode()))
+    return [stem.with_suffix(".json"), stem.with_suffix(".md"), *draw_all(rows, facts, stem)]
