@@ -4,7 +4,7 @@
 
 #include "algorithm.h"
 #include "few_channels.h"
-#include "gathered_product.h"
+#include "direct_product.h"
 #include "grad_weight.h"
 #include "winograd_grad_weight.h"
 
@@ -72,7 +72,7 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const T* add = static_cast<const T*>(bias.data);
     if (!correlate(choose_algorithm(conv, type, Pass::forward), p, threads, source, weights, view, add, bias.stride,
                    result))
-      gathered_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
+      direct_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
                           input.strides, weights, view, add, bias.stride, result.data, output.strides);
   });
 }
@@ -98,7 +98,7 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
       return;
     for (int64_t h = 0; h < conv.stride_h; ++h)
       for (int64_t w = 0; w < conv.stride_w; ++w)
-        gathered_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
+        direct_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
                             source.data, grad_output.strides, weights, view, no_bias, 0,
                             result.data + h * strides.h + w * strides.w, steps);
   });
