@@ -12,15 +12,17 @@ double tiles_used(int64_t height, int64_t width) {
 }  // namespace
 
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
+  if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
+
   const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
   if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || conv.dilation_h != 1 || conv.dilation_w != 1)
-    return Algorithm::implicit_gemm;
+    return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
   const bool turned = pass == Pass::grad_input;
   const int64_t in = turned ? conv.group_out_channels() : conv.group_in_channels();
   const int64_t out = turned ? conv.group_in_channels() : conv.group_out_channels();
-  if (in == 0 || out == 0) return Algorithm::implicit_gemm;
+  if (in == 0 || out == 0) return Algorithm::direct;
   const int64_t few = 4, widest_kernel = 6;  // what the register tiles of few_channels.h hold
   if (conv.kernel_height <= widest_kernel && conv.kernel_width <= widest_kernel) {
     if (out <= few && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
@@ -30,7 +32,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   const double used = turned ? tiles_used(conv.in_height, conv.in_width)
                              : tiles_used(conv.out_height, conv.out_width);
   const bool winograd = conv.kernel_height == 3 && conv.kernel_width == 3 && in >= 8 && out >= 8 && used > 0.4;
-  return winograd ? Algorithm::winograd : Algorithm::implicit_gemm;
+  return winograd ? Algorithm::winograd : Algorithm::direct;
 }
 
 const char* algorithm_name(Algorithm algorithm) {
@@ -38,7 +40,8 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::winograd: return "Winograd F(4x4, 3x3)";
     case Algorithm::few_in: return "direct, few in channels";
     case Algorithm::few_out: return "direct, few out channels";
-    default: return "implicit GEMM";
+    case Algorithm::depthwise: return "depthwise";
+    default: return "direct";
   }
 }
 

@@ -6,7 +6,7 @@
 namespace myconv2d {
 
 enum class Pass { forward, grad_input, grad_weight };
-enum class Algorithm { implicit_gemm, winograd, few_in, few_out };
+enum class Algorithm { direct, depthwise, winograd, few_in, few_out };
 
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass);
 const char* algorithm_name(Algorithm algorithm);

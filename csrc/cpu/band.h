@@ -36,6 +36,21 @@ struct Band {
   }
 };
 
+// Walks over the source columns of a band's row, without a division at each.
+template <typename A>
+struct Column {
+  A* at;
+  int64_t phase, step, to_next_phase, back;
+
+  Column(const Band<A>& band, A* row, int64_t x)
+      : at(row + band.column(x)), phase(x % band.step), step(band.step),
+        to_next_phase(band.blocks * band.block_size()), back(step * to_next_phase - band.width) {}
+  void operator++() {
+    at += to_next_phase;
+    if (++phase == step) phase = 0, at -= back;
+  }
+};
+
 template <typename A>
 inline void store_some(A* to, typename Vector<A>::type value, int64_t count) {
   if (count == Vector<A>::lanes)
@@ -44,27 +59,25 @@ inline void store_some(A* to, typename Vector<A>::type value, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] = value[i];
 }
 
-// Pixels from planes: visit(j, values of all planes at pixel j) for `pixels` ≥ 1 neighbours, up to a vector of planes.
+// Pixels from planes: visit(first, count, values of all planes at these pixels), for up to a vector of planes.
 template <typename A, typename T, typename F>
 inline void turn_planes(const T* from, int64_t plane_stride, int64_t planes, int64_t pixels, const F& visit) {
   using V = typename Vector<A>::type;
   constexpr int lanes = Vector<A>::lanes;
-  for (int64_t first = 0; first < pixels; first += lanes) {
-    V block[lanes];
-    if (pixels >= lanes) {
-      const int64_t start = least(first, pixels - lanes);  // the last block overlaps the one before
-#pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i)
-        block[i] = i < planes ? load_vector<A>(from + i * plane_stride + start) : V{};
-      exchange_all<lanes / 2>(block);
-      for (int i = 0; i < lanes; ++i) visit(start + i, block[i]);
-    } else {
-      for (int64_t j = 0; j < pixels; ++j) {
-        V value{};
-        for (int64_t i = 0; i < planes; ++i) value[i] = load<A>(from[i * plane_stride + j]);
-        visit(j, value);
-      }
+  V block[lanes];
+  if (pixels < lanes) {
+    for (int64_t j = 0; j < pixels; ++j) {
+      block[j] = V{};
+      for (int64_t i = 0; i < planes; ++i) block[j][i] = load<A>(from[i * plane_stride + j]);
     }
+    return visit(0, pixels, block);
+  }
+  for (int64_t x = 0; x < pixels; x += lanes) {
+    const int64_t first = least(x, pixels - lanes);  // the last block overlaps the one before
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; ++i) block[i] = i < planes ? load_vector<A>(from + i * plane_stride + first) : V{};
+    exchange_all<lanes / 2>(block);
+    visit(first, lanes, block);
   }
 }
 
@@ -72,28 +85,27 @@ inline void turn_planes(const T* from, int64_t plane_stride, int64_t planes, int
 template <typename T, typename A>
 void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t first_column, int64_t inside, A* to) {
   constexpr int64_t lanes = Vector<A>::lanes;
-  for (int64_t c = 0; c < band.channels; c += lanes) {
-    const int64_t count = least(lanes, band.channels - c);
-    const T* block = from + c * s.c;
-    A* target = to + c / band.width * band.block_size() + c % band.width;
-    if (s.c == 1) {
-      for (int64_t x = 0; x < inside; ++x) {
-        A* pixel = target + band.column(first_column + x);
-        if (count == lanes)
-          store_some<A>(pixel, load_vector<A>(block + x * s.w), lanes);
-        else
-          for (int64_t i = 0; i < count; ++i) pixel[i] = load<A>(block[x * s.w + i]);
-      }
-    } else if (s.w == 1) {
-      turn_planes<A>(block, s.c, count, inside, [&](int64_t x, typename Vector<A>::type value) {
-        store_some<A>(target + band.column(first_column + x), value, count);
-      });
-    } else {
-      for (int64_t x = 0; x < inside; ++x) {
-        A* pixel = target + band.column(first_column + x);
-        for (int64_t i = 0; i < count; ++i) pixel[i] = load<A>(block[x * s.w + i * s.c]);
-      }
+  const int64_t block_step = band.blocks > 1 ? band.block_size() : lanes;  // in the band, from vector to vector
+  if (s.c != 1 && s.w == 1) {
+    for (int64_t c = 0; c < band.channels; c += lanes, to += block_step) {
+      const int64_t count = least(lanes, band.channels - c);
+      turn_planes<A>(from + c * s.c, s.c, count, inside,
+                     [&](int64_t first, int64_t pixels, const typename Vector<A>::type* values) {
+                       Column<A> column(band, to, first_column + first);
+                       for (int64_t x = 0; x < pixels; ++x, ++column) store_some<A>(column.at, values[x], count);
+                     });
     }
+    return;
+  }
+  Column<A> column(band, to, first_column);
+  for (int64_t x = 0; x < inside; ++x, ++column, from += s.w) {
+    A* pixel = column.at;
+    int64_t c = 0;
+    if (s.c == 1)
+      for (; c + lanes <= band.channels; c += lanes, pixel += block_step)
+        store_some<A>(pixel, load_vector<A>(from + c), lanes);
+    for (; c < band.channels; c += lanes, pixel += block_step)
+      for (int64_t i = 0; i < least(lanes, band.channels - c); ++i) pixel[i] = load<A>(from[(c + i) * s.c]);
   }
 }
 
@@ -118,33 +130,37 @@ void read_band(const Band<A>& band, const Gather& gather, const T* image, const 
   }
 }
 
-// Rows of pixels back to an image: pixels[x][stride], `channels` up to a vector's width.
+// A row of pixels back to an image. Channels lie in blocks of one vector: from pixel to pixel and from block to block it is
+// so many elements.
 template <typename T, typename A>
-void write_row(const A* pixels, int64_t stride, int64_t count, int64_t channels, T* to, const Strides& s) {
+void write_row(const A* pixels, int64_t pixel_step, int64_t block_step, int64_t count, int64_t channels, T* to,
+               const Strides& s) {
   constexpr int64_t lanes = Vector<A>::lanes;
+  const int64_t whole = channels / lanes * lanes;
   if (s.c == 1) {
-    for (int64_t x = 0; x < count; ++x)
-      if (channels == lanes)
-        store_vector<T, A>(to + x * s.w, load_vector<A>(pixels + x * stride));
-      else
-        for (int64_t c = 0; c < channels; ++c) to[x * s.w + c] = narrow<T, A>(pixels[x * stride + c]);
-  } else if (s.w == 1) {
+    for (int64_t x = 0; x < count; ++x, pixels += pixel_step, to += s.w) {
+      const A* block = pixels;
+      for (int64_t c = 0; c < whole; c += lanes, block += block_step)
+        store_vector<T, A>(to + c, load_vector<A>(block));
+      for (int64_t c = whole; c < channels; ++c) to[c] = narrow<T, A>(block[c - whole]);
+    }
+    return;
+  }
+  for (int64_t c = 0; c < channels; c += lanes, pixels += block_step, to += lanes * s.c) {
+    const int64_t planes = least(lanes, channels - c);
+    if (s.w != 1 || count < lanes) {
+      for (int64_t i = 0; i < planes; ++i)
+        for (int64_t x = 0; x < count; ++x) to[i * s.c + x * s.w] = narrow<T, A>(pixels[x * pixel_step + i]);
+      continue;
+    }
     for (int64_t x = 0; x < count; x += lanes) {
-      if (count < lanes) {
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t i = 0; i < count; ++i) to[c * s.c + i] = narrow<T, A>(pixels[i * stride + c]);
-        return;
-      }
-      const int64_t start = least(x, count - lanes);  // the last block overlaps the one before
+      const int64_t first = least(x, count - lanes);  // the last block overlaps the one before
       typename Vector<A>::type block[lanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) block[i] = load_vector<A>(pixels + (start + i) * stride);
+      for (int i = 0; i < lanes; ++i) block[i] = load_vector<A>(pixels + (first + i) * pixel_step);
       exchange_all<lanes / 2>(block);
-      for (int64_t c = 0; c < channels; ++c) store_vector<T, A>(to + c * s.c + start, block[c]);
+      for (int64_t i = 0; i < planes; ++i) store_vector<T, A>(to + i * s.c + first, block[i]);
     }
-  } else {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t x = 0; x < count; ++x) to[c * s.c + x * s.w] = narrow<T, A>(pixels[x * stride + c]);
   }
 }
 

@@ -138,10 +138,8 @@ void direct_product(Gather gather, int64_t groups, int64_t channels, const Threa
               sums + (y * piece.columns + x) * width);
       }
       for (int64_t y = 0; y < piece.rows; ++y)
-        for (int64_t k = first; k < least(first + width, channels); k += lanes)
-          write_row<T, A>(sums + y * piece.columns * width + k - first, width, piece.columns,
-                          least(lanes, channels - k), to + y * result_strides.h + k * result_strides.c,
-                          result_strides);
+        write_row<T, A>(sums + y * piece.columns * width, width, lanes, piece.columns, least(width, channels - first),
+                        to + y * result_strides.h + first * result_strides.c, result_strides);
     }
   });
 }

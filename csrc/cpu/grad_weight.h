@@ -48,11 +48,12 @@ inline Axis::Range steps_inside(const Axis& axis, int64_t tap, int64_t first, in
 }
 
 template <typename T, typename A = typename Accumulator<T>::type>
-void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* grad_output, Strides output_strides,
-                         const T* input, Strides input_strides, T* grad_weight, const Strides& weight_strides,
-                         T* grad_bias) {
+void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* grad_output,
+                         const Strides& of_output, const T* input, const Strides& of_input, T* grad_weight,
+                         const Strides& weight_strides, T* grad_bias) {
   constexpr int64_t lanes = Vector<A>::lanes;
   Gather gather = forward_gather(conv);
+  Strides output_strides = of_output, input_strides = of_input;
   const int64_t groups = conv.groups, channels = conv.group_out_channels();
   if (channels == 0) return;
   if (gather.pixels() > 0) input += simplify(gather, input_strides, output_strides);

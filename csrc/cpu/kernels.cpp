@@ -4,6 +4,7 @@
 
 #include "algorithm.h"
 #include "few_channels.h"
+#include "depthwise.h"
 #include "direct_product.h"
 #include "grad_weight.h"
 #include "winograd_grad_weight.h"
@@ -58,6 +59,19 @@ bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads
   return false;
 }
 
+// The algorithms for any stride and dilation.
+template <typename T>
+void gathered(Algorithm algorithm, const Gather& gather, int64_t groups, int64_t channels, const Threads& threads,
+              const T* source, const Strides& source_strides, const T* weight, const WeightView& view, const T* bias,
+              int64_t bias_stride, T* result, const Strides& result_strides) {
+  if (algorithm == Algorithm::depthwise)
+    depthwise_product<T>(gather, groups, threads, source, source_strides, weight, view, bias, bias_stride, result,
+                         result_strides);
+  else
+    direct_product<T>(gather, groups, channels, threads, source, source_strides, weight, view, bias, bias_stride,
+                      result, result_strides);
+}
+
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
              ConstVector bias, Image output) {
   const WeightView view{weight.strides.c, weight.strides.n, weight.strides.h, weight.strides.w,
@@ -70,10 +84,10 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const auto result = planes<T>(output, conv.group_out_channels(), conv.out_height, conv.out_width);
     const T* weights = static_cast<const T*>(weight.data);
     const T* add = static_cast<const T*>(bias.data);
-    if (!correlate(choose_algorithm(conv, type, Pass::forward), p, threads, source, weights, view, add, bias.stride,
-                   result))
-      direct_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
-                          input.strides, weights, view, add, bias.stride, result.data, output.strides);
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::forward);
+    if (!correlate(algorithm, p, threads, source, weights, view, add, bias.stride, result))
+      gathered<T>(algorithm, forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
+                  input.strides, weights, view, add, bias.stride, result.data, output.strides);
   });
 }
 
@@ -93,14 +107,13 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const auto result = planes<T>(grad_input, conv.group_in_channels(), conv.in_height, conv.in_width);
     const T* weights = static_cast<const T*>(weight.data);
     const T* no_bias = nullptr;
-    if (correlate(choose_algorithm(conv, type, Pass::grad_input), p, threads, source, weights + last_tap, turned,
-                  no_bias, 0, result))
-      return;
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
+    if (correlate(algorithm, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     for (int64_t h = 0; h < conv.stride_h; ++h)
       for (int64_t w = 0; w < conv.stride_w; ++w)
-        direct_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
-                            source.data, grad_output.strides, weights, view, no_bias, 0,
-                            result.data + h * strides.h + w * strides.w, steps);
+        gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
+                    source.data, grad_output.strides, weights, view, no_bias, 0,
+                    result.data + h * strides.h + w * strides.w, steps);
   });
 }
 
@@ -112,7 +125,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     const auto images = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
     T* weights = static_cast<T*>(grad_weight.data);
     T* bias = static_cast<T*>(grad_bias);
-    if constexpr (in_float<T>) switch (choose_algorithm(conv, type, Pass::grad_weight)) {
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
+    if constexpr (in_float<T>) switch (algorithm) {
         case Algorithm::winograd:
           return winograd_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
@@ -121,8 +135,9 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
           return few_out_grad_weight<T>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         default: break;
       }
-    grad_weight_product<T>(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights,
-                           grad_weight.strides, bias);
+    const auto product = algorithm == Algorithm::depthwise ? depthwise_grad_weight<T> : grad_weight_product<T>;
+    product(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights, grad_weight.strides,
+            bias);
   });
 }
 
