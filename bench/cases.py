@@ -66,7 +66,7 @@ class Case:
     @property
     def suits_winograd(self) -> bool:
         """Whether minimal filtering F(m×m, 3×3) can serve it."""
-        return self.kernel == (3, 3) and self.stride == (1, 1) and self.dilation == (1, 1)
+        return self.kernel == (3, 3) and self.stride == (1, 1)
 
     @property
     def flop(self) -> int:

@@ -15,7 +15,8 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
   const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
-  if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || conv.dilation_h != 1 || conv.dilation_w != 1)
+  const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
+  if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || (dilated && pass == Pass::grad_weight))
     return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
@@ -29,8 +30,9 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
     if (in <= few && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
   }
 
-  const double used = turned ? tiles_used(conv.in_height, conv.in_width)
-                             : tiles_used(conv.out_height, conv.out_width);
+  const int64_t height = turned ? conv.in_height : conv.out_height, width = turned ? conv.in_width : conv.out_width;
+  const double used = tiles_used((height + conv.dilation_h - 1) / conv.dilation_h,
+                                 (width + conv.dilation_w - 1) / conv.dilation_w);
   const bool winograd = conv.kernel_height == 3 && conv.kernel_width == 3 && in >= 8 && out >= 8 && used > 0.4;
   return winograd ? Algorithm::winograd : Algorithm::direct;
 }

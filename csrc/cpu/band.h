@@ -97,12 +97,16 @@ void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t firs
     }
     return;
   }
+  // A pixel's last channels are copied as a whole vector too, where what is behind them is the next pixels, in the image
+  // as in the band, which are still to come.
+  const int64_t step = least(s.w, band.width), rest = round_up(band.channels, lanes) - band.channels;
   Column<A> column(band, to, first_column);
   for (int64_t x = 0; x < inside; ++x, ++column, from += s.w) {
+    const int64_t in_vectors = band.channels + ((inside - 1 - x) * step >= rest ? rest : 0);
     A* pixel = column.at;
     int64_t c = 0;
     if (s.c == 1)
-      for (; c + lanes <= band.channels; c += lanes, pixel += block_step)
+      for (; c + lanes <= in_vectors; c += lanes, pixel += block_step)
         store_some<A>(pixel, load_vector<A>(from + c), lanes);
     for (; c < band.channels; c += lanes, pixel += block_step)
       for (int64_t i = 0; i < least(lanes, band.channels - c); ++i) pixel[i] = load<A>(from[(c + i) * s.c]);

@@ -108,6 +108,7 @@ template <typename A, int taps>
 void depthwise_reduce(int64_t pixels, const A* band, int64_t step, int64_t spacing, const A* grads, int64_t grads_step,
                       A* sums) {
   using V = typename Vector<A>::type;
+  constexpr int streams = taps <= 4 ? 2 : 1;
   V sum[streams][taps] = {};
   for (; pixels >= streams; pixels -= streams)
 #pragma GCC unroll 2

@@ -44,17 +44,41 @@ Planes<T> planes(const Image& image, int64_t channels, int64_t height, int64_t w
   return {static_cast<T*>(image.data), image.strides, channels, height, width};
 }
 
-// The algorithms for stride 1 that forward and grad_input share; false if it is none of them.
+// Every dilation-th row or column of an image from `first` on.
 template <typename T>
-bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads, const Planes<const T>& source,
-               const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
+Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_t first_h, int64_t first_w) {
+  planes.data += first_h * planes.strides.h + first_w * planes.strides.w;
+  planes.height = ceil_div(most(0, planes.height - first_h), dilation_h);
+  planes.width = ceil_div(most(0, planes.width - first_w), dilation_w);
+  planes.strides.h *= dilation_h;
+  planes.strides.w *= dilation_w;
+  return planes;
+}
+
+// The algorithms for stride 1 that forward and grad_input share; false if it is none of them. A dilated convolution is
+// so many undilated ones, between the pixels that lie a multiple of the dilation apart.
+template <typename T>
+bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, const Threads& threads,
+               const Planes<const T>& source, const T* weight, const WeightView& view, const T* bias,
+               int64_t bias_stride, const Planes<T>& result) {
   if constexpr (in_float<T>) {
     const auto product = algorithm == Algorithm::winograd  ? winograd_product<T>
                          : algorithm == Algorithm::few_in  ? few_in_product<T>
                          : algorithm == Algorithm::few_out ? few_out_product<T>
                                                            : nullptr;
-    if (product) product(p, threads, source, weight, view, bias, bias_stride, result);
-    return product != nullptr;
+    if (!product) return false;
+    const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
+    for (int64_t h = 0; h < least(dilation_h, result.height); ++h)
+      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) {
+        Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
+        part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
+        part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
+        product(part, threads,
+                every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
+                      w - p.padding_w + part.padding_w * dilation_w),
+                weight, view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
+      }
+    return true;
   }
   return false;
 }
@@ -85,7 +109,7 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const T* weights = static_cast<const T*>(weight.data);
     const T* add = static_cast<const T*>(bias.data);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::forward);
-    if (!correlate(algorithm, p, threads, source, weights, view, add, bias.stride, result))
+    if (!correlate(algorithm, conv, p, threads, source, weights, view, add, bias.stride, result))
       gathered<T>(algorithm, forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
                   input.strides, weights, view, add, bias.stride, result.data, output.strides);
   });
@@ -98,7 +122,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
   const WeightView turned{view.c, view.k, -view.r, -view.s, view.group};  // by half a turn, from the last tap
   const int64_t last_tap = (conv.kernel_height - 1) * view.r + (conv.kernel_width - 1) * view.s;
   const Correlation p{conv.batch, conv.groups, conv.kernel_height, conv.kernel_width,
-                      conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
+                      conv.dilation_h * (conv.kernel_height - 1) - conv.padding_h,
+                      conv.dilation_w * (conv.kernel_width - 1) - conv.padding_w};
   const Strides& strides = grad_input.strides;
   const Strides steps{strides.n, strides.c, strides.h * conv.stride_h, strides.w * conv.stride_w};
   with_type(type, [&](auto zero) {
@@ -108,7 +133,7 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* weights = static_cast<const T*>(weight.data);
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
-    if (correlate(algorithm, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
+    if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     for (int64_t h = 0; h < conv.stride_h; ++h)
       for (int64_t w = 0; w < conv.stride_w; ++w)
         gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
