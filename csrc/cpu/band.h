@@ -134,6 +134,33 @@ void read_band(const Band<A>& band, const Gather& gather, const T* image, const 
   }
 }
 
+// Asks for the source of a later piece, a share at a time, while the one before is computed: reading a band is no time to
+// wait for memory. Only where channels are innermost, so that a row of the band is one stretch of memory.
+template <typename T>
+struct Ahead {
+  const T* from = nullptr;
+  int64_t rows = 0, row_step = 0, row_lines = 0, line = 0;
+  static constexpr int64_t line_size = 64 / sizeof(T);
+
+  Ahead(const Gather& gather, const Piece& piece, const T* image, const Strides& s) {
+    const auto inside = [](const Axis& axis, int64_t first, int64_t steps) -> Axis::Range {
+      const int64_t begin = first * axis.step + axis.lowest();
+      return {most(0, begin), least(axis.source, begin + axis.span(steps))};
+    };
+    const Axis::Range y = inside(gather.h, piece.y, piece.rows), x = inside(gather.w, piece.x, piece.columns);
+    if (s.c != 1 || y.size() <= 0 || x.size() <= 0) return;
+    from = image + y.begin * s.h + x.begin * s.w;
+    rows = y.size();
+    row_step = s.h;
+    row_lines = ceil_div((x.size() - 1) * s.w + gather.channels, line_size);
+  }
+  int64_t lines() const { return rows * row_lines; }
+  void next(int64_t count) {
+    for (const int64_t end = least(line + count, lines()); line < end; ++line)
+      __builtin_prefetch(from + line / row_lines * row_step + line % row_lines * line_size, 0, 2);
+  }
+};
+
 // A row of pixels back to an image. Channels lie in blocks of one vector: from pixel to pixel and from block to block it is
 // so many elements.
 template <typename T, typename A>

@@ -125,17 +125,24 @@ void direct_product(Gather gather, int64_t groups, int64_t channels, const Threa
     T* to = result + g * channels * result_strides.c + piece.image * result_strides.n +
             piece.y * result_strides.h + piece.x * result_strides.w;
 
+    const Piece next(gather, pieces, least(task / groups + 1, gather.batch * pieces.per_image() - 1));
+    Ahead<T> ahead(gather, next, source + g * gather.channels * source_strides.c + next.image * source_strides.n,
+                   source_strides);
+    const int64_t tiles = ceil_div(padded, columns<A>) * piece.rows * ceil_div(piece.columns, tile_rows);
+    const int64_t share = ceil_div(ahead.lines(), tiles);
     for (int64_t first = 0; first < padded; first += columns<A>) {
       const int64_t width = least(columns<A>, padded - first);
       const auto tile_for = width == lanes ? direct_tile_for<A, 1> : direct_tile_for<A, 2>;
       for (int64_t y = 0; y < piece.rows; ++y) {
         const auto taps = gather.h.taps_inside(piece.y + y);
         const A* row_weights = weights + first * depth + taps.begin * gather.w.taps * gather.channels * width;
-        for (int64_t x = 0; x < piece.columns; x += tile_rows)
+        for (int64_t x = 0; x < piece.columns; x += tile_rows) {
+          ahead.next(share);
           tile_for(least(tile_rows, piece.columns - x))(
               runs + taps.begin * runs_per_row, runs + taps.end * runs_per_row,
               pixels + y * gather.h.step * band.row_size() + x * lanes, row_weights, biases + first,
               sums + (y * piece.columns + x) * width);
+        }
       }
       for (int64_t y = 0; y < piece.rows; ++y)
         write_row<T, A>(sums + y * piece.columns * width, width, lanes, piece.columns, least(width, channels - first),
