@@ -28,19 +28,32 @@ struct WinogradBlocking {
   }
 };
 
-// packed[point][panel][in channel][two vectors of out channels]
+// A larger kernel is cut into blocks of 3×3, each of which reads the image three pixels further on: a 3×3 convolution of
+// so many times the channels, (block, c).
+struct KernelBlocks {
+  int64_t kernel_h, kernel_w, rows, columns;
+  explicit KernelBlocks(const Correlation& p)
+      : kernel_h(p.kernel_h), kernel_w(p.kernel_w), rows(ceil_div(p.kernel_h, 3)), columns(ceil_div(p.kernel_w, 3)) {}
+  int64_t count() const { return rows * columns; }
+  int64_t y(int64_t block) const { return block / columns * 3; }
+  int64_t x(int64_t block) const { return block % columns * 3; }
+};
+
+// packed[point][panel][(block, in channel)][two vectors of out channels]
 template <typename T>
-void transform_weights(const Threads& threads, const T* weight, const WeightView& view, int64_t in_channels,
-                       int64_t out_channels, int64_t panels, float* packed) {
-  const int64_t step = panels * in_channels * columns<float>;
-  parallel_for(threads, panels * in_channels, [&](int64_t task) {
-    const int64_t panel = task / in_channels, c = task % in_channels;
+void transform_weights(const Threads& threads, const KernelBlocks& blocks, const T* weight, const WeightView& view,
+                       int64_t in_channels, int64_t out_channels, int64_t panels, float* packed) {
+  const int64_t depth = blocks.count() * in_channels, step = panels * depth * columns<float>;
+  parallel_for(threads, panels * depth, [&](int64_t task) {
+    const int64_t panel = task / depth, block = task % depth / in_channels, c = task % in_channels;
+    const int64_t y = blocks.y(block), x = blocks.x(block);
     for (int half = 0; half < 2; ++half) {
       const int64_t first = panel * columns<float> + half * lanes;
       const int64_t count = least(lanes, out_channels - first);
-      const T* from = weight + c * view.c + first * view.k;
+      const T* from = weight + c * view.c + first * view.k + y * view.r + x * view.s;
       const auto taps = [&](int r, int s) {
         Lanes g{};
+        if (y + r >= blocks.kernel_h || x + s >= blocks.kernel_w) return g;
         for (int64_t k = 0; k < count; ++k) g[k] = load<float>(from[k * view.k + r * view.r + s * view.s]);
         return g;
       };
@@ -52,14 +65,15 @@ void transform_weights(const Threads& threads, const T* weight, const WeightView
 template <typename T>
 void winograd_product(const Correlation& p, const Threads& threads, const Planes<const T>& source, const T* weight,
                       const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
-  const int64_t in_channels = source.channels, out_channels = result.channels;
+  const KernelBlocks blocks(p);  // more than one only where source.channels are whole vectors
+  const int64_t in_channels = blocks.count() * source.channels, out_channels = result.channels;
   const TileGrid grid = tile_grid(p.batch, result.height, result.width);
   if (grid.count() == 0) return;
   const WinogradBlocking blocking(grid, in_channels, out_channels, threads.count);
   const int64_t weight_step = blocking.panels * in_channels * columns<float>;
   float* weights = static_cast<float*>(scratch(Scratch::weights, p.groups * points * weight_step * sizeof(float)));
   for (int64_t g = 0; g < p.groups; ++g)
-    transform_weights(threads, weight + g * view.group, view, in_channels, out_channels, blocking.panels,
+    transform_weights(threads, blocks, weight + g * view.group, view, source.channels, out_channels, blocking.panels,
                       weights + g * points * weight_step);
 
   const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
@@ -74,23 +88,27 @@ void winograd_product(const Correlation& p, const Threads& threads, const Planes
 
     float* input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
     float* output = static_cast<float*>(scratch(Scratch::accumulators, points * output_step * sizeof(float)));
+    const int64_t band_channels = round_up(source.channels, lanes);
     const int64_t band_columns = (end - begin) * tile_size + tile_reach - tile_size;
     float* band = static_cast<float*>(scratch(
-        Scratch::band, tile_reach * band_columns * most(channels_padded, columns<float>) * sizeof(float)));
+        Scratch::band, tile_reach * band_columns * most(band_channels, columns<float>) * sizeof(float)));
 
     for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-      const Window under = run.window(tile_reach, p.padding_h, p.padding_w);
-      read_pixels(from, under, band, channels_padded);
-      const int64_t band_row = under.columns * channels_padded;
-      for (int64_t t = 0; t < run.count; ++t) {
-        const int64_t panel = (first + t) / rows, row = (first + t) % rows;
-        for (int64_t c = 0; c < channels_padded; c += lanes) {
-          const float* window = band + t * tile_size * channels_padded + c;
-          const auto pixel = [&](int i, int j) {
-            return *reinterpret_cast<const Lanes*>(window + i * band_row + j * channels_padded);
-          };
-          transform(input_to_points, pixel,
-                    AtPoints{input + panel * rows * channels_padded + c * rows + row * lanes, input_step});
+      for (int64_t block = 0; block < blocks.count(); ++block) {
+        Window under = run.window(tile_reach, p.padding_h, p.padding_w);
+        under.y += blocks.y(block), under.x += blocks.x(block);
+        read_pixels(from, under, band, band_channels);
+        const int64_t band_row = under.columns * band_channels;
+        for (int64_t t = 0; t < run.count; ++t) {
+          const int64_t panel = (first + t) / rows, row = (first + t) % rows;
+          float* at_points = input + panel * rows * channels_padded + block * band_channels * rows + row * lanes;
+          for (int64_t c = 0; c < band_channels; c += lanes) {
+            const float* window = band + t * tile_size * band_channels + c;
+            const auto pixel = [&](int i, int j) {
+              return *reinterpret_cast<const Lanes*>(window + i * band_row + j * band_channels);
+            };
+            transform(input_to_points, pixel, AtPoints{at_points + c * rows, input_step});
+          }
         }
       }
     });
