@@ -35,7 +35,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
                                  (width + conv.dilation_w - 1) / conv.dilation_w);
   // A larger kernel is cut into blocks of 3×3. A tile takes 36 products for each, for 16 outputs of R·S.
   const int64_t blocks = ((conv.kernel_height + 2) / 3) * ((conv.kernel_width + 2) / 3);
-  const bool suits = blocks == 1 ? conv.taps() == 9 : pass != Pass::grad_weight && in % 16 == 0;
+  const bool suits = blocks == 1 ? conv.taps() == 9 : in % 16 == 0;
   const double saved = used * 16 * static_cast<double>(conv.taps()) / static_cast<double>(36 * blocks);
   const bool winograd = suits && in >= 8 && out >= 8 && saved > 1.6;
   return winograd ? Algorithm::winograd : Algorithm::direct;

@@ -16,7 +16,8 @@ template <typename T>
 void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Planes<const T>& grad_output,
                           const Planes<const T>& input, T* grad_weight, const Strides& weight_strides,
                           T* grad_bias) {
-  const int64_t in_channels = input.channels, out_channels = grad_output.channels;
+  const KernelBlocks blocks({conv.batch, conv.groups, conv.kernel_height, conv.kernel_width, 0, 0});
+  const int64_t in_channels = blocks.count() * input.channels, out_channels = grad_output.channels;
   const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
   const int64_t in_padded = round_up(in_channels, lanes), panels = ceil_div(out_channels, columns<float>);
   const int64_t rows = rows_per_panel(in_channels), row_panels = ceil_div(in_channels, rows);
@@ -39,24 +40,29 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
     float* at_input = static_cast<float*>(  // the last register tile may look past the last channel
         scratch(Scratch::panel, (points * input_step + max_rows) * sizeof(float)));
     float* at_grads = static_cast<float*>(scratch(Scratch::accumulators, points * grads_step * sizeof(float)));
+    const int64_t band_channels = round_up(input.channels, lanes);
     const int64_t band_columns = reduction_tiles * tile_size + tile_reach - tile_size;
     float* band = static_cast<float*>(
-        scratch(Scratch::band, tile_reach * band_columns * most(in_padded, out_padded) * sizeof(float)));
+        scratch(Scratch::band, tile_reach * band_columns * most(band_channels, out_padded) * sizeof(float)));
 
     const int64_t range_end = least((range + 1) * range_tiles, grid.count());
     for (int64_t begin = range * range_tiles; begin < range_end; begin += reduction_tiles) {
       const int64_t end = least(begin + reduction_tiles, range_end);
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-        const Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
-        read_pixels(images, under, band, in_padded);
-        for (int64_t t = 0; t < run.count; ++t)
-          for (int64_t c = 0; c < in_padded; c += lanes) {
-            const float* window = band + t * tile_size * in_padded + c;
-            const auto pixel = [&](int i, int j) {
-              return *reinterpret_cast<const Lanes*>(window + (i * under.columns + j) * in_padded);
-            };
-            transform(input_to_points, pixel, AtPoints{at_input + (first + t) * in_padded + c, input_step});
-          }
+        for (int64_t block = 0; block < blocks.count(); ++block) {
+          Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
+          under.y += blocks.y(block), under.x += blocks.x(block);
+          read_pixels(images, under, band, band_channels);
+          for (int64_t t = 0; t < run.count; ++t)
+            for (int64_t c = 0; c < band_channels; c += lanes) {
+              const float* window = band + t * tile_size * band_channels + c;
+              const auto pixel = [&](int i, int j) {
+                return *reinterpret_cast<const Lanes*>(window + (i * under.columns + j) * band_channels);
+              };
+              transform(input_to_points, pixel,
+                        AtPoints{at_input + (first + t) * in_padded + block * band_channels + c, input_step});
+            }
+        }
         const Window of_output = run.window(tile_size, 0, 0);
         read_pixels(grads, of_output, band, out_padded);
         for (int64_t k = 0; k < out_padded; k += lanes) {
@@ -89,9 +95,11 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
 
   parallel_for(threads, conv.groups * in_channels, [&](int64_t task) {
     const int64_t g = task / in_channels, c = task % in_channels;
+    const int64_t block = c / input.channels, y = blocks.y(block), x = blocks.x(block);
     const float* from = partial + g * ranges * partial_size;
     for (int64_t k = 0; k < out_channels; k += lanes) {
-      T* to = grad_weight + (g * out_channels + k) * weight_strides.n + c * weight_strides.c;
+      T* to = grad_weight + (g * out_channels + k) * weight_strides.n +
+              c % input.channels * weight_strides.c + y * weight_strides.h + x * weight_strides.w;
       const auto total = [&](int i, int j) {
         Lanes sum{};
         for (int64_t range = 0; range < ranges; ++range)
@@ -100,6 +108,7 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Plan
         return sum;
       };
       transform(points_to_kernel, total, [&](int r, int s, Lanes value) {
+        if (y + r >= conv.kernel_height || x + s >= conv.kernel_width) return;
         for (int64_t i = 0; i < least(lanes, out_channels - k); ++i)
           to[i * weight_strides.n + r * weight_strides.h + s * weight_strides.w] = narrow<T, float>(value[i]);
       });
