@@ -122,7 +122,8 @@ void zero_columns(const Band<A>& band, int64_t begin, int64_t end, A* row) {
 
 // The band under the grid from step (y, x) on. Rows outside the image are left undefined: Axis::taps_inside leaves them out.
 template <typename T, typename A>
-void read_band(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t x, A* to) {
+void read_band(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t x,
+               A* to) {
   const int64_t first_x = x * gather.w.step + gather.w.lowest(), first_y = y * gather.h.step + gather.h.lowest();
   const int64_t begin = least(most(0, -first_x), band.columns);
   const int64_t end = most(begin, least(band.columns, gather.w.source - first_x));
@@ -161,8 +162,8 @@ struct Ahead {
   }
 };
 
-// A row of pixels back to an image. Channels lie in blocks of one vector: from pixel to pixel and from block to block it is
-// so many elements.
+// A row of pixels back to an image. Channels lie in blocks of one vector, `pixel_step` elements from pixel to pixel and
+// `block_step` from block to block.
 template <typename T, typename A>
 void write_row(const A* pixels, int64_t pixel_step, int64_t block_step, int64_t count, int64_t channels, T* to,
                const Strides& s) {

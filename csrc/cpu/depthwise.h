@@ -16,7 +16,8 @@ constexpr int64_t most_blocks = 16;  // vectors of channels to a task
 
 // sums[pixels] = bias + Σ_taps band[tap offset + pixel] · weights[tap]
 template <typename A, int pixels>
-void depthwise_tile(const int64_t* offset, const int64_t* end, const A* band, const A* weights, const A* bias, A* sums) {
+void depthwise_tile(const int64_t* offset, const int64_t* end, const A* band, const A* weights, const A* bias,
+                    A* sums) {
   using V = typename Vector<A>::type;
   constexpr int lanes = Vector<A>::lanes;
   V sum[pixels];
@@ -103,7 +104,7 @@ void depthwise_product(const Gather& gather, int64_t groups, const Threads& thre
   });
 }
 
-// sums[taps] += Σ_pixels of one row grads[pixel] · band[pixel · step + tap · spacing]; even and odd pixels are summed apart.
+// sums[taps] += Σ_pixels of one row grads[pixel] · band[pixel · step + tap · spacing], with few taps in two streams.
 template <typename A, int taps>
 void depthwise_reduce(int64_t pixels, const A* band, int64_t step, int64_t spacing, const A* grads, int64_t grads_step,
                       A* sums) {

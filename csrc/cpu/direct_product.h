@@ -1,4 +1,5 @@
-// Forward and grad_input by direct convolution: result[pixel, k] = bias[k] + Σ_(tap, c) source[pixel, tap, c] · weight[tap, c, k].
+// Forward and grad_input by direct convolution:
+//   result[pixel, k] = bias[k] + Σ_(tap, c) source[pixel, tap, c] · weight[tap, c, k]
 //
 // A task is a piece of one image's grid. It reads its band of the source once; a register tile then holds some
 // neighbouring pixels × two vectors of channels k and walks over all taps and channels: at every step it broadcasts

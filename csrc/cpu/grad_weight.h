@@ -1,4 +1,5 @@
-// grad_weight and grad_bias: the reduced axis is the pixels, grad_weight[k, (tap, c)] = Σ_pixel grad_output[pixel, k] · input[pixel, tap, c].
+// grad_weight and grad_bias: one product whose reduced axis is the pixels,
+//   grad_weight[k, (tap, c)] = Σ_pixel grad_output[pixel, k] · input[pixel, tap, c]
 //
 // A piece of an image reads its band of the input, all channels of a pixel side by side, and its pixels of grad_output,
 // two vectors of channels k at a time. A register tile then holds neighbouring (tap, c) × these k, and walks over the
