@@ -226,8 +226,8 @@ _WEIRD = [
     _case("weird", "many-channels-no-padding", (1, 17, 24, 13, 6), padding=0),
     _case("weird", "many-channels-much-padding", (2, 8, 16, 6, 11), padding=(2, 4)),
     _case("weird", "many-channels-groups", (1, 24, 18, 8, 9), groups=2, bias=False),
-    _case("weird", "many-channels-5x5", (2, 16, 9, 9, 11), 5),  # larger kernels in blocks of 3×3
-    _case("weird", "many-channels-4x7-dilated", (1, 16, 16, 13, 17), (4, 7), dilation=(2, 1)),
+    _case("weird", "many-channels-5x5", (2, 16, 16, 9, 11), 5),  # larger kernels in blocks of 3×3
+    _case("weird", "many-channels-6x5-dilated", (1, 16, 9, 13, 17), (6, 5), dilation=(2, 1)),
     _case("weird", "many-channels-strided", (2, 37, 21, 9, 22), stride=2),
     _case("weird", "many-channels-1x1-strided", (2, 19, 35, 9, 7), 1, stride=(2, 3), padding=1),
     _case("weird", "depthwise-many", (2, 37, 37, 9, 21), (3, 9), groups=37),

@@ -25,7 +25,8 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   const int64_t out = turned ? conv.group_in_channels() : conv.group_out_channels();
   if (in == 0 || out == 0) return Algorithm::direct;
   const int64_t few = 4, widest_kernel = 6;  // what the register tiles of few_channels.h hold
-  if (conv.kernel_height <= widest_kernel && conv.kernel_width <= widest_kernel) {
+  const bool small_groups = pass == Pass::grad_weight && conv.groups > 1;  // which these do one by one, halo and all
+  if (conv.kernel_height <= widest_kernel && conv.kernel_width <= widest_kernel && !small_groups) {
     if (out <= few && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
     if (in <= few && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
   }
