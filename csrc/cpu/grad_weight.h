@@ -90,6 +90,11 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
       if (runs.size() > 0)
         read_band<T, A>(band, gather, input + g * gather.channels * input_strides.c + piece.image * input_strides.n,
                         input_strides, piece.y, piece.x, pixels);
+      const Piece next(gather, pieces, least(i + 1, all_pieces - 1));
+      Ahead<T> ahead(gather, next, input + g * gather.channels * input_strides.c + next.image * input_strides.n,
+                     input_strides);
+      const int64_t tiles = most(1, (end_panel - first_panel) * runs.count * runs.panels);
+      const int64_t share = ceil_div(ahead.lines(), tiles);
       for (int64_t first = first_k; first < end_k; first += columns<A>) {
         const int64_t width = least(columns<A>, padded - first), real = least(width, channels - first);
         const Band<A> of_grads{real, width, 1, piece.rows, piece.columns, 1, piece.columns};
@@ -108,11 +113,13 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
           const A* a = pixels + (gather.h.offset(r) + inside.begin * gather.h.step) * band.row_size() +
                        band.column(gather.w.offset(s));
           const A* b = grads + inside.begin * of_grads.row_size();
-          for (int64_t panel = 0; panel < runs.panels; ++panel, sums += runs.rows * width)
+          for (int64_t panel = 0; panel < runs.panels; ++panel, sums += runs.rows * width) {
+            ahead.next(share);
             tile_for(runs.rows)(inside.size() * piece.columns,
                                 {a + panel * runs.rows, gather.w.step * gather.channels, piece.columns,
                                  gather.h.step * band.row_size()},
                                 b, sums, width, true);
+          }
         }
         if (grad_bias)
           for (int64_t v = 0; v < width; v += lanes) {
