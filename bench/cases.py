@@ -66,7 +66,7 @@ class Case:
     @property
     def suits_winograd(self) -> bool:
         """Whether minimal filtering F(m×m, 3×3) can serve it."""
-        return self.kernel == (3, 3) and self.stride == (1, 1) and self.dilation == (1, 1)
+        return min(self.kernel) >= 3 and self.stride == (1, 1)
 
     @property
     def flop(self) -> int:
@@ -226,6 +226,13 @@ _WEIRD = [
     _case("weird", "many-channels-no-padding", (1, 17, 24, 13, 6), padding=0),
     _case("weird", "many-channels-much-padding", (2, 8, 16, 6, 11), padding=(2, 4)),
     _case("weird", "many-channels-groups", (1, 24, 18, 8, 9), groups=2, bias=False),
+    _case("weird", "many-channels-5x5", (2, 16, 16, 9, 11), 5),  # larger kernels in blocks of 3×3
+    _case("weird", "many-channels-6x5-dilated", (1, 16, 9, 13, 17), (6, 5), dilation=(2, 1)),
+    _case("weird", "many-channels-strided", (2, 37, 21, 9, 22), stride=2),
+    _case("weird", "many-channels-1x1-strided", (2, 19, 35, 9, 7), 1, stride=(2, 3), padding=1),
+    _case("weird", "depthwise-many", (2, 37, 37, 9, 21), (3, 9), groups=37),
+    _case("weird", "depthwise-many-strided", (2, 21, 21, 9, 20), 5, stride=2, groups=21),
+    _case("blocks", "many-depthwise", (1, 265, 265, 4, 5), groups=265),
     _case("blocks", "deep", (1, 81, 21, 6, 7)),  # sums of 729
     _case("blocks", "many-outputs", (1, 5, 133, 7, 6)),
     _case("blocks", "many-pixels", (3, 5, 7, 61, 53)),  # grad_weight sums 9699, in several ranges

@@ -12,24 +12,33 @@ double tiles_used(int64_t height, int64_t width) {
 }  // namespace
 
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
+  if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
+
   const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
-  if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || conv.dilation_h != 1 || conv.dilation_w != 1)
-    return Algorithm::implicit_gemm;
+  const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
+  if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || (dilated && pass == Pass::grad_weight))
+    return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
   const bool turned = pass == Pass::grad_input;
   const int64_t in = turned ? conv.group_out_channels() : conv.group_in_channels();
   const int64_t out = turned ? conv.group_in_channels() : conv.group_out_channels();
-  if (in == 0 || out == 0) return Algorithm::implicit_gemm;
-  if (conv.kernel_height <= widest_few_kernel && conv.kernel_width <= widest_few_kernel) {
+  if (in == 0 || out == 0) return Algorithm::direct;
+  const bool small_groups = pass == Pass::grad_weight && conv.groups > 1;  // which these do one by one, halo and all
+  if (conv.kernel_height <= widest_few_kernel && conv.kernel_width <= widest_few_kernel && !small_groups) {
     if (out <= few_channels && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
     if (in <= few_channels && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
   }
 
-  const double used = turned ? tiles_used(conv.in_height, conv.in_width)
-                             : tiles_used(conv.out_height, conv.out_width);
-  const bool winograd = conv.kernel_height == 3 && conv.kernel_width == 3 && in >= 8 && out >= 8 && used > 0.4;
-  return winograd ? Algorithm::winograd : Algorithm::implicit_gemm;
+  const int64_t height = turned ? conv.in_height : conv.out_height, width = turned ? conv.in_width : conv.out_width;
+  const double used = tiles_used((height + conv.dilation_h - 1) / conv.dilation_h,
+                                 (width + conv.dilation_w - 1) / conv.dilation_w);
+  // A larger kernel is cut into blocks of 3×3. A tile takes 36 products for each, for 16 outputs of R·S.
+  const int64_t blocks = ((conv.kernel_height + 2) / 3) * ((conv.kernel_width + 2) / 3);
+  const bool suits = blocks == 1 ? conv.taps() == 9 : in % 16 == 0;
+  const double saved = used * 16 * static_cast<double>(conv.taps()) / static_cast<double>(36 * blocks);
+  const bool winograd = suits && in >= 8 && out >= 8 && saved > 1.6;
+  return winograd ? Algorithm::winograd : Algorithm::direct;
 }
 
 const char* algorithm_name(Algorithm algorithm) {
@@ -37,7 +46,8 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::winograd: return "Winograd F(4x4, 3x3)";
     case Algorithm::few_in: return "direct, few in channels";
     case Algorithm::few_out: return "direct, few out channels";
-    default: return "implicit GEMM";
+    case Algorithm::depthwise: return "depthwise";
+    default: return "direct";
   }
 }
 

@@ -14,10 +14,10 @@ WeightView weight_view(const Conv2d& conv, const ConstImage& weight) {
   return {s.c, s.n, s.h, s.w, conv.group_out_channels() * s.n};
 }
 
-// Of the algorithms that know feeds: what implicit GEMM would serve goes to the nearest of them.
+// Of the algorithms that know feeds: what would be direct goes to the nearest of them.
 Algorithm algorithm_of(const Conv2d& conv, Pass pass) {
   const Algorithm chosen = choose_algorithm(conv, Type::f32, pass);
-  if (chosen != Algorithm::implicit_gemm) return chosen;
+  if (chosen != Algorithm::direct) return chosen;
   const bool turned = pass == Pass::grad_input;
   const int64_t in = turned ? conv.out_channels : conv.in_channels, out = turned ? conv.in_channels : conv.out_channels;
   return in <= few_channels ? Algorithm::few_in : out <= few_channels ? Algorithm::few_out : Algorithm::winograd;

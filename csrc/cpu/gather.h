@@ -1,4 +1,4 @@
-// Where an implicit GEMM finds its operands: the im2col matrix is never built, its tiles are gathered as needed.
+// Which source pixels a product reads.
 //
 // A Gather is a walk of a grid of pixels over the planes of a source image, with one value per tap and channel at
 // each step: source[c, step_h·y + tap.h, step_w·x + tap.w], zero outside. The forward pass is one such walk over
@@ -12,8 +12,6 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int64_t max_tile_pixels = 384;
-
 struct Axis {             // one spatial axis of a Gather
   int64_t grid;           // how many steps
   int64_t step;           // source pixels a step
@@ -21,6 +19,27 @@ struct Axis {             // one spatial axis of a Gather
   int64_t taps;           // how many taps; tap i lies at `origin + i·spacing` in the source
   int64_t origin, spacing;
   int64_t first_tap, tap_spacing;  // … and is kernel element first_tap + i·tap_spacing
+
+  int64_t lowest() const { return origin + least(0, (taps - 1) * spacing); }  // what step 0 reads first
+  int64_t offset(int64_t tap) const { return origin + tap * spacing - lowest(); }
+  int64_t span(int64_t steps) const {  // source pixels from the first to the last that so many steps read
+    return taps == 0 ? 0 : (steps - 1) * step + (taps - 1) * (spacing < 0 ? -spacing : spacing) + 1;
+  }
+
+  struct Range {
+    int64_t begin, end;
+    int64_t size() const { return end - begin; }
+  };
+  // The taps that reach into the source at a step: all others read zeros.
+  Range taps_inside(int64_t at) const {
+    Range range{0, taps};
+    const auto inside = [&](int64_t tap) {
+      return static_cast<uint64_t>(at * step + origin + tap * spacing) < static_cast<uint64_t>(source);
+    };
+    while (range.begin < range.end && !inside(range.begin)) ++range.begin;
+    while (range.begin < range.end && !inside(range.end - 1)) --range.end;
+    return range;
+  }
 };
 
 struct Gather {
@@ -66,78 +85,66 @@ inline Gather grad_input_gather(const Conv2d& conv, int64_t residue_h, int64_t r
                           conv.padding_w, conv.dilation_w)};
 }
 
-// A run of consecutive grid pixels (over the whole batch) and where each begins in the source and in the result.
-struct PixelTile {
-  int64_t count = 0;
-  int64_t y[max_tile_pixels], x[max_tile_pixels];  // source position of tap offset 0
-  int64_t source[max_tile_pixels];                 // offset of the image in the source
-  int64_t target[max_tile_pixels];                 // offset of the pixel in the result
+// An axis with one tap is a subsampled source without a stride. Returns how far the source's first pixel moves.
+inline int64_t subsample(Axis& axis, int64_t& stride) {
+  if (axis.taps != 1 || axis.step == 1) return 0;
+  const int64_t below = axis.origin < 0 ? ceil_div(-axis.origin, axis.step) : -(axis.origin / axis.step);
+  const int64_t shift = axis.origin + below * axis.step;
+  axis.origin = -below;
+  axis.source = ceil_div(most(0, axis.source - shift), axis.step);
+  const int64_t offset = shift * stride;
+  stride *= axis.step;
+  axis.step = 1;
+  return offset;
+}
 
-  // The result's pixel (0, 0) is `target_strides`-addressed from its start; a step covers its h and w strides.
-  void locate(const Gather& gather, int64_t first, int64_t how_many, const Strides& source_strides,
-              const Strides& target_strides) {
-    count = how_many;
-    int64_t gx = first % gather.w.grid, rest = first / gather.w.grid;
-    int64_t gy = rest % gather.h.grid, n = rest / gather.h.grid;
-    for (int64_t i = 0; i < count; ++i) {
-      y[i] = gy * gather.h.step;
-      x[i] = gx * gather.w.step;
-      source[i] = n * source_strides.n;
-      target[i] = n * target_strides.n + gy * target_strides.h + gx * target_strides.w;
-      if (++gx == gather.w.grid) {
-        gx = 0;
-        if (++gy == gather.h.grid) gy = 0, ++n;
-      }
+// The same product on fewer, longer rows: subsampled where an axis has one tap; and 1×1, as one row of pixels, where
+// the rows (and the images) follow each other in memory. Returns how far the source's first pixel moves.
+inline int64_t simplify(Gather& gather, Strides& source, Strides& grid) {
+  Axis &h = gather.h, &w = gather.w;
+  const int64_t offset = subsample(h, source.h) + subsample(w, source.w);
+  const auto whole = [](const Axis& axis) {
+    return axis.taps == 1 && axis.origin == 0 && axis.step == 1 && axis.grid == axis.source;
+  };
+  if (!whole(h) || !whole(w)) return offset;
+  if (source.h == w.grid * source.w && grid.h == w.grid * grid.w) {
+    w.grid = w.source = w.grid * h.grid;
+    h.grid = h.source = 1;
+    if (source.n == w.grid * source.w && grid.n == w.grid * grid.w) {
+      w.grid = w.source = w.grid * gather.batch;
+      gather.batch = 1;
     }
   }
+  return offset;
+}
+
+// How the grid of a gather is cut into pieces: some rows of an image, so that the band under them stays in L2.
+struct Pieces {
+  int64_t rows, columns, per_image_h, per_image_w;
+
+  // source_bytes: of a source pixel in a band. At most `limit` grid pixels to a piece.
+  Pieces(const Gather& gather, int64_t source_bytes, int64_t limit) {
+    const int64_t pixel_bytes = source_bytes * gather.h.step * gather.w.step;
+    const int64_t pixels = most(48, least(least(limit, 768), (160 << 10) / pixel_bytes));
+    per_image_w = ceil_div(gather.w.grid, most(96, pixels / 4));
+    columns = ceil_div(gather.w.grid, per_image_w);
+    rows = most(1, least(gather.h.grid, pixels / columns));
+    per_image_h = ceil_div(gather.h.grid, rows);
+    rows = ceil_div(gather.h.grid, per_image_h);
+  }
+  int64_t per_image() const { return per_image_h * per_image_w; }
 };
 
-// Offsets of `count` pixels' sources under one tap, −1 outside the image; true if they are consecutive in memory.
-inline bool tap_offsets(const Gather& gather, int64_t tap, const PixelTile& tile, int64_t first, int64_t count,
-                        const Strides& strides, int64_t* offsets) {
-  const int64_t dy = gather.h.origin + tap / gather.w.taps * gather.h.spacing;
-  const int64_t dx = gather.w.origin + tap % gather.w.taps * gather.w.spacing;
-  bool consecutive = true;
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t y = tile.y[first + i] + dy, x = tile.x[first + i] + dx;
-    const bool inside = (static_cast<uint64_t>(y) < static_cast<uint64_t>(gather.h.source)) &
-                        (static_cast<uint64_t>(x) < static_cast<uint64_t>(gather.w.source));
-    offsets[i] = inside ? tile.source[first + i] + y * strides.h + x * strides.w : -1;
-    consecutive &= inside & (offsets[i] == offsets[0] + i);
-  }
-  return consecutive;
-}
+struct Piece {
+  int64_t image, y, x, rows, columns;
 
-// panel[depth_begin … depth_end][width]: lanes are pixels `first` … of the tile, zero behind its end.
-template <typename T, typename A>
-void pack_pixels(const Gather& gather, const PixelTile& tile, int64_t first, int64_t width, const T* source,
-                 const Strides& strides, int64_t depth_begin, int64_t depth_end, A* panel) {
-  const int64_t count = least(width, tile.count - first);
-  int64_t offsets[64];  // width is at most two vectors of the narrowest accumulator
-  for (int64_t depth = depth_begin; depth < depth_end;) {
-    const int64_t tap = depth / gather.channels, channel = depth % gather.channels;
-    const int64_t channels = least(gather.channels - channel, depth_end - depth);
-    const T* from = source + channel * strides.c;
-    const bool consecutive = tap_offsets(gather, tap, tile, first, count, strides, offsets);
-    if (consecutive) {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < count; ++i) panel[c * width + i] = load<A>(from[offsets[0] + c * strides.c + i]);
-    } else if (strides.c == 1) {
-      for (int64_t i = 0; i < count; ++i)
-        if (offsets[i] >= 0)
-          for (int64_t c = 0; c < channels; ++c) panel[c * width + i] = load<A>(from[offsets[i] + c]);
-        else
-          for (int64_t c = 0; c < channels; ++c) panel[c * width + i] = A(0);
-    } else {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < count; ++i)
-          panel[c * width + i] = offsets[i] >= 0 ? load<A>(from[offsets[i] + c * strides.c]) : A(0);
-    }
-    for (int64_t i = count; i < width; ++i)
-      for (int64_t c = 0; c < channels; ++c) panel[c * width + i] = A(0);
-    panel += channels * width;
-    depth += channels;
+  Piece(const Gather& gather, const Pieces& pieces, int64_t index) {
+    image = index / pieces.per_image();
+    y = index / pieces.per_image_w % pieces.per_image_h * pieces.rows;
+    x = index % pieces.per_image_w * pieces.columns;
+    rows = least(pieces.rows, gather.h.grid - y);
+    columns = least(pieces.columns, gather.w.grid - x);
   }
-}
+};
 
 }  // namespace myconv2d::MYCONV2D_ISA

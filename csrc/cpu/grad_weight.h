@@ -1,144 +1,152 @@
-// grad_weight and grad_bias: one GEMM whose reduced axis is the pixels,
-//   grad_weight[k, (tap, c)] = Σ_pixel grad_output[pixel, k] · input[pixel, tap, c].
+// grad_weight and grad_bias: one product whose reduced axis is the pixels,
+//   grad_weight[k, (tap, c)] = Σ_pixel grad_output[pixel, k] · input[pixel, tap, c]
 //
-// The pixels are split into a number of ranges that depends on the shape alone; each range sums into a partial
-// result of its own, and the partial results are added in order. So results do not depend on the number of threads,
-// and no two threads ever write to one place.
+// A piece of an image reads its band of the input, all channels of a pixel side by side, and its pixels of grad_output,
+// two vectors of channels k at a time. A register tile then holds neighbouring (tap, c) × these k, and walks over the
+// pixels: it broadcasts the input straight from the band, so that no im2col matrix is built.
+//
+// The pieces are split into a number of ranges that depends on the shape alone; each range sums into a partial result
+// of its own, and the partial results are added in order. So results do not depend on the number of threads, and no
+// two threads ever write to one place.
 #pragma once
 
-#include "gathered_product.h"
+#include "band.h"
+#include "gemm.h"
+#include "parallel.h"
+#include "scratch.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int64_t pixel_chunk = 256;  // the depth of one multiplication
+// The (tap, c) of a group as runs that lie side by side in a band: a whole row of the kernel, or a tap if it is dilated.
+struct TapRuns {
+  int64_t per_row, count, length;  // per row of the kernel, in all, and how many (tap, c) each
+  int64_t rows, panels;            // of a register tile, and tiles to a run
 
-struct Reduction {
-  int64_t rows, row_panels;               // of out channels
-  int64_t block, blocks;                  // columns of one task, and how many such blocks
-  int64_t ranges, range_pixels;
-  int64_t rows_padded() const { return rows * row_panels; }
-
-  Reduction(const Gather& gather, int64_t groups, int64_t channels, int64_t vector_columns) {
-    rows = rows_per_panel(channels);
-    row_panels = ceil_div(channels, rows);
-    block = least(8 * vector_columns, round_up(most(gather.depth(), 1), vector_columns));
-    blocks = most(1, ceil_div(gather.depth(), block));  // one even without a column: grad_bias
-    const int64_t result_size = groups * blocks * block * rows_padded();
-    const int64_t affordable = (int64_t{8} << 20) / most(result_size, 1);
-    const int64_t useful = least(32, gather.pixels() / 1024);
-    ranges = most(1, least(affordable, useful));
-    range_pixels = ceil_div(gather.pixels(), ranges);
+  explicit TapRuns(const Gather& gather) {
+    per_row = gather.w.spacing == 1 ? 1 : gather.w.taps;
+    count = gather.h.taps * per_row;
+    length = gather.w.taps / per_row * gather.channels;
+    rows = length > 0 ? rows_per_panel(length) : 1;
+    panels = ceil_div(length, rows);
+  }
+  int64_t size() const { return count * panels * rows; }
+  int64_t place(int64_t tap, int64_t taps_w, int64_t c, int64_t channels) const {  // of (tap, c) in the sums
+    const int64_t per_run = taps_w / per_row;
+    return tap / per_run * panels * rows + tap % per_run * channels + c;
   }
 };
 
-// panel[pixel][width]: lanes are (tap, channel) columns `first` … of the im2col matrix, zero behind its end.
-template <typename T, typename A>
-void pack_columns(const Gather& gather, const PixelTile& tile, int64_t first, int64_t width, const T* source,
-                  const Strides& strides, A* panel) {
-  int64_t offsets[max_tile_pixels];
-  const int64_t end = least(first + width, gather.depth());
-  int64_t lane = 0;
-  for (int64_t column = first; column < end;) {
-    const int64_t tap = column / gather.channels, channel = column % gather.channels;
-    const int64_t channels = least(gather.channels - channel, end - column);
-    const T* from = source + channel * strides.c;
-    tap_offsets(gather, tap, tile, 0, tile.count, strides, offsets);
-    if (strides.c == 1) {
-      for (int64_t i = 0; i < tile.count; ++i)
-        for (int64_t c = 0; c < channels; ++c)
-          panel[i * width + lane + c] = offsets[i] >= 0 ? load<A>(from[offsets[i] + c]) : A(0);
-    } else {
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t i = 0; i < tile.count; ++i)
-          panel[i * width + lane + c] = offsets[i] >= 0 ? load<A>(from[offsets[i] + c * strides.c]) : A(0);
-    }
-    lane += channels;
-    column += channels;
-  }
-  for (; lane < width; ++lane)
-    for (int64_t i = 0; i < tile.count; ++i) panel[i * width + lane] = A(0);
-}
-
-// panel[pixel][rows]: lanes are out channels `first` …, zero behind their end.
-template <typename T, typename A>
-void pack_rows(const PixelTile& tile, int64_t first, int64_t rows, int64_t channels, const T* grad_output,
-               int64_t channel_stride, A* panel) {
-  for (int64_t lane = 0; lane < rows; ++lane) {
-    const T* from = grad_output + (first + lane) * channel_stride;
-    if (first + lane < channels)
-      for (int64_t i = 0; i < tile.count; ++i) panel[i * rows + lane] = load<A>(from[tile.target[i]]);
-    else
-      for (int64_t i = 0; i < tile.count; ++i) panel[i * rows + lane] = A(0);
-  }
-}
-
-template <typename A>
-void add_bias_sums(const Reduction& plan, int64_t count, int64_t channels, const A* rows_panels, A* sums) {
-  for (int64_t k = 0; k < channels; ++k) {
-    const A* panel = rows_panels + k / plan.rows * plan.rows * count + k % plan.rows;
-    A sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += panel[i * plan.rows];
-    sums[k] += sum;
-  }
+// Steps of a piece whose tap r lies in the source, as Axis::taps_inside is for the taps of one step.
+inline Axis::Range steps_inside(const Axis& axis, int64_t tap, int64_t first, int64_t steps) {
+  Axis::Range range{0, steps};
+  const auto inside = [&](int64_t i) {
+    return static_cast<uint64_t>((first + i) * axis.step + axis.origin + tap * axis.spacing) <
+           static_cast<uint64_t>(axis.source);
+  };
+  while (range.begin < range.end && !inside(range.begin)) ++range.begin;
+  while (range.begin < range.end && !inside(range.end - 1)) --range.end;
+  return range;
 }
 
 template <typename T, typename A = typename Accumulator<T>::type>
 void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* grad_output,
-                         const Strides& output_strides, const T* input, const Strides& input_strides, T* grad_weight,
+                         const Strides& of_output, const T* input, const Strides& of_input, T* grad_weight,
                          const Strides& weight_strides, T* grad_bias) {
-  const Gather gather = forward_gather(conv);
-  const int64_t groups = conv.groups, channels = conv.group_out_channels(), pixels = gather.pixels();
+  constexpr int64_t lanes = Vector<A>::lanes;
+  Gather gather = forward_gather(conv);
+  Strides output_strides = of_output, input_strides = of_input;
+  const int64_t groups = conv.groups, channels = conv.group_out_channels();
   if (channels == 0) return;
-  const Reduction plan(gather, groups, channels, columns<A>);
-  const int64_t block_size = plan.rows_padded() * plan.block;
-  const int64_t blocks = groups * plan.blocks, range_size = blocks * block_size;
-  A* partial = static_cast<A*>(
-      scratch(Scratch::partial_sums, plan.ranges * (range_size + conv.out_channels) * sizeof(A)));
-  A* bias_partial = partial + plan.ranges * range_size;
-  std::memset(partial, 0, plan.ranges * (range_size + conv.out_channels) * sizeof(A));
+  if (gather.pixels() > 0) input += simplify(gather, input_strides, output_strides);
+  const TapRuns runs(gather);
+  const int64_t padded = round_up(channels, lanes), panels = ceil_div(padded, columns<A>);
+  const int64_t range_size = (runs.size() + 1) * padded;  // of a group: [panel][(tap, c)][k], then the sums of grad_output
 
-  parallel_for(threads, plan.ranges * blocks, [&](int64_t task) {
-    const int64_t range = task / blocks, g = task % blocks / plan.blocks, block = task % plan.blocks;
-    const int64_t first_column = block * plan.block;
-    const int64_t column_panels = ceil_div(least(plan.block, gather.depth() - first_column), columns<A>);
-    A* sums = partial + task * block_size;
-    A* rows = static_cast<A*>(scratch(Scratch::weight_panel, plan.rows_padded() * pixel_chunk * sizeof(A)));
-    A* panel = static_cast<A*>(scratch(Scratch::panel, plan.block * pixel_chunk * sizeof(A)));
-    PixelTile tile;
-    const int64_t range_end = least((range + 1) * plan.range_pixels, pixels);
-    for (int64_t first = range * plan.range_pixels; first < range_end; first += pixel_chunk) {
-      const int64_t count = least(pixel_chunk, range_end - first);
-      tile.locate(gather, first, count, input_strides, output_strides);
-      for (int64_t i = 0; i < plan.row_panels; ++i)
-        pack_rows<T, A>(tile, i * plan.rows, plan.rows, channels, grad_output + g * channels * output_strides.c,
-                        output_strides.c, rows + i * plan.rows * count);
-      for (int64_t j = 0; j < column_panels; ++j)
-        pack_columns<T, A>(gather, tile, first_column + j * columns<A>, columns<A>,
-                           input + g * gather.channels * input_strides.c, input_strides,
-                           panel + j * columns<A> * count);
-      multiply<A>(count, rows, plan.row_panels, plan.rows, panel, column_panels, sums, plan.block, true);
-      if (grad_bias && block == 0)
-        add_bias_sums<A>(plan, count, channels, rows, bias_partial + range * conv.out_channels + g * channels);
+  const Pieces pieces(gather, most(1, gather.channels) * sizeof(A), 384);
+  const int64_t all_pieces = gather.pixels() > 0 ? gather.batch * pieces.per_image() : 0;
+  const int64_t affordable = (int64_t{8} << 20) / (groups * range_size);
+  const int64_t ranges = most(1, least(most(2, affordable), least(least(32, gather.pixels() / 1024), all_pieces)));
+  const int64_t parts = ranges * groups < 8 ? panels : 1;  // panels of k on their own threads, where ranges are few
+  A* partial = static_cast<A*>(scratch(Scratch::partial_sums, groups * ranges * range_size * sizeof(A)));
+  const Band<A> whole = Band<A>::dense(gather, gather.channels, pieces.rows, pieces.columns);
+
+  parallel_for(threads, ranges * groups * parts, [&](int64_t task) {
+    const int64_t g = task / parts % groups, range = task / parts / groups;
+    const int64_t first_panel = task % parts * panels / parts, end_panel = (task % parts + 1) * panels / parts;
+    A* range_sums = partial + (range * groups + g) * range_size;
+    A* bias_sums = range_sums + runs.size() * padded;
+    A* pixels = static_cast<A*>(scratch(Scratch::band, whole.size() * sizeof(A)));
+    A* grads = static_cast<A*>(
+        scratch(Scratch::panel, pieces.rows * pieces.columns * columns<A> * sizeof(A)));
+    const int64_t first_k = first_panel * columns<A>, end_k = least(end_panel * columns<A>, padded);
+    std::memset(range_sums + first_k * runs.size(), 0, (end_k - first_k) * runs.size() * sizeof(A));
+    std::memset(bias_sums + first_k, 0, (end_k - first_k) * sizeof(A));
+
+    for (int64_t i = range * all_pieces / ranges; i < (range + 1) * all_pieces / ranges; ++i) {
+      const Piece piece(gather, pieces, i);
+      Band<A> band = whole;
+      band.rows = gather.h.span(piece.rows);
+      band.columns = gather.w.span(piece.columns);
+      if (runs.size() > 0)
+        read_band<T, A>(band, gather, input + g * gather.channels * input_strides.c + piece.image * input_strides.n,
+                        input_strides, piece.y, piece.x, pixels);
+      const Piece next(gather, pieces, least(i + 1, all_pieces - 1));
+      Ahead<T> ahead(gather, next, input + g * gather.channels * input_strides.c + next.image * input_strides.n,
+                     input_strides);
+      const int64_t tiles = most(1, (end_panel - first_panel) * runs.count * runs.panels);
+      const int64_t share = ceil_div(ahead.lines(), tiles);
+      for (int64_t first = first_k; first < end_k; first += columns<A>) {
+        const int64_t width = least(columns<A>, padded - first), real = least(width, channels - first);
+        const Band<A> of_grads{real, width, 1, piece.rows, piece.columns, 1, piece.columns};
+        if (real < width) std::memset(grads, 0, piece.rows * of_grads.row_size() * sizeof(A));
+        const T* from = grad_output + (g * channels + first) * output_strides.c + piece.image * output_strides.n +
+                        piece.y * output_strides.h + piece.x * output_strides.w;
+        for (int64_t y = 0; y < piece.rows; ++y)
+          read_row<T, A>(of_grads, from + y * output_strides.h, output_strides, 0, piece.columns,
+                         grads + y * of_grads.row_size());
+
+        const auto tile_for = width == lanes ? multiply_tile_for<A, 1, 1> : multiply_tile_for<A, 1, 2>;
+        A* sums = range_sums + first * runs.size();
+        for (int64_t run = 0; run < runs.count; ++run) {
+          const int64_t r = run / runs.per_row, s = run % runs.per_row;
+          const Axis::Range inside = steps_inside(gather.h, r, piece.y, piece.rows);
+          const A* a = pixels + (gather.h.offset(r) + inside.begin * gather.h.step) * band.row_size() +
+                       band.column(gather.w.offset(s));
+          const A* b = grads + inside.begin * of_grads.row_size();
+          for (int64_t panel = 0; panel < runs.panels; ++panel, sums += runs.rows * width) {
+            ahead.next(share);
+            tile_for(runs.rows)(inside.size() * piece.columns,
+                                {a + panel * runs.rows, gather.w.step * gather.channels, piece.columns,
+                                 gather.h.step * band.row_size()},
+                                b, sums, width, true);
+          }
+        }
+        if (grad_bias)
+          for (int64_t v = 0; v < width; v += lanes) {
+            typename Vector<A>::type sum{};
+            for (int64_t j = 0; j < piece.rows * piece.columns; ++j) sum += load_vector<A>(grads + j * width + v);
+            store_vector<A, A>(bias_sums + first + v, load_vector<A>(bias_sums + first + v) + sum);
+          }
+      }
     }
   });
 
   parallel_for(threads, conv.out_channels, [&](int64_t k) {
-    const int64_t g = k / channels, row = k % channels;
-    T* to = grad_weight + k * weight_strides.n;
-    for (int64_t column = 0; column < gather.depth(); ++column) {
-      const A* from = partial + (g * plan.blocks + column / plan.block) * block_size + row * plan.block +
-                      column % plan.block;
+    const int64_t g = k / channels, of_group = k % channels, first = of_group / columns<A> * columns<A>;
+    const int64_t width = least(columns<A>, padded - first);
+    const auto total = [&](const A* from) {
       A sum = 0;
-      for (int64_t range = 0; range < plan.ranges; ++range) sum += from[range * range_size];
-      const int64_t tap = column / gather.channels, c = column % gather.channels;
-      to[c * weight_strides.c + tap / conv.kernel_width * weight_strides.h +
-         tap % conv.kernel_width * weight_strides.w] = narrow<T, A>(sum);
-    }
-    if (grad_bias) {
-      A sum = 0;
-      for (int64_t range = 0; range < plan.ranges; ++range) sum += bias_partial[range * conv.out_channels + k];
-      grad_bias[k] = narrow<T, A>(sum);
-    }
+      for (int64_t range = 0; range < ranges; ++range) sum += from[range * groups * range_size];
+      return sum;
+    };
+    const A* group_sums = partial + g * range_size;
+    const A* sums = group_sums + first * runs.size() + of_group % columns<A>;
+    for (int64_t tap = 0; tap < gather.taps(); ++tap)
+      for (int64_t c = 0; c < gather.channels; ++c)
+        grad_weight[k * weight_strides.n + c * weight_strides.c + tap / conv.kernel_width * weight_strides.h +
+                    tap % conv.kernel_width * weight_strides.w] =
+            narrow<T, A>(total(sums + runs.place(tap, gather.w.taps, c, gather.channels) * width));
+    if (grad_bias) grad_bias[k] = narrow<T, A>(total(group_sums + runs.size() * padded + of_group));
   });
 }
 

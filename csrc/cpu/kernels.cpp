@@ -4,8 +4,9 @@
 
 #include "algorithm.h"
 #include "cross_entropy.h"
+#include "depthwise.h"
+#include "direct_product.h"
 #include "few_channels.h"
-#include "gathered_product.h"
 #include "grad_weight.h"
 #include "winograd_grad_weight.h"
 
@@ -44,25 +45,58 @@ Planes<T> planes(const Image& image, int64_t channels, int64_t height, int64_t w
   return {static_cast<T*>(image.data), image.strides, channels, height, width};
 }
 
-// The algorithms for stride 1 that forward and grad_input share; false if it is none of them.
+// Every dilation-th row or column of an image from `first` on.
 template <typename T>
-bool correlate(Algorithm algorithm, const Correlation& p, const Threads& threads, const Planes<const T>& source,
-               const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, const Planes<T>& result) {
+Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_t first_h, int64_t first_w) {
+  planes.data += first_h * planes.strides.h + first_w * planes.strides.w;
+  planes.height = ceil_div(most(0, planes.height - first_h), dilation_h);
+  planes.width = ceil_div(most(0, planes.width - first_w), dilation_w);
+  planes.strides.h *= dilation_h;
+  planes.strides.w *= dilation_w;
+  return planes;
+}
+
+// The algorithms for stride 1 that forward and grad_input share; false if it is none of them. A dilated convolution is
+// so many undilated ones, between the pixels that lie a multiple of the dilation apart.
+template <typename T>
+bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, const Threads& threads,
+               const Planes<const T>& source, const T* weight, const WeightView& view, const T* bias,
+               int64_t bias_stride, const Planes<T>& result) {
   if constexpr (in_float<T>) {
-    switch (algorithm) {
-      case Algorithm::winograd:
-        winograd_product(p, threads, source, weight, view, bias, bias_stride, result);
-        return true;
-      case Algorithm::few_in:
-        few_in_product(p, threads, source, weight, view, bias, bias_stride, result);
-        return true;
-      case Algorithm::few_out:
-        few_out_product(p, threads, source, weight, view, bias, bias_stride, result);
-        return true;
-      default: return false;
-    }
+    using Product = void (*)(const Correlation&, const Threads&, const Planes<const T>&, const T*, const WeightView&,
+                             const T*, int64_t, const Planes<T>&);
+    const Product product = algorithm == Algorithm::winograd  ? winograd_product<Planes<const T>, T, Planes<T>>
+                            : algorithm == Algorithm::few_in  ? few_in_product<Planes<const T>, T, T, Planes<T>>
+                            : algorithm == Algorithm::few_out ? few_out_product<Planes<const T>, T, T, Planes<T>>
+                                                              : nullptr;
+    if (!product) return false;
+    const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
+    for (int64_t h = 0; h < least(dilation_h, result.height); ++h)
+      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) {
+        Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
+        part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
+        part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
+        product(part, threads,
+                every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
+                      w - p.padding_w + part.padding_w * dilation_w),
+                weight, view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
+      }
+    return true;
   }
   return false;
+}
+
+// The algorithms for any stride and dilation.
+template <typename T>
+void gathered(Algorithm algorithm, const Gather& gather, int64_t groups, int64_t channels, const Threads& threads,
+              const T* source, const Strides& source_strides, const T* weight, const WeightView& view, const T* bias,
+              int64_t bias_stride, T* result, const Strides& result_strides) {
+  if (algorithm == Algorithm::depthwise)
+    depthwise_product<T>(gather, groups, threads, source, source_strides, weight, view, bias, bias_stride, result,
+                         result_strides);
+  else
+    direct_product<T>(gather, groups, channels, threads, source, source_strides, weight, view, bias, bias_stride,
+                      result, result_strides);
 }
 
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
@@ -77,10 +111,10 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const auto result = planes<T>(output, conv.group_out_channels(), conv.out_height, conv.out_width);
     const T* weights = static_cast<const T*>(weight.data);
     const T* add = static_cast<const T*>(bias.data);
-    if (!correlate(choose_algorithm(conv, type, Pass::forward), p, threads, source, weights, view, add, bias.stride,
-                   result))
-      gathered_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
-                          input.strides, weights, view, add, bias.stride, result.data, output.strides);
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::forward);
+    if (!correlate(algorithm, conv, p, threads, source, weights, view, add, bias.stride, result))
+      gathered<T>(algorithm, forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
+                  input.strides, weights, view, add, bias.stride, result.data, output.strides);
   });
 }
 
@@ -91,7 +125,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
   const WeightView turned{view.c, view.k, -view.r, -view.s, view.group};  // by half a turn, from the last tap
   const int64_t last_tap = (conv.kernel_height - 1) * view.r + (conv.kernel_width - 1) * view.s;
   const Correlation p{conv.batch, conv.groups, conv.kernel_height, conv.kernel_width,
-                      conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
+                      conv.dilation_h * (conv.kernel_height - 1) - conv.padding_h,
+                      conv.dilation_w * (conv.kernel_width - 1) - conv.padding_w};
   const Strides& strides = grad_input.strides;
   const Strides steps{strides.n, strides.c, strides.h * conv.stride_h, strides.w * conv.stride_w};
   with_type(type, [&](auto zero) {
@@ -100,14 +135,13 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const auto result = planes<T>(grad_input, conv.group_in_channels(), conv.in_height, conv.in_width);
     const T* weights = static_cast<const T*>(weight.data);
     const T* no_bias = nullptr;
-    if (correlate(choose_algorithm(conv, type, Pass::grad_input), p, threads, source, weights + last_tap, turned,
-                  no_bias, 0, result))
-      return;
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
+    if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     for (int64_t h = 0; h < conv.stride_h; ++h)
       for (int64_t w = 0; w < conv.stride_w; ++w)
-        gathered_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
-                            source.data, grad_output.strides, weights, view, no_bias, 0,
-                            result.data + h * strides.h + w * strides.w, steps);
+        gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
+                    source.data, grad_output.strides, weights, view, no_bias, 0,
+                    result.data + h * strides.h + w * strides.w, steps);
   });
 }
 
@@ -119,7 +153,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     const auto images = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
     T* weights = static_cast<T*>(grad_weight.data);
     T* bias = static_cast<T*>(grad_bias);
-    if constexpr (in_float<T>) switch (choose_algorithm(conv, type, Pass::grad_weight)) {
+    const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
+    if constexpr (in_float<T>) switch (algorithm) {
         case Algorithm::winograd:
           return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
@@ -128,8 +163,9 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
           return few_out_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         default: break;
       }
-    grad_weight_product<T>(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights,
-                           grad_weight.strides, bias);
+    const auto product = algorithm == Algorithm::depthwise ? depthwise_grad_weight<T> : grad_weight_product<T>;
+    product(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights, grad_weight.strides,
+            bias);
   });
 }
 

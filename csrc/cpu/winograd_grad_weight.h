@@ -33,7 +33,8 @@ struct ReductionBlocking {
 template <typename Grads, typename Images, typename W>
 void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
                           W* grad_weight, const Strides& weight_strides, W* grad_bias) {
-  const int64_t in_channels = input.channels, out_channels = grad_output.channels;
+  const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
+  const int64_t in_channels = blocks.count() * input.channels, out_channels = grad_output.channels;
   const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
   const Panels panels(out_channels);
   const ReductionBlocking blocking(grid, conv.groups, in_channels, panels);
@@ -52,9 +53,10 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
     const int64_t grads_step = blocking.tiles * out_padded + off_the_set;
     float* at_input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
     float* at_grads = static_cast<float*>(scratch(Scratch::accumulators, points * grads_step * sizeof(float)));
+    const int64_t band_channels = round_up(input.channels, lanes);
     const int64_t band_columns = blocking.tiles * tile_size + tile_reach - tile_size;
     float* band = static_cast<float*>(
-        scratch(Scratch::band, tile_reach * band_columns * most(in_padded, out_padded) * sizeof(float)));
+        scratch(Scratch::band, tile_reach * band_columns * most(band_channels, out_padded) * sizeof(float)));
     std::memset(bias_sums, 0, out_padded * sizeof(float));
 
     const int64_t range_begin = range * blocking.range_tiles(grid);
@@ -63,17 +65,21 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
     for (int64_t begin = range_begin; begin < range_end; begin += blocking.tiles) {
       const int64_t end = least(begin + blocking.tiles, range_end);
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-        const Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
-        read_pixels(images, under, band, in_padded);
-        for_each_vector(in_channels, [&]<typename V>(int64_t c) {
-          for (int64_t t = 0; t < run.count; ++t) {
-            const float* window = band + t * tile_size * in_padded + c;
-            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-              return get<V>(window + (i * under.columns + j) * in_padded);
-            };
-            transform<InputToPoints, V>(pixel, AtPoints<V>{at_input + (first + t) * in_padded + c, input_step});
-          }
-        });
+        for (int64_t block = 0; block < blocks.count(); ++block) {
+          Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
+          under.y += blocks.y(block), under.x += blocks.x(block);
+          read_pixels(images, under, band, band_channels);
+          for_each_vector(input.channels, [&]<typename V>(int64_t c) {
+            for (int64_t t = 0; t < run.count; ++t) {
+              const float* window = band + t * tile_size * band_channels + c;
+              const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+                return get<V>(window + (i * under.columns + j) * band_channels);
+              };
+              float* to = at_input + (first + t) * in_padded + block * band_channels + c;
+              transform<InputToPoints, V>(pixel, AtPoints<V>{to, input_step});
+            }
+          });
+        }
         const Window of_output = run.window(tile_size, 0, 0);
         read_pixels(grads, of_output, band, out_padded);
         for_each_vector(out_channels, [&]<typename V>(int64_t k) {
@@ -108,11 +114,13 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
 
   parallel_for(threads, conv.groups * in_channels, [&](int64_t task) {
     const int64_t g = task / in_channels, c = task % in_channels;
+    const int64_t block = c / input.channels, y = blocks.y(block), x = blocks.x(block);
     const float* from = partial + g * ranges * partial_size;
     for_each_vector(out_channels, [&]<typename V>(int64_t k) {
       const int64_t panel = k / panels.whole.width(), first_channel = panels.first_channel(panel);
       const int64_t at = first_channel * in_channels + c * panels.at(panel).width() + k - first_channel;
-      W* to = grad_weight + (g * out_channels + k) * weight_strides.n + c * weight_strides.c;
+      W* to = grad_weight + (g * out_channels + k) * weight_strides.n + c % input.channels * weight_strides.c +
+              y * weight_strides.h + x * weight_strides.w;
       const auto total = [&](int i, int j) {
         V sum{};
         for (int64_t range = 0; range < ranges; ++range)
@@ -126,8 +134,8 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
       transform<PointsToKernel, V>([&](int i, int j) { return at_points[i][j]; },
                                    [&](int r, int s, V value) { g3[r][s] = value; });
       const int64_t count = least(sizeof(V) / sizeof(float), out_channels - k);
-      for (int r = 0; r < 3; ++r)
-        for (int s = 0; s < 3; ++s)
+      for (int r = 0; r < least(3, conv.kernel_height - y); ++r)
+        for (int s = 0; s < least(3, conv.kernel_width - x); ++s)
           for (int64_t i = 0; i < count; ++i)
             to[i * weight_strides.n + r * weight_strides.h + s * weight_strides.w] = narrow<W, float>(g3[r][s][i]);
     });

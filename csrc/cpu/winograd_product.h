@@ -32,22 +32,38 @@ struct WinogradBlocking {
   int64_t output_step(const Panels& panels) const { return row_panels() * rows * panels.whole.width() + off_the_set; }
 };
 
-// packed[panel][point][in channel][out channel of the panel]
+// A larger kernel is cut into blocks of 3×3, each of which reads the image three pixels further on: a 3×3 convolution of
+// so many times the channels, (block, c).
+struct KernelBlocks {
+  int64_t kernel_h, kernel_w, rows, columns;
+
+  KernelBlocks(int64_t kernel_h, int64_t kernel_w)
+      : kernel_h(kernel_h), kernel_w(kernel_w), rows(ceil_div(kernel_h, 3)), columns(ceil_div(kernel_w, 3)) {}
+  int64_t count() const { return rows * columns; }
+  int64_t y(int64_t block) const { return block / columns * 3; }
+  int64_t x(int64_t block) const { return block % columns * 3; }
+};
+
+// packed[panel][point][(block, in channel)][out channel of the panel]
 template <typename T>
-void transform_weights(const Threads& threads, const T* weight, const WeightView& view, int64_t in_channels,
-                       const Panels& panels, float* packed) {
-  parallel_for(threads, panels.count * in_channels, [&](int64_t task) {
-    const int64_t panel = task / in_channels, c = task % in_channels, width = panels.at(panel).width();
-    float* to = packed + panels.first_channel(panel) * points * in_channels + c * width;
+void transform_weights(const Threads& threads, const KernelBlocks& blocks, const T* weight, const WeightView& view,
+                       int64_t in_channels, const Panels& panels, float* packed) {
+  const int64_t depth = blocks.count() * in_channels;
+  parallel_for(threads, panels.count * depth, [&](int64_t task) {
+    const int64_t panel = task / depth, block = task % depth / in_channels, c = task % in_channels;
+    const int64_t width = panels.at(panel).width();
+    const int64_t last_r = least(2, blocks.kernel_h - 1 - blocks.y(block));
+    const int64_t last_s = least(2, blocks.kernel_w - 1 - blocks.x(block));
+    float* to = packed + panels.first_channel(panel) * points * depth + task % depth * width;
     for_each_vector(panels.channels_of(panel), [&]<typename V>(int64_t first) {
       const int64_t k = panels.first_channel(panel) + first;
       const int64_t count = least(sizeof(V) / sizeof(float), panels.channels - k);
-      const T* from = weight + c * view.c + k * view.k;
+      const T* from = weight + c * view.c + k * view.k + blocks.y(block) * view.r + blocks.x(block) * view.s;
       V g[3][3] = {};
-      for (int r = 0; r < 3; ++r)
-        for (int s = 0; s < 3; ++s)
+      for (int r = 0; r <= last_r; ++r)
+        for (int s = 0; s <= last_s; ++s)
           for (int64_t i = 0; i < count; ++i) g[r][s][i] = load<float>(from[i * view.k + r * view.r + s * view.s]);
-      transform<KernelToPoints, V>([&](int r, int s) { return g[r][s]; }, AtPoints<V>{to + first, in_channels * width});
+      transform<KernelToPoints, V>([&](int r, int s) { return g[r][s]; }, AtPoints<V>{to + first, depth * width});
     });
   });
 }
@@ -55,7 +71,8 @@ void transform_weights(const Threads& threads, const T* weight, const WeightView
 template <typename Source, typename W, typename Sink>
 void winograd_product(const Correlation& p, const Threads& threads, const Source& source, const W* weight,
                       const WeightView& view, const W* bias, int64_t bias_stride, const Sink& result) {
-  const int64_t in_channels = source.channels;
+  const KernelBlocks blocks(p.kernel_h, p.kernel_w);  // more than one only where source.channels are whole vectors
+  const int64_t in_channels = blocks.count() * source.channels;
   const TileGrid grid = tile_grid(p.batch, result.height, result.width);
   if (grid.count() == 0) return;
   const Panels panels(result.channels);
@@ -63,7 +80,8 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
   const int64_t group_weights = points * in_channels * panels.padded();
   float* weights = static_cast<float*>(scratch(Scratch::weights, p.groups * group_weights * sizeof(float)));
   for (int64_t g = 0; g < p.groups; ++g)
-    transform_weights(threads, weight + g * view.group, view, in_channels, panels, weights + g * group_weights);
+    transform_weights(threads, blocks, weight + g * view.group, view, source.channels, panels,
+                      weights + g * group_weights);
 
   const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
   begin_tasks(result, ranges * p.groups);
@@ -77,25 +95,29 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
 
     float* input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
     float* output = static_cast<float*>(scratch(Scratch::accumulators, points * output_step * sizeof(float)));
+    const int64_t band_channels = round_up(source.channels, lanes);
     const int64_t band_columns = (end - begin) * tile_size + tile_reach - tile_size;
     float* band = static_cast<float*>(scratch(
-        Scratch::band, tile_reach * band_columns * most(channels_padded, panels.whole.width()) * sizeof(float)));
+        Scratch::band, tile_reach * band_columns * most(band_channels, panels.whole.width()) * sizeof(float)));
 
     for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-      const Window under = run.window(tile_reach, p.padding_h, p.padding_w);
-      read_pixels(from, under, band, channels_padded);
-      const int64_t band_row = under.columns * channels_padded;
-      for_each_vector(in_channels, [&]<typename V>(int64_t c) {
-        for (int64_t t = 0; t < run.count; ++t) {
-          const int64_t panel = (first + t) / rows, row = (first + t) % rows;
-          const float* window = band + t * tile_size * channels_padded + c;
-          const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-            return get<V>(window + i * band_row + j * channels_padded);
-          };
-          transform<InputToPoints, V>(
-              pixel, AtPoints<V>{input + panel * rows * channels_padded + c * rows + row * lanes, input_step});
-        }
-      });
+      for (int64_t block = 0; block < blocks.count(); ++block) {
+        Window under = run.window(tile_reach, p.padding_h, p.padding_w);
+        under.y += blocks.y(block), under.x += blocks.x(block);
+        read_pixels(from, under, band, band_channels);
+        const int64_t band_row = under.columns * band_channels;
+        for_each_vector(source.channels, [&]<typename V>(int64_t c) {
+          for (int64_t t = 0; t < run.count; ++t) {
+            const int64_t panel = (first + t) / rows, row = (first + t) % rows;
+            const int64_t at = panel * rows * channels_padded + (block * band_channels + c) * rows + row * lanes;
+            const float* window = band + t * tile_size * band_channels + c;
+            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+              return get<V>(window + i * band_row + j * band_channels);
+            };
+            transform<InputToPoints, V>(pixel, AtPoints<V>{input + at, input_step});
+          }
+        });
+      }
     });
 
     for (int64_t panel = 0; panel < panels.count; ++panel) {

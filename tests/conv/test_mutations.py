@@ -31,9 +31,9 @@ class Mutation(NamedTuple):
 MUTATIONS = {
     "halo: the pixel before the image is read": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",
-        "cpu/gather.h",
-        "(static_cast<uint64_t>(x) < static_cast<uint64_t>(gather.w.source))",
-        "(x + 1 >= 0 && x < gather.w.source)",
+        "cpu/band.h",
+        "const int64_t begin = least(most(0, -first_x), band.columns);",
+        "const int64_t begin = least(most(0, -first_x - 1), band.columns);",
     ),
     "residue class: the first tap is always number 0": Mutation(
         "conv2d_grad_input", "cpu/gather.h", "axis.first_tap = r;", "axis.first_tap = 0;"
@@ -46,36 +46,54 @@ MUTATIONS = {
     ),
     "groups: all read the first one's channels": Mutation(
         "conv2d conv2d_grad_input",
-        "cpu/gathered_product.h",
-        "source + g * gather.channels * source_strides.c,",
-        "source,",
+        "cpu/direct_product.h",
+        "source + g * gather.channels * source_strides.c + piece.image",
+        "source + piece.image",
     ),
     "bias: of the first channel for all": Mutation(
-        "conv2d", "cpu/gathered_product.h", "load<A>(bias[k * bias_stride]) : A(0)", "load<A>(bias[0]) : A(0)"
+        "conv2d", "cpu/direct_product.h", "load<A>(bias[k * bias_stride]) : A(0)", "load<A>(bias[0]) : A(0)"
     ),
-    "tail: the last tile of pixels is left out": Mutation(
+    "tail: the last piece of the pixels is left out": Mutation(
         "conv2d conv2d_grad_input",
-        "cpu/gathered_product.h",
-        "const int64_t tiles = ceil_div(pixels, blocking.tile_pixels);",
-        "const int64_t tiles = most(1, pixels / blocking.tile_pixels);",
+        "cpu/direct_product.h",
+        "parallel_for(threads, gather.batch * pieces.per_image() * groups,",
+        "parallel_for(threads, most(1, gather.batch * pieces.per_image() - 1) * groups,",
     ),
     "partial sums: the last range is lost": Mutation(
         "conv2d_grad_weight",
         "cpu/grad_weight.h",
-        "for (int64_t range = 0; range < plan.ranges; ++range) sum += from[range * range_size];",
-        "for (int64_t range = 0; range < most(1, plan.ranges - 1); ++range) sum += from[range * range_size];",
+        "for (int64_t range = 0; range < ranges; ++range) sum",
+        "for (int64_t range = 0; range < most(1, ranges - 1); ++range) sum",
     ),
     "partial sums: the workspace is stale": Mutation(
         "conv2d_grad_weight",
         "cpu/grad_weight.h",
-        "std::memset(partial, 0, plan.ranges * (range_size + conv.out_channels) * sizeof(A));",
+        "std::memset(range_sums + first_k * runs.size(), 0, (end_k - first_k) * runs.size() * sizeof(A));",
         "",
     ),
-    "kernel axes are swapped": Mutation(
+    "kernel rows are stepped through as columns": Mutation(
         "conv2d conv2d_grad_input",
-        "cpu/gathered_product.h",
-        "const T* from = weight + r * view.r + s * view.s + c * view.c + first * view.k;",
-        "const T* from = weight + s * view.r + r * view.s + c * view.c + first * view.k;",
+        "cpu/direct_product.h",
+        "gather.h.tap_spacing) * view.r +",
+        "gather.h.tap_spacing) * view.s +",
+    ),
+    "depthwise: the bias of the first channel": Mutation(
+        "conv2d", "cpu/depthwise.h", "load<A>(bias[g * bias_stride])", "load<A>(bias[0])"
+    ),
+    "depthwise: the last pixel of an odd row is lost": Mutation(
+        "conv2d_grad_weight", "cpu/depthwise.h", "if (pixels == 1)", "if (pixels == 2)"
+    ),
+    "dilation: every phase writes to the first one's rows": Mutation(
+        "conv2d conv2d_grad_input",
+        "cpu/kernels.cpp",
+        "every(result, dilation_h, dilation_w, h, w)",
+        "every(result, dilation_h, dilation_w, 0, w)",
+    ),
+    "Winograd: a block of a larger kernel reads beyond it": Mutation(
+        "conv2d conv2d_grad_input",
+        "cpu/winograd_product.h",
+        "if (y + r >= blocks.kernel_h || x + s >= blocks.kernel_w) return g;",
+        "",
     ),
     "halo of a band: the last column counts as padding": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",
