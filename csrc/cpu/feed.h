@@ -159,23 +159,25 @@ inline void read_gradient_row(const GradientSource& source, int64_t image, int64
   const uint8_t* index = pool ? source.index + image * is.n + (y >> 1) * is.h : nullptr;
   // With pooling, an odd last row or column has no gradient of its own.
   const int64_t with_grad = !pool ? end : y < source.height / 2 * 2 ? least(end, source.width / 2 * 2) : begin;
-  cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
-    V offset{}, slope{};
-    if constexpr (norm) offset = get<V>(source.offset + c), slope = get<V>(source.slope + c);
-    const auto of_norm = [&](int64_t x) __attribute__((always_inline)) {
-      if constexpr (norm) return offset + slope * get<V>(values + x * ys.w + c);
-      else return V{};
+  for (int64_t x = begin; x < end; ++x, pixels += stride) {
+    const float* grad = grads + (x >> pool) * gs.w;
+    const uint8_t* where = pool ? index + (x >> 1) * is.w : nullptr;
+    const uint8_t code = 2 * (y & 1) + (x & 1);
+    const auto fill = [&]<bool has_grad>() __attribute__((always_inline)) {
+      cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+        V value{};
+        if constexpr (norm) value = get<V>(source.offset + c) + get<V>(source.slope + c) * get<V>(values + x * ys.w + c);
+        if constexpr (has_grad) {
+          const V of_grad = get<V>(grad + c);
+          if constexpr (pool) value += chosen<V>(where + c, code, of_grad);
+          else value += of_grad;
+        }
+        put(pixels + c, value);
+      });
     };
-    const auto of_grad = [&](int64_t x) __attribute__((always_inline)) {
-      const V grad = get<V>(grads + (x >> pool) * gs.w + c);
-      if constexpr (pool) return chosen<V>(index + (x >> 1) * is.w + c, 2 * (y & 1) + (x & 1), grad);
-      else return grad;
-    };
-    float* to = pixels + c;
-    int64_t x = begin;
-    for (; x < with_grad; ++x, to += stride) put(to, of_norm(x) + of_grad(x));
-    for (; x < end; ++x, to += stride) put(to, of_norm(x));
-  });
+    if (x < with_grad) fill.template operator()<true>();
+    else fill.template operator()<false>();
+  }
 }
 
 inline void read_pixels(const GradientSource& source, const Window& window, float* pixels, int64_t stride) {
