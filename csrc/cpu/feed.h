@@ -64,6 +64,7 @@ inline void read_feed_row(const Feed& feed, int64_t image, int64_t y, int64_t be
     if constexpr (affine) scale = get<V>(feed.scale + c), shift = get<V>(feed.shift + c);
     const auto value_at = [&](int64_t x) __attribute__((always_inline)) {
       const V value = get<V>(row + (x >> up) * step + c);
+      __builtin_prefetch(row + feed.strides.h + (x >> up) * step + c);
       if constexpr (affine) return relu<V>(scale * value + shift);
       else return value;
     };
@@ -166,6 +167,7 @@ inline void read_gradient_row(const GradientSource& source, int64_t image, int64
     const auto fill = [&]<bool has_grad>() __attribute__((always_inline)) {
       cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
         V value{};
+        if constexpr (norm) __builtin_prefetch(values + ys.h + x * ys.w + c);  // the row below: no hardware fetches beyond a page
         if constexpr (norm) value = get<V>(source.offset + c) + get<V>(source.slope + c) * get<V>(values + x * ys.w + c);
         if constexpr (has_grad) {
           const V of_grad = get<V>(grad + c);
