@@ -118,7 +118,9 @@ BlockResult block(const Tensor& input, const MaybeTensor& scale, const MaybeTens
 }
 
 Tensor block_inference(const Tensor& input, bool upsample, const MaybeTensor& skip, bool skip_upsample,
-                       const Tensor& weight, const MaybeTensor& bias, const IntList& padding, bool relu, bool pool) {
+                       const Tensor& weight, const MaybeTensor& bias, const IntList& padding, const MaybeTensor& gamma,
+                       const MaybeTensor& beta, const MaybeTensor& mean, const MaybeTensor& var, double eps, bool relu,
+                       bool pool) {
   const FeedTensors feeds(input, std::nullopt, std::nullopt, upsample, skip, std::nullopt, std::nullopt,
                           skip_upsample);
   BlockInference b{};
@@ -126,6 +128,12 @@ Tensor block_inference(const Tensor& input, bool upsample, const MaybeTensor& sk
   b.input = feeds.feeds;
   b.weight = read(weight);
   b.bias = vector_of(bias, b.conv.out_channels, "bias");
+  const int64_t k = b.conv.out_channels;
+  STD_TORCH_CHECK(gamma.has_value() == beta.has_value() && gamma.has_value() == mean.has_value() &&
+                      gamma.has_value() == var.has_value(),
+                  "myconv2d: gamma, beta, mean and var of a block belong together");
+  b.norm = {vector_of(gamma, k, "gamma"), vector_of(beta, k, "beta"), eps};
+  b.mean = vector_of(mean, k, "mean"), b.var = vector_of(var, k, "var");
   b.relu = relu, b.pool = pool;
   const Tensor output = fresh(input, {b.conv.batch, b.conv.out_channels, b.conv.out_height >> pool,
                                       b.conv.out_width >> pool});

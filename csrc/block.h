@@ -40,6 +40,8 @@ struct BlockInference {
   Feeds input;
   ConstImage weight;
   const float* bias;
+  Norm norm;
+  const float *mean, *var;  // only with norm
   bool relu, pool;
   Image output;
 };

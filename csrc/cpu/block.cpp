@@ -92,8 +92,18 @@ void block_forward(const BlockForward& b, const Threads& threads) {
 }
 
 void block_inference(const BlockInference& b, const Threads& threads) {
-  const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, b.relu, b.pool,
-                           b.conv.out_channels, b.conv.out_height, b.conv.out_width};
+  const int64_t channels = b.conv.out_channels;
+  float* scale = nullptr;
+  if (b.norm.gamma) {  // relu(scale·y + shift)
+    scale = static_cast<float*>(scratch(Scratch::vectors, 2 * channels * sizeof(float)));
+    for (int64_t k = 0; k < channels; ++k) {
+      const double of = b.norm.gamma[k] / __builtin_sqrt(b.var[k] + b.norm.eps);
+      scale[k] = static_cast<float>(of);
+      scale[channels + k] = static_cast<float>(b.norm.beta[k] - b.mean[k] * of);
+    }
+  }
+  const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, scale, scale + channels, b.relu, b.pool,
+                           channels, b.conv.out_height, b.conv.out_width};
   convolve(b.conv, threads, b.input, b.weight, b.bias, sink);
 }
 

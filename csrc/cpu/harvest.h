@@ -154,6 +154,7 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
 struct InferenceSink {
   float* output;
   Strides strides;
+  const float *scale, *shift;  // null: no batch norm
   bool with_relu, pool;
   int64_t channels, height, width;  // before the pooling
 };
@@ -178,10 +179,12 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
     for (int64_t x = 0; x + pool < columns; x += 1 + pool, to += s.w) {
       const float* from = pixels + i * row + x * stride;
       cover_channels(channels, [&]<typename V>(int64_t k) __attribute__((always_inline)) {
-        V value = get<V>(from + k);
-        if (pool)
-          value = larger<V>(larger<V>(larger<V>(value, get<V>(from + stride + k)), get<V>(from + row + k)),
-                            get<V>(from + row + stride + k));
+        const auto at = [&](int64_t offset) __attribute__((always_inline)) {
+          const V value = get<V>(from + offset + k);
+          return sink.scale ? get<V>(sink.scale + first + k) * value + get<V>(sink.shift + first + k) : value;
+        };
+        V value = at(0);
+        if (pool) value = larger<V>(larger<V>(larger<V>(value, at(stride)), at(row)), at(row + stride));
         put(to + k, sink.with_relu ? relu<V>(value) : value);
       });
     }

@@ -44,26 +44,45 @@ struct KernelBlocks {
   int64_t x(int64_t block) const { return block % columns * 3; }
 };
 
+// taps[(r, s)][c][k]: one block of a kernel for `in` channels c and `out` channels k, zero where the block reaches beyond
+// the kernel. Channels that lie innermost are turned in registers.
+template <typename T>
+void read_taps(const T* weight, const WeightView& view, int64_t in, int64_t out, int64_t last_r, int64_t last_s,
+               float* taps) {
+  for (int64_t tap = 0; tap < 9; ++tap, taps += lanes * lanes) {
+    const int64_t r = tap / 3, s = tap % 3;
+    const T* from = weight + r * view.r + s * view.s;
+    if (r > last_r || s > last_s)
+      std::memset(taps, 0, lanes * lanes * sizeof(float));
+    else if (view.c == 1)
+      transpose<float>(from, view.k, out, in, taps, lanes);
+    else
+      for (int64_t c = 0; c < in; ++c)
+        for (int64_t k = 0; k < out; ++k) taps[c * lanes + k] = load<float>(from[c * view.c + k * view.k]);
+  }
+}
+
 // packed[panel][point][(block, in channel)][out channel of the panel]
 template <typename T>
 void transform_weights(const Threads& threads, const KernelBlocks& blocks, const T* weight, const WeightView& view,
                        int64_t in_channels, const Panels& panels, float* packed) {
-  const int64_t depth = blocks.count() * in_channels;
-  parallel_for(threads, panels.count * depth, [&](int64_t task) {
-    const int64_t panel = task / depth, block = task % depth / in_channels, c = task % in_channels;
-    const int64_t width = panels.at(panel).width();
-    const int64_t last_r = least(2, blocks.kernel_h - 1 - blocks.y(block));
-    const int64_t last_s = least(2, blocks.kernel_w - 1 - blocks.x(block));
-    float* to = packed + panels.first_channel(panel) * points * depth + task % depth * width;
-    for_each_vector(panels.channels_of(panel), [&]<typename V>(int64_t first) {
-      const int64_t k = panels.first_channel(panel) + first;
-      const int64_t count = least(sizeof(V) / sizeof(float), panels.channels - k);
-      const T* from = weight + c * view.c + k * view.k + blocks.y(block) * view.r + blocks.x(block) * view.s;
-      V g[3][3] = {};
-      for (int r = 0; r <= last_r; ++r)
-        for (int s = 0; s <= last_s; ++s)
-          for (int64_t i = 0; i < count; ++i) g[r][s][i] = load<float>(from[i * view.k + r * view.r + s * view.s]);
-      transform<KernelToPoints, V>([&](int r, int s) { return g[r][s]; }, AtPoints<V>{to + first, depth * width});
+  const int64_t depth = blocks.count() * in_channels, chunks = ceil_div(in_channels, lanes);
+  parallel_for(threads, panels.count * blocks.count() * chunks, [&](int64_t task) {
+    const int64_t panel = task / chunks / blocks.count(), block = task / chunks % blocks.count();
+    const int64_t first_in = task % chunks * lanes, in = least(lanes, in_channels - first_in);
+    const int64_t width = panels.at(panel).width(), first_out = panels.first_channel(panel);
+    float* to = packed + first_out * points * depth + (block * in_channels + first_in) * width;
+    for_each_vector(panels.channels_of(panel), [&]<typename V>(int64_t k) {
+      float taps[9 * lanes * lanes];
+      const int64_t all = sizeof(V) / sizeof(float), out = least(all, panels.channels - first_out - k);
+      if (out < all) std::memset(taps, 0, sizeof taps);  // the lanes behind the last channel
+      read_taps(weight + first_in * view.c + (first_out + k) * view.k + blocks.y(block) * view.r + blocks.x(block) * view.s,
+                view, in, out, least(2, blocks.kernel_h - 1 - blocks.y(block)),
+                least(2, blocks.kernel_w - 1 - blocks.x(block)), taps);
+      for (int64_t c = 0; c < in; ++c)
+        transform<KernelToPoints, V>(
+            [&](int r, int s) { return get<V>(taps + ((r * 3 + s) * lanes + c) * lanes); },
+            AtPoints<V>{to + c * width + k, depth * width});
     });
   });
 }

@@ -37,7 +37,7 @@ SCHEMAS = {
     ),
     "block_inference": (
         "Tensor input, bool upsample, Tensor? skip, bool skip_upsample, Tensor weight, Tensor? bias, "
-        "SymInt[2] padding, bool relu, bool pool",
+        "SymInt[2] padding, Tensor? gamma, Tensor? beta, Tensor? mean, Tensor? var, float eps, bool relu, bool pool",
         "Tensor",
     ),
     "activate": ("Tensor raw, Tensor scale, Tensor shift, bool upsample", "Tensor"),
@@ -98,7 +98,8 @@ def _block_backward_fake(grad_raw, grad_scale, grad_shift, input, scale, shift, 
     return *feed(input, scale, wanted[0]), *feed(skip, skip_scale, wanted[1]), to_weight, to_bias, *to_norm
 
 
-def _block_inference_fake(input, upsample, skip, skip_upsample, weight, bias, padding, relu, pool):
+def _block_inference_fake(input, upsample, skip, skip_upsample, weight, bias, padding, gamma, beta, mean, var, eps,
+                          relu, pool):  # fmt: skip
     size = _convolved_size(input, upsample, weight, padding)
     return _image(input, _halved(size) if pool else size)
 

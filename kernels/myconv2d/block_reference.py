@@ -151,8 +151,13 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
     return tuple(none.clone() if result is none else result for result in results)
 
 
-def block_inference(input, upsample, skip, skip_upsample, weight, bias, padding, relu, pool) -> Tensor:
+def block_inference(input, upsample, skip, skip_upsample, weight, bias, padding, gamma, beta, mean, var, eps, relu,
+                    pool) -> Tensor:  # fmt: skip
+    """With gamma, the batch norm of known mean and var follows the convolution."""
     x = _concatenated(input, None, None, upsample, skip, None, None, skip_upsample)
     y = reference.conv2d(x, weight, bias, _ONE, padding, _ONE, 1)
+    if gamma is not None:
+        scale = gamma.double() * (var.double() + eps).rsqrt()
+        y = (_image(scale, y) * y + _image(beta.double() - mean.double() * scale, y)).to(y.dtype)
     y = torch.relu(y) if relu else y
     return channels_last(F.max_pool2d(y, 2) if pool else y)

@@ -16,6 +16,7 @@ OVERLOADS = ["reference", *(["native"] if block_operators.unavailable() is None 
 # Relative to the largest value. float32: a few times that of Winograd's F(4×4, 3×3).
 BOUND = {torch.float64: 1e-11, torch.float32: 2e-5}
 EPS = 1e-3
+NO_NORM = None, None, None, None, 0.0  # of block_inference
 
 
 class Case(NamedTuple):

@@ -9,6 +9,7 @@ from block_cases import (
     BOUND,
     CASES,
     EPS,
+    NO_NORM,
     ORDER,
     OVERLOADS,
     POSITIONS,
@@ -211,7 +212,7 @@ def test_empty_batch(suffix, dtype, pool):
     grads = operator("block_backward", suffix)(*given)
     assert grads[0].shape == args[0].shape and grads[3].shape == args[4].shape
     assert torch.equal(grads[6], torch.zeros_like(args[8]))
-    output = operator("block_inference", suffix)(*args[0:1], True, args[4], False, *args[8:11], True, pool)
+    output = operator("block_inference", suffix)(*args[0:1], True, args[4], False, *args[8:11], *NO_NORM, True, pool)
     assert output.shape == raw.shape
 
 
@@ -221,8 +222,16 @@ def test_empty_batch(suffix, dtype, pool):
 def test_block_inference(suffix, dtype, case, relu):
     args = case.arguments(dtype)
     plain = (args[0], None, None, args[3], args[4], None, None, args[7], *args[8:11])
-    output = operator("block_inference", suffix)(args[0], args[3], args[4], *args[7:11], relu, case.pool)
+    norm = NO_NORM
+    if case.norm:
+        generator = torch.Generator().manual_seed(0)
+        mean, var = torch.rand(2, case.out_channels, generator=generator).to(dtype)
+        norm = args[11], args[12], mean, var, EPS
+    output = operator("block_inference", suffix)(args[0], args[3], args[4], *args[7:11], *norm, relu, case.pool)
     truth = composed(*wide(plain), None, None, EPS, False)
+    if case.norm:
+        gamma, beta, mean, var = (vector.double() for vector in norm[:4])
+        truth = F.batch_norm(truth, mean, var, gamma, beta, eps=EPS)
     truth = F.relu(truth) if relu else truth
     assert error(output, F.max_pool2d(truth, 2) if case.pool else truth) < BOUND[dtype]
     assert is_channels_last(output)
@@ -285,7 +294,7 @@ def test_any_layout(suffix, case, layout):
 def test_opcheck(suffix, case):
     """Nothing but the declared effects, and fakes that agree with the results."""
     args = case.arguments(torch.float32)
-    plain = args[0], args[3], args[4], *args[7:11], True, case.pool
+    plain = args[0], args[3], args[4], *args[7:11], *NO_NORM, True, case.pool
     forward = suffix.replace("default", "reference")
     calls = {
         "block": args,
@@ -320,7 +329,7 @@ def test_flops(case):
         output.sum().backward()
     assert ours.get_total_flops() == theirs.get_total_flops() > 0
     with FlopCounterMode(display=False) as ours:
-        operator("block_inference", None)(args[0], args[3], args[4], *args[7:11], True, case.pool)
+        operator("block_inference", None)(args[0], args[3], args[4], *args[7:11], *NO_NORM, True, case.pool)
     assert ours.get_total_flops() * 2 == theirs.get_total_flops()
 
 
