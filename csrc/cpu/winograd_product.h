@@ -15,6 +15,8 @@ namespace myconv2d::MYCONV2D_ISA {
 
 constexpr int64_t off_the_set = lanes;  // floats between points, so that all 36 do not fall into one set of the cache
 
+constexpr int64_t summed_at_once = 128;  // channels: a long sum in parts keeps the rounding error low
+
 struct WinogradBlocking {
   int64_t channels_padded;  // in channels to whole vectors
   int64_t tiles, rows;      // tiles of a task, and of a register tile
@@ -146,9 +148,11 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
           weights + g * group_weights + panels.first_channel(panel) * points * in_channels;
       for (int64_t point = 0; point < points; ++point)
         for (int64_t i = 0; i < row_panels; ++i)
-          multiply(in_channels, input + point * input_step + i * rows * channels_padded, rows * lanes,
-                   panel_weights + point * in_channels * width, output + point * output_step + i * rows * width,
-                   width, false);
+          for (int64_t c = 0; c < in_channels; c += summed_at_once)
+            multiply(least(summed_at_once, in_channels - c),
+                     input + point * input_step + i * rows * channels_padded + c * rows, rows * lanes,
+                     panel_weights + (point * in_channels + c) * width, output + point * output_step + i * rows * width,
+                     width, c > 0);
 
       const int64_t first_channel = panels.first_channel(panel), channels = panels.channels_of(panel);
       float add[3 * lanes] = {};
