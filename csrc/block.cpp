@@ -80,9 +80,9 @@ struct FeedTensors {
 Conv2d describe_block(const FeedTensors& feeds, const Tensor& weight, const IntList& padding) {
   require_float(weight, 4, "weight");
   const int64_t input[4] = {feeds.batch, feeds.channels, feeds.height, feeds.width};
-  const int64_t r = weight.size(2), s = weight.size(3), fewer = weight.size(0) < weight.size(1) ? weight.size(0) : weight.size(1);
+  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), s = weight.size(3);
   STD_TORCH_CHECK((r == 3 && s == 3) ||
-                      (r <= widest_few_kernel && s <= widest_few_kernel && fewer <= few_channels),
+                      (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels),
                   "myconv2d: the native blocks are 3x3, or up to 6x6 with 4 channels at most");
   return describe(input, weight.sizes().data(), {1, 1}, padding, {1, 1}, 1);
 }

@@ -1,5 +1,5 @@
 // Convolutions of stride 1 with few channels on one side, the first and last layers of every network: where the
-// implicit GEMM would spend its time on packing and the vendor's libraries pad one or three channels to eight.
+// direct product would spend its time on bands and the vendor's libraries pad one or three channels to eight.
 //
 // A task is a window of full-width rows, read once with its halo, as planes: under tap (c, r, s) the next pixel's
 // value is the next float of a plane, so that im2col needs no copy. Results go from registers straight to where they

@@ -71,7 +71,8 @@ struct Statistics {  // of one vector of channels, two pixels at a time
 
 // One vector of channels of a window: y, statistics and pooling from one read of each value.
 template <typename V, bool norm, bool pool>
-inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted, const BlockSink& sink) {
+inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted,
+                        const BlockSink& sink) {
   using Ints = typename IntsOf<V>::type;
   const Strides &ys = sink.y_strides, &ps = sink.pooled_strides, &is = sink.index_strides;
   const int64_t rows = least(window.rows, sink.height - window.y);

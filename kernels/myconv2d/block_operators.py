@@ -142,6 +142,8 @@ def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
             return f"the fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if weight is not None:
         k, c, r, s = weight.shape
+        if weight.numel() == 0:
+            return f"a weight of {list(weight.shape)} has no elements"
         if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):
             return f"the fused kernels are 3×3, or up to 6×6 with 4 channels at most, not {r}×{s} of {c} to {k}"
     return unavailable()
