@@ -34,7 +34,8 @@ def info() -> dict[str, Any]:
         choice = backends.choose(device, torch.float32, backends.wanted)
         facts[f"active on {device}"] = f"{choice.backend} ({choice.reason})"
     no_blocks = block_operators.unavailable()
-    facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else "native, float32: 3×3, or up to 6×6 with 4 channels at most"
+    served = "native, float32: 3×3, or up to 6×6 with 4 channels at most"
+    facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else served
     for backend in backends.BACKENDS:
         for device in devices:
             if (problem := backends.problem(backend, device, torch.float32)) is not None:
