@@ -92,8 +92,8 @@ MUTATIONS = {
     "Winograd: a block of a larger kernel reads beyond it": Mutation(
         "conv2d conv2d_grad_input",
         "cpu/winograd_product.h",
-        "if (y + r >= blocks.kernel_h || x + s >= blocks.kernel_w) return g;",
-        "",
+        "least(2, blocks.kernel_h - 1 - blocks.y(block))",
+        "2",
     ),
     "halo of a band: the last column counts as padding": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",
@@ -101,7 +101,7 @@ MUTATIONS = {
         "least(window.columns, planes.width - window.x)",
         "least(window.columns, planes.width - 1 - window.x)",
     ),
-    "Winograd: dropped bias": Mutation("conv2d", "cpu/winograd_product.h", "value + add[half]", "value"),
+    "Winograd: dropped bias": Mutation("conv2d", "cpu/winograd_product.h", "value + plus", "value"),
     "Winograd: every group has the first one's weights": Mutation(
         "conv2d conv2d_grad_input",
         "cpu/winograd_product.h",
