@@ -52,9 +52,11 @@ struct Gather {
 };
 
 inline Gather forward_gather(const Conv2d& conv) {
+  const int64_t step_h = conv.out_height > 1 ? conv.stride_h : 1;  // a stride may be huge where nothing steps
+  const int64_t step_w = conv.out_width > 1 ? conv.stride_w : 1;
   return {conv.batch, conv.group_in_channels(),
-          {conv.out_height, conv.stride_h, conv.in_height, conv.kernel_height, -conv.padding_h, conv.dilation_h, 0, 1},
-          {conv.out_width, conv.stride_w, conv.in_width, conv.kernel_width, -conv.padding_w, conv.dilation_w, 0, 1}};
+          {conv.out_height, step_h, conv.in_height, conv.kernel_height, -conv.padding_h, conv.dilation_h, 0, 1},
+          {conv.out_width, step_w, conv.in_width, conv.kernel_width, -conv.padding_w, conv.dilation_w, 0, 1}};
 }
 
 // Input positions residue, residue + stride, … : tap r reaches output (residue + padding − r·dilation) / stride + step

@@ -137,8 +137,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
-    for (int64_t h = 0; h < conv.stride_h; ++h)
-      for (int64_t w = 0; w < conv.stride_w; ++w)
+    for (int64_t h = 0; h < least(conv.stride_h, conv.in_height); ++h)
+      for (int64_t w = 0; w < least(conv.stride_w, conv.in_width); ++w)
         gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
                     source.data, grad_output.strides, weights, view, no_bias, 0,
                     result.data + h * strides.h + w * strides.w, steps);

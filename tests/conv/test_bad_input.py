@@ -104,7 +104,18 @@ def test_memory_that_no_machine_has():
         for convolution in (F.conv2d, conv2d):
             with pytest.raises(RuntimeError):
                 convolution(x, w, b, **options)
-    assert conv2d(x, w, b, stride=2**62).shape == (2, 6, 1, 1)
+
+
+def test_a_stride_beyond_the_picture():
+    """Only the first output is there; its gradients too."""
+    input, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
+    truth = conv2d(input, weight, b, stride=1)[:, :, :1, :1]
+    expected = torch.autograd.grad(truth.sum(), (input, weight))
+    for stride in (10**6, 2**62):
+        output = conv2d(input, weight, b, stride=stride)
+        torch.testing.assert_close(output, truth)
+        for one, other in zip(torch.autograd.grad(output.sum(), (input, weight)), expected, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", ["input", "weight", "bias"])
