@@ -124,15 +124,15 @@ def _unusable(settings: Settings) -> str | None:
 @contextmanager
 def _precision() -> Iterator[None]:
     """Fp32 without TF32 on both sides, and cuDNN free to try all its algorithms."""
-    cudnn, switches = torch.backends.cudnn, (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    before = cudnn.benchmark, [switch.fp32_precision for switch in switches]
+    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = torch.backends.cudnn.benchmark, [switch.fp32_precision for switch in switches]
     try:
-        cudnn.benchmark = True
+        torch._C._set_cudnn_benchmark(True)  # the flag itself is frozen once the framework's test material is imported
         for switch in switches:
             switch.fp32_precision = "ieee"
         yield
     finally:
-        cudnn.benchmark = before[0]
+        torch._C._set_cudnn_benchmark(before[0])
         for switch, value in zip(switches, before[1], strict=True):
             switch.fp32_precision = value
 
