@@ -95,8 +95,9 @@ def _render_tiles(network: nn.Module, task: Task, rgb: np.ndarray, raw: bool, ti
     for rows, seen_rows in _tiles(rgb.shape[0], step, margin):
         for columns, seen_columns in _tiles(rgb.shape[1], step, margin):
             part = _tensor(rgb[seen_rows, seen_columns]).to(device)
-            output = network(task.prepare(part))
-            made = _array(task.decode(output) if raw else task.finish(output, part))
+            input = task.prepare(part)
+            output = network(input)
+            made = _array(task.decode(output, input) if raw else task.finish(output, part))
             inner = made[_within(rows, seen_rows, scale), _within(columns, seen_columns, scale)]
             result[_scaled(rows, scale), _scaled(columns, scale)] = inner
     return result

@@ -45,6 +45,8 @@ errors = Console(stderr=True)
 _SETTINGS = {field.name for field in dataclasses.fields(Settings)}
 _SCHEDULES = f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
 
+_LOSSES = "; ".join(f"{name}: {' | '.join(tasks.kind(name).loss_names)}" for name in tasks.NAMES)
+
 
 def _option(flag: str, help: str, default: object = None) -> Any:
     """An option that is None unless given, so that `Settings` alone knows the defaults."""
@@ -99,6 +101,10 @@ def train(
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
+    loss: Annotated[str | None, _option("--loss", _LOSSES)] = None,
+    temperature: Annotated[
+        float | None, _option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
+    ] = None,
     epochs: Annotated[
         int | None,
         _option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
@@ -155,7 +161,8 @@ def evaluate(
     result = evaluate_run(opened, split, weights=weights.value, device=training.choose_device(device))
     if as_json:
         defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
-        content = {"run": str(run), "data": result.data, "scores": result.scores, "loses_to": defeats}
+        content = {"run": str(run), "data": result.data, "scores": result.scores}
+        content |= {"intervals": result.intervals, "loses_to": defeats}
         print(json.dumps(content, indent=2))
     else:
         console.print(tables.evaluation(result, opened.task))

@@ -58,7 +58,7 @@ def samples(
     indices = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
     truth = images.batch(indices)
     shown = task.degrade(truth)
-    made = {"input": shown, "network": task.decode(network(shown))}
+    made = {"input": shown, "network": task.decode(network(shown), shown)}
     pictures.save(path, pictures.sheet({**made, **task.comparisons(truth), "truth": truth}))
 
 

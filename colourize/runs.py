@@ -1,7 +1,8 @@
 """The folder of a run: everything that a training leaves behind, and what it takes to go on with it.
 
 settings.toml                   what was asked for
-palette.npy                     the colours that labels stand for (not for regression)
+palette.npy                     the colours that labels stand for, where there are any
+frequencies.npy                 how often each class is right, where the loss needs it
 model.safetensors               the network after the last finished epoch
 best.safetensors                the network after the epoch of the lowest validation loss
 checkpoint-even.safetensors     both, optimizer and metrics after the last even epoch, and
@@ -19,13 +20,15 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, networks, tasks
+from . import checkpoint, networks, pickles, tasks
 from .colour import Palette
 from .files import UserError, atomic_write
 from .settings import Settings
+from .tasks import Task
 
 logger = logging.getLogger("colourize")
 
@@ -40,10 +43,10 @@ class Run:
     `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them.
     """
 
-    def __init__(self, folder: Path, settings: Settings, palette: Palette | None) -> None:
+    def __init__(self, folder: Path, settings: Settings, task: Task) -> None:
         self.folder = folder
         self.settings = settings
-        self.task = tasks.kind(settings.task)(palette)
+        self.task = task
         self.metrics: Metrics = []
         self._best: dict[str, Tensor] = {}  # what best.safetensors holds
 
@@ -53,12 +56,15 @@ class Run:
         return min(self.metrics, key=lambda row: row["validation_loss"])
 
     @classmethod
-    def begin(cls, folder: str | os.PathLike[str], settings: Settings, palette: Palette | None) -> Run:
-        """Writes the settings and the palette into a folder that `check_free` finds free."""
+    def begin(cls, folder: str | os.PathLike[str], settings: Settings, task: Task) -> Run:
+        """Writes the settings and what the task holds into a folder that `check_free` finds free."""
         check_free(folder)
-        run = cls(Path(folder), settings, palette)
-        if run.task.palette:
-            run.task.palette.save(run.folder / "palette.npy")
+        run = cls(Path(folder), settings, task)
+        if task.palette:
+            task.palette.save(run.folder / "palette.npy")
+        if task.frequencies is not None:
+            values = task.frequencies.numpy()
+            atomic_write(run.folder / "frequencies.npy", lambda file: np.save(file, values, allow_pickle=False))
         settings.save(run.folder / "settings.toml")
         return run
 
@@ -70,7 +76,10 @@ class Run:
             raise UserError(f"{folder} holds no run: it has no settings.toml")
         settings = Settings.load(folder / "settings.toml")
         palette = Palette.load(folder / "palette.npy") if tasks.kind(settings.task).needs_palette else None
-        return cls(folder, settings, palette)
+        task = create_task(settings, palette)
+        if task.needs_frequencies:
+            task.frequencies = _load_frequencies(folder / "frequencies.npy", task.out_channels)
+        return cls(folder, settings, task)
 
     def create_network(self) -> nn.Module:
         """A freshly initialised network; the same for the same seed, on every device.
@@ -148,6 +157,21 @@ class Run:
         checkpoint.load_network(network, checkpoint.part(tensors, "network"), path)
         self._best = checkpoint.part(tensors, "best")
         checkpoint.unpack_optimizer(optimizer, tensors)
+
+
+def create_task(settings: Settings, palette: Palette | None) -> Task:
+    """The task of these settings; what is counted on training pictures is not in it yet."""
+    return tasks.kind(settings.task)(palette, loss=settings.loss, temperature=settings.temperature)
+
+
+def _load_frequencies(path: Path, classes: int) -> Tensor:
+    try:
+        values = torch.from_numpy(pickles.load_npy(io.BytesIO(path.read_bytes()), str(path)))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if values.shape != (classes,) or values.dtype != torch.float64 or not (values >= 0).all() or values.sum() <= 0:
+        raise UserError(f"{path} does not hold the frequencies of {classes} classes")
+    return values
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:

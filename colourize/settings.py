@@ -38,6 +38,8 @@ class Settings:
     filters: int = 32
     kernel_size: int = 3
     bottleneck: int | None = None
+    loss: str | None = None
+    temperature: float | None = None
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
@@ -48,7 +50,7 @@ class Settings:
         """Raises `UserError`, naming the setting, for any value of a wrong type or out of range."""
         for name, kind in get_type_hints(Settings).items():
             value = getattr(self, name)
-            if kind is float and type(value) is int:
+            if kind in (float, float | None) and type(value) is int:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or isinstance(value, bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
@@ -64,7 +66,11 @@ class Settings:
             raise UserError(f"colours must be at least 2, not {self.colours}")
         if self.size < _SMALLEST:
             raise UserError(f"size must be at least {_SMALLEST}, not {self.size}")
-        multiple = tasks.kind(self.task).size_multiple
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(f"temperature must be a number from 0, the likeliest colour, up, not {self.temperature}")
+        task = tasks.kind(self.task)
+        task.check_loss(self.loss)
+        multiple = task.size_multiple
         if self.size % multiple:
             raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
         networks.complete(self.network, **self.network_settings)

@@ -15,12 +15,17 @@ from .runs import WEIGHTS, Run
 from .summary import Layer
 from .tasks import Task
 
-_UNITS = {"loss": "{:.4g}", "accuracy": "{:.1%}", "psnr": "{:.2f} dB"}
+_UNITS = {
+    "loss": "{:.4g}", "accuracy": "{:.1%}", "top-5": "{:.1%}", "psnr": "{:.2f} dB", "luma psnr": "{:.2f} dB",
+    "ssim": "{:.3f}", "ciede2000": "{:.2f}", "colourfulness": "{:.1f}",
+}  # fmt: skip
+_NAMES = {"psnr": "PSNR", "luma psnr": "PSNR of Y", "ssim": "SSIM", "ciede2000": "ΔE₀₀", "mse": "MSE", "huber": "Huber"}
 
 
 def label(metric: str, task: Task) -> str:
     """A metric's name as people write it."""
-    return {"loss": task.loss_name, "psnr": "PSNR"}.get(metric, metric)
+    name = task.loss_name if metric == "loss" else metric
+    return _NAMES.get(name, name)
 
 
 def training(run: Run) -> Table:
@@ -57,22 +62,26 @@ def facts(rows: Mapping[str, Any]) -> Table:
 
 
 def evaluation(result: Evaluation, task: Task) -> Table:
-    """Predictors by scores; the best score of a column is bold."""
-    table = Table(title=f"{task.name} on the validation pictures of {result.data}", title_justify="left")
+    """Predictors by scores; the best score of a column is bold, ± half of its 95 % interval."""
+    title = f"{task.name} on the validation pictures of {result.data}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("predictor")
     metrics = [metric for metric in _UNITS if metric in result.scores["network"]]
     for metric in metrics:
         table.add_column(label(metric, task), justify="right")
-    for name, scores in result.scores.items():
-        cells = [_score(metric, scores, result.best(metric)) for metric in metrics]
-        table.add_row(name, *cells)
+    for name in result.scores:
+        table.add_row(name, *(_score(result, name, metric) for metric in metrics))
     return table
 
 
-def _score(metric: str, scores: Mapping[str, float], best: float) -> Text:
-    if metric not in scores:
+def _score(result: Evaluation, name: str, metric: str) -> Text:
+    if metric not in (scores := result.scores[name]):
         return Text("–")
-    return Text(_UNITS[metric].format(scores[metric]), style="bold" if scores[metric] == best else "")
+    low, high = result.intervals[name][metric]
+    half = (high - low) / 2
+    style = "bold" if scores[metric] == result.best(metric) else ""
+    cell = Text(_UNITS[metric].format(scores[metric]), style=style)
+    return cell.append(f"\n± {half:.2g}" if metric == "loss" else f"\n± {_UNITS[metric].format(half)}", style="dim")
 
 
 def verdict(result: Evaluation, task: Task) -> str:

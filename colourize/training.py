@@ -13,14 +13,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from . import data, plots, tables
+from . import data, lookup, plots, tables
 from .colour import Palette
 from .data import Images, Split
-from .evaluation import mean_scores, network_scorer
+from .evaluation import mean_scores, network_predictor
 from .examples import Batch, Examples
 from .files import UserError
 from .progress import Advance, progress
-from .runs import Run, check_free
+from .runs import Run, check_free, create_task
 from .schedule import rate
 from .settings import Settings
 from .tasks import Task
@@ -76,7 +76,7 @@ def train(
             if not math.isfinite(train_loss):
                 raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
-            scores = mean_scores(network_scorer(network.eval(), run.task), unseen, settings.batch_size)
+            scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size)
             row = {"epoch": epoch, "train_loss": train_loss}
             run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
             run.save_epoch(network, optimizer)
@@ -156,7 +156,10 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
     palette = None
     if task_kind(settings.task).needs_palette:
         palette = Palette.load(settings.palette) if settings.palette else fit_palette(settings, split)
-    return Run.begin(folder, settings, palette), split
+    task = create_task(settings, palette)
+    if task.needs_frequencies:
+        task.frequencies = lookup.frequencies(task, split.train)
+    return Run.begin(folder, settings, task), split
 
 
 def fit_palette(settings: Settings, split: Split) -> Palette:

@@ -98,7 +98,10 @@ def test_evaluation_as_a_table_and_as_json(colourize, run):
     code, out, _ = colourize("evaluate --json", run)
     result = json.loads(out)
     assert code == 0
-    assert result["scores"]["network"].keys() == {"loss", "accuracy", "psnr"}
+    network = result["scores"]["network"]
+    assert network.keys() == {"loss", "accuracy", "psnr", "ssim", "ciede2000", "colourfulness", "top-5"}
+    low, high = result["intervals"]["network"]["psnr"]
+    assert low <= network["psnr"] <= high
     assert {"score": "psnr", "baseline": "most frequent colour of the grey level"} in result["loses_to"]
 
 

@@ -8,8 +8,9 @@ from colourize import tables, tasks
 from colourize.baselines import baselines
 from colourize.colour import Palette
 from colourize.data import Split, TensorImages, load
-from colourize.evaluation import Evaluation, evaluate, mean_scores
+from colourize.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate, mean_scores
 from colourize.examples import Examples
+from colourize.measures import colourfulness
 from colourize.training import train
 
 CLASSIFICATION = "most frequent colour of the grey level"
@@ -28,9 +29,8 @@ def split():
 
 
 def scores(task, split):
-    scorers = baselines(task, split.train)
     examples = Examples(split.validation, task)
-    return {name: mean_scores(scorer, examples, 7) for name, scorer in scorers.items()}
+    return {name: mean_scores(p, task, examples, 7) for name, p in baselines(task, split.train).items()}
 
 
 def test_table_of_colours_counts_as_numpy_does(split):
@@ -50,9 +50,9 @@ def test_table_of_colours_counts_as_numpy_does(split):
 def test_mean_colours_are_those_of_numpy(split):
     train, validation = (part.tensor.numpy().transpose(0, 2, 3, 1) / 256 for part in split[:2])
     level = {len(part): (part.mean(3) * 256).astype(int) for part in (train, validation)}
-    table = np.repeat((np.arange(256)[:, None] + 0.5) / 256, 3, axis=1)
-    for value in np.unique(level[50]):
-        table[value] = train[level[50] == value].mean(0)
+    known = np.unique(level[50])
+    means = np.stack([train[level[50] == value].mean(0) for value in known])
+    table = np.stack([np.interp(np.arange(256), known, channel) for channel in means.T], 1)
     result = scores(tasks.Regression(), split)
     expected = ((table[level[20]] - validation) ** 2).mean()
     assert result["mean colour of the grey level"]["loss"] == pytest.approx(expected, rel=1e-5)
@@ -76,27 +76,34 @@ def test_baselines_on_the_horses_are_the_published_ones(shared_data):
 
 def test_scores_do_not_depend_on_the_batch(split):
     task = tasks.Classification(Palette.fit(split.train.tensor, 5))
-    scorer = baselines(task, split.train)[CLASSIFICATION]
+    predictor = baselines(task, split.train)[CLASSIFICATION]
     examples = Examples(split.validation, task)
-    whole = mean_scores(scorer, examples, 20)
-    assert mean_scores(scorer, examples, 3) == pytest.approx(whole, rel=1e-6)
+    whole = mean_scores(predictor, task, examples, 20)
+    assert mean_scores(predictor, task, examples, 3) == pytest.approx(whole, rel=1e-6)
 
 
 def test_network_stands_first_beside_every_baseline(run, split):
     result = evaluate(run, split)
-    assert [*result.scores] == ["network", CLASSIFICATION]
+    assert [*result.scores] == ["network", "the grey itself", CLASSIFICATION, "the pictures themselves"]
     assert result.data == "noise"
-    assert result.scores["network"].keys() == {"loss", "accuracy", "psnr"}
+    network = result.scores["network"]
+    assert network.keys() == {"loss", "accuracy", "top-5", "psnr", "ciede2000", "colourfulness"}  # too small for SSIM
+    for name, (low, high) in result.intervals["network"].items():
+        assert low <= network[name] <= high
+    assert result.scores["the grey itself"]["colourfulness"] == pytest.approx(0, abs=1e-5)
+    truth = colourfulness(split.validation.tensor).mean().item()
+    assert result.scores["the pictures themselves"] == {"colourfulness": pytest.approx(truth)}
+    assert {metric for metric, _ in result.defeats} <= set(HIGHER_IS_BETTER)
 
 
 def test_defeat_is_said_in_words(run):
     better = {"loss": 1.0, "accuracy": 0.5, "psnr": 20.0}
     worse = {"loss": 2.0, "accuracy": 0.25, "psnr": 20.0}
-    lost = Evaluation("noise", {"network": worse, "table": better})
+    lost = Evaluation("noise", {"network": worse, "table": better}, {})
     assert sorted(lost.defeats) == [("accuracy", "table"), ("loss", "table")]
     words = tables.verdict(lost, run.task)
     assert "loses to “table”" in words
     assert "accuracy (25.0% against 50.0%)" in words
-    won = Evaluation("noise", {"network": better, "table": worse})
+    won = Evaluation("noise", {"network": better, "table": worse}, {})
     assert won.defeats == []
     assert "loses to none" in tables.verdict(won, run.task)
