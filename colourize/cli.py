@@ -75,6 +75,9 @@ Colours = Annotated[int | None, _option("--colours", "colours of a fitted palett
 Filters = Annotated[int | None, _option("--filters", "filters of the first convolution", Settings.filters)]
 KernelSize = Annotated[int | None, _option("--kernel-size", "side of the kernels, odd", Settings.kernel_size)]
 Bottleneck = Annotated[int | None, _option("--bottleneck", "channels before the last convolution", "colours")]
+Order = Annotated[
+    str | None, _option("--order", f"of a block's parts: {' | '.join(networks.ORDERS)}", "the network's own")
+]
 Seed = Annotated[int | None, _option("--seed", "of crops, palette, weights and order", Settings.seed)]
 Device = Annotated[str | None, _option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
 Threads = Annotated[
@@ -101,6 +104,7 @@ def train(
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
+    order: Order = None,
     loss: Annotated[str | None, _option("--loss", _LOSSES)] = None,
     temperature: Annotated[
         float | None, _option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
@@ -252,6 +256,7 @@ def info(
     filters: Filters = None,
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
+    order: Order = None,
     size: Annotated[int, typer.Option(min=1, help="height and width of the picture")] = Settings.size,
 ) -> None:
     """Prints the layers of NETWORK; without it, versions, what was built and what is active.
@@ -261,10 +266,11 @@ def info(
     if network is None:
         console.print(tables.facts({"colourize": __version__, **myconv2d.info()}))
         return
-    names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck")
+    names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck", "order")
     given = {name: value for name, value in locals().items() if name in names and value is not None}
     rows = layers(networks.create(network, **given), size)
-    console.print(tables.layers(rows, f"{network}, one picture of {size}×{size}"))
+    title = f"{network}: {networks.description(network)}. One picture of {size}×{size}:"
+    console.print(tables.layers(rows, title))
 
 
 @app.command()

@@ -38,6 +38,7 @@ class Settings:
     filters: int = 32
     kernel_size: int = 3
     bottleneck: int | None = None
+    order: str | None = None
     loss: str | None = None
     temperature: float | None = None
     epochs: int = 25
@@ -76,10 +77,10 @@ class Settings:
         networks.complete(self.network, **self.network_settings)
 
     @property
-    def network_settings(self) -> dict[str, int]:
+    def network_settings(self) -> dict[str, int | str]:
         """What `networks.create` takes, but for the channels, which the task decides."""
-        chosen = {"filters": self.filters, "kernel_size": self.kernel_size, "bottleneck": self.bottleneck}
-        return {name: value for name, value in chosen.items() if value is not None}
+        names = ("filters", "kernel_size", "bottleneck", "order")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some settings changed, checked like the original."""

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .networks import ORDERS
+from .networks.base import LookupPrior
+
 
 class Layer(NamedTuple):
     """One block of a network, for one picture."""
@@ -46,16 +49,28 @@ def layers(network: nn.Module, size: int = 32) -> list[Layer]:
 
 
 def _layer(name: str, module: nn.Module, output: Tensor, flops: int) -> Layer:
-    conv = module if isinstance(module, nn.Conv2d) else module.conv
-    norm, activation, resize = (getattr(module, part, None) for part in ("norm", "activation", "resize"))
-    operations = ["conv"] + ["BN"] * bool(norm) + ["ReLU"] * bool(activation) + [resize] * bool(resize)
+    if isinstance(module, LookupPrior):
+        levels, channels = module.table.shape
+        kind = f"table of {levels} levels", (1, 1), 1, channels
+    else:
+        conv = module if isinstance(module, nn.Conv2d) else module.conv
+        kind = _operations(module, conv), tuple(conv.kernel_size), conv.in_channels, conv.out_channels
     return Layer(
         name,
-        ", ".join(operations),
-        tuple(conv.kernel_size),
-        conv.in_channels,
-        conv.out_channels,
+        *kind,
         tuple(output.shape[2:]),
         sum(parameter.numel() for parameter in module.parameters()),
         flops,
     )
+
+
+def _operations(module: nn.Module, conv: nn.Module) -> str:
+    """In the order they run."""
+    first = "transposed conv" if isinstance(conv, nn.ConvTranspose2d) else "conv"
+    parts = {"norm": "BN", "relu": "ReLU", "resize": getattr(module, "resize", None)}
+    if getattr(module, "norm", None) is None:
+        del parts["norm"]
+    if not getattr(module, "activation", False):
+        del parts["relu"]
+    order = getattr(module, "order", ORDERS[0]).split("-")
+    return ", ".join([first, *(parts[name] for name in order if parts.get(name))])

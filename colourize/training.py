@@ -58,6 +58,8 @@ def train(
         run.load_epoch(network, optimizer)
         if run.metrics:
             run.save_results(network)
+    elif hasattr(network, "prior"):
+        network.prior.start(lookup.table(run.task, split.train))
     with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
         seen, unseen = (Examples(images, run.task, device, advance=advance) for images in split[:2])
 

@@ -11,10 +11,12 @@ from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
 from .modules import MyConv2d, convert
+from .transposed import MyConvTranspose2d
 
 __all__ = [
     "ConvBlock",
     "MyConv2d",
+    "MyConvTranspose2d",
     "Pending",
     "conv2d",
     "conv_concat",

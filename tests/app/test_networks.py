@@ -22,6 +22,10 @@ from myconv2d import ConvBlock, MyConv2d, block_operators, operators, use_backen
         ("unet", {}, 112_344),
         ("cnn", {"in_channels": 3}, 87_360),
         ("unet", {"in_channels": 3}, 113_352),
+        ("dilated-unet", {}, 112_344),
+        ("pool-upsample", {}, 86_784),
+        ("conv-transpose", {}, 86_784),
+        ("conv-transpose-unet", {}, 112_344),
     ],
 )
 def test_parameters_of_the_handout(name, settings, parameters):
@@ -29,12 +33,18 @@ def test_parameters_of_the_handout(name, settings, parameters):
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", networks.HANDOUT)
 def test_built_from_our_convolution(name):
     children = dict(networks.create(name).named_children())
     assert [*children] == ["downconv1", "downconv2", "rfconv", "upconv1", "upconv2", "finalconv"]
     assert type(children.pop("finalconv")) is MyConv2d
     assert all(type(block) is ConvBlock for block in children.values())
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_no_convolution_of_the_framework(name):
+    kinds = {type(module) for module in networks.create(name).modules()}
+    assert not kinds & {torch.nn.Conv2d, torch.nn.ConvTranspose2d}
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
@@ -83,8 +93,9 @@ def test_blocks_fused_and_composed(name, size, fused, monkeypatch):
         monkeypatch.setattr(block_operators, "problem", lambda *tensors: None)
         for module in (myconv2d.block, myconv2d.conv_block):
             monkeypatch.setattr(module, "overload", lambda name, _: operators.overload(name, "reference"))
-    assert all(b.hindrance(picture[:, :1].expand(-1, b.conv.in_channels, -1, -1)) is None
-               for b in network.children() if isinstance(b, ConvBlock))  # fmt: skip
+    if "dilated" not in name and "transpose" not in name:
+        assert all(b.hindrance(picture[:, :1].expand(-1, b.conv.in_channels, -1, -1)) is None
+                   for b in network.children() if type(b) is ConvBlock)  # fmt: skip
     bound = 1e-9 if fused == "reference" else 1e-3
     largest = max(t.abs().max() for t in composed[2:-1])
     for ours, theirs in zip(results(network, picture), composed, strict=True):
@@ -120,11 +131,11 @@ def test_initial_weights_are_uniform_within_the_bound():
     assert conv.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-def test_halo_holds_all_that_a_pixel_depends_on(kernel_size):
+@pytest.mark.parametrize(("name", "kernel_size"), [("unet", 1), ("unet", 5), *((n, 3) for n in networks.NAMES)])
+def test_halo_holds_all_that_a_pixel_depends_on(name, kernel_size):
     """Gradients reach at most `halo` from an output pixel, and more than `halo` less one cell."""
-    network = networks.create("unet", filters=4, kernel_size=kernel_size).double().eval()
     torch.manual_seed(0)
+    network = networks.create(name, filters=8, kernel_size=kernel_size).double().eval()
     side = 2 * network.halo + 8
     reach = 0
     for offset in range(4):  # where the pixel lies in its cell of 4
@@ -136,6 +147,32 @@ def test_halo_holds_all_that_a_pixel_depends_on(kernel_size):
     assert network.halo - 4 < reach <= network.halo
 
 
+@pytest.mark.parametrize("name", ["cnn", "unet", "dilated-unet"])
+def test_orders_of_the_block(name):
+    """ReLU before or after max-pooling is one function (F2 of the handout); batch norm after it is another."""
+    torch.manual_seed(0)
+    picture = torch.rand(4, 1, 16, 16)
+    whole = networks.create(name, filters=4)
+    made = {}
+    for order in networks.ORDERS:
+        network = networks.create(name, filters=4, order=order)
+        network.load_state_dict(whole.state_dict())
+        made[order] = network.train()(picture)
+    first, second, third = made.values()
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
+    assert (first - third).abs().max() > 0.01
+
+
+def test_prior_is_added_pixel_by_pixel():
+    network = networks.create("colour-unet", filters=4, out_channels=5).eval()
+    picture = torch.rand(2, 1, 7, 9)
+    before = network(picture)
+    table = torch.randn(256, 5)
+    network.prior.start(table)
+    levels = (picture[:, 0] * 256).long()
+    torch.testing.assert_close(network(picture) - before, table[levels].movedim(-1, 1), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -144,6 +181,8 @@ def test_halo_holds_all_that_a_pixel_depends_on(kernel_size):
         ("unet", {"filters": 0}, "filters.*0"),
         ("unet", {"filters": 2.5}, "filters.*2.5"),
         ("unet", {"kernel_size": 4}, "kernel_size.*odd.*4"),
+        ("unet", {"order": "relu-norm"}, "order.*norm-relu-resize.*'relu-norm'"),
+        ("colour-unet", {"bottleneck": 3}, "colour-unet has no setting 'bottleneck'"),
     ],
 )
 def test_bad_settings_are_named(name, settings, message):

@@ -19,8 +19,22 @@ def test_totals(name):
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in networks.create(name).parameters())
     before = {"pool": 4, "upsample": 1 / 4}  # pixels of the convolution for each of the layer's
     for row in rows:
-        pixels = row.output[0] * row.output[1] * before.get(row.operations.rsplit(", ")[-1], 1)
-        assert row.flops == 2 * 9 * row.channels * row.filters * pixels
+        operations = row.operations.split(", ")
+        pixels = row.output[0] * row.output[1]
+        for operation in operations:
+            pixels *= before.get(operation, 1)
+        if operations[0] == "transposed conv":
+            pixels /= 4  # it is counted by the pixels of its input
+        expected = 0 if row.name == "prior" else 2 * 9 * row.channels * row.filters * pixels
+        assert row.flops == expected
+
+
+def test_operations_stand_in_their_order():
+    found = layers(networks.create("cnn", order="norm-resize-relu"))
+    assert [row.operations for row in found[:3]] == ["conv, BN, pool, ReLU"] * 2 + ["conv, BN, ReLU"]
+    assert layers(networks.create("pool-upsample"))[3].operations == "conv, upsample, BN, ReLU"
+    assert layers(networks.create("conv-transpose"))[3].operations == "transposed conv, BN, ReLU"
+    assert layers(networks.create("colour-unet"))[-1].operations == "table of 256 levels"
 
 
 def test_shape_of_an_odd_picture():

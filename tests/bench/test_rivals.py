@@ -30,7 +30,7 @@ def test_nothing_of_ours_is_in_the_plain_networks() -> None:
     assert all(line.startswith(("import torch", "from torch", "from __future__")) for line in imports)
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", networks.HANDOUT)
 def test_plain_networks_equal_ours(name: str) -> None:
     ours, theirs = networks.create(name), randomise(plain.create(name))
     assert ours.load_state_dict(theirs.state_dict(), strict=True)

@@ -1,0 +1,69 @@
+"""What all networks that keep a picture's size have in common: pictures of any size, and how far a pixel looks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..lookup import LEVELS, look_up
+
+
+class Hourglass(nn.Module):
+    """Pads (N, in_channels, H, W) to multiples of 4 by repeating the border, runs `layers`, crops again.
+
+    `scales` are those of the convolutions on the longest way through, where 1 is the picture's own, 2 half of it.
+    """
+
+    alignment = 4  # two halvings: inside, height and width are multiples of this
+    scales: tuple[int, ...]
+    pooling_reach = 3  # two max-poolings: a cell of 4 pixels looks at all of them
+
+    def __init__(self, in_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.kernel_size = kernel_size
+
+    @property
+    def halo(self) -> int:
+        """Pixels on either side that an output pixel depends on, rounded up to a multiple of `alignment`.
+
+        Each convolution reaches k // 2 pixels of its scale.
+        """
+        reach = sum(self.scales) * (self.kernel_size // 2) + self.pooling_reach
+        return -(-reach // self.alignment) * self.alignment
+
+    def layers(self, input: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != 4 or input.shape[1] != self.in_channels or 0 in input.shape[2:]:
+            raise ValueError(
+                f"{type(self).__name__} takes pictures of shape (N, {self.in_channels}, H, W) with H, W ≥ 1, "
+                f"not {tuple(input.shape)}"
+            )
+        height, width = input.shape[2:]
+        bottom, right = -height % self.alignment, -width % self.alignment
+        if bottom or right:
+            input = F.pad(input, (0, right, 0, bottom), mode="replicate")
+        return self.layers(input)[:, :, :height, :width]
+
+
+class LookupPrior(nn.Module):
+    """A table grey level → output, trained with the rest: what is to be said without looking around.
+
+    It begins at zero; `start` gives it what was counted on the training pictures (lookup.table), so that a network has
+    only to learn what a table cannot know.
+    """
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(LEVELS, out_channels))
+
+    def start(self, table: Tensor) -> None:
+        with torch.no_grad():
+            self.table.copy_(table)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, 1, H, W) in 0..1 → (N, out_channels, H, W), channels_last."""
+        return look_up(self.table, input)
