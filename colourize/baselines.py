@@ -30,7 +30,7 @@ Predictor = Callable[[Batch], Prediction]
 def baselines(task: Task, train: Images) -> dict[str, Predictor]:
     """Name → predictor, for each baseline of `task`; tables are counted on the training pictures."""
     if task.enlarges > 1:
-        return {f"{mode} × {task.enlarges}": _interpolation(task.enlarges, mode) for mode in UPSCALE_MODES}
+        return {f"{mode} × {task.enlarges}": _interpolation(task, mode) for mode in UPSCALE_MODES}
     table = lookup.table(task, train)
     best = "most frequent colour" if task.has_classes else "mean colour"
 
@@ -45,5 +45,9 @@ def baselines(task: Task, train: Images) -> dict[str, Predictor]:
     }
 
 
-def _interpolation(factor: int, mode: str) -> Predictor:
-    return lambda batch: Prediction(made=upscale(downscale(batch.pictures, factor), factor, mode))
+def _interpolation(task: Task, mode: str) -> Predictor:
+    def predict(batch: Batch) -> Prediction:
+        small = batch.input if task.network_enlarges else downscale(batch.pictures, task.enlarges)
+        return Prediction(made=upscale(small, task.enlarges, mode))
+
+    return predict

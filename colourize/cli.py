@@ -20,7 +20,7 @@ from rich.text import Text
 
 import myconv2d
 
-from . import __version__, networks, schedule, tables, tasks, training
+from . import __version__, networks, pictures, schedule, tables, tasks, training
 from . import demo as demonstration
 from .apply import apply_to_file
 from .colour import Palette
@@ -78,6 +78,7 @@ Bottleneck = Annotated[int | None, _option("--bottleneck", "channels before the 
 Order = Annotated[
     str | None, _option("--order", f"of a block's parts: {' | '.join(networks.ORDERS)}", "the network's own")
 ]
+Depth = Annotated[int | None, _option("--depth", "residual blocks of enlarger", 8)]
 Seed = Annotated[int | None, _option("--seed", "of crops, palette, weights and order", Settings.seed)]
 Device = Annotated[str | None, _option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
 Threads = Annotated[
@@ -105,6 +106,7 @@ def train(
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
     order: Order = None,
+    depth: Depth = None,
     loss: Annotated[str | None, _option("--loss", _LOSSES)] = None,
     temperature: Annotated[
         float | None, _option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
@@ -149,6 +151,9 @@ def evaluate(
     data_dir: DataDir = None,
     class_name: ClassName = None,
     limit: Limit = None,
+    whole: Annotated[
+        list[Path] | None, typer.Option("--whole", metavar="PATH", help="whole pictures instead: files or folders")
+    ] = None,
     weights: Weights = Which.last,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     device: Device = None,
@@ -162,7 +167,9 @@ def evaluate(
     given = _given(locals())
     opened = Run.open(run)
     split = training.load_data(opened.settings.replace(**given))
-    result = evaluate_run(opened, split, weights=weights.value, device=training.choose_device(device))
+    paths = pictures.files(whole or ())
+    options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
+    result = evaluate_run(opened, split, **options)
     if as_json:
         defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
         content = {"run": str(run), "data": result.data, "scores": result.scores}
@@ -257,6 +264,7 @@ def info(
     kernel_size: KernelSize = None,
     bottleneck: Bottleneck = None,
     order: Order = None,
+    depth: Depth = None,
     size: Annotated[int, typer.Option(min=1, help="height and width of the picture")] = Settings.size,
 ) -> None:
     """Prints the layers of NETWORK; without it, versions, what was built and what is active.
@@ -266,7 +274,7 @@ def info(
     if network is None:
         console.print(tables.facts({"colourize": __version__, **myconv2d.info()}))
         return
-    names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck", "order")
+    names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck", "order", "depth")
     given = {name: value for name, value in locals().items() if name in names and value is not None}
     rows = layers(networks.create(network, **given), size)
     title = f"{network}: {networks.description(network)}. One picture of {size}×{size}:"

@@ -47,10 +47,13 @@ def downscale(images: Tensor, factor: int) -> Tensor:
 
 
 def upscale(images: Tensor, factor: int, mode: str = "nearest") -> Tensor:
-    """Enlarges by `factor`, in unit scale, with `mode` one of UPSCALE_MODES (half-pixel centres, clamped)."""
+    """Enlarges by `factor`, in unit scale, with `mode` one of UPSCALE_MODES (half-pixel centres, clamped).
+
+    "bicubic" is Keys' with a = −1/2, as super-resolution is measured against (MATLAB's and PIL's).
+    """
     if mode not in UPSCALE_MODES:
         raise ValueError(f"mode must be one of {', '.join(UPSCALE_MODES)}, got {mode!r}")
-    aligned = {} if mode == "nearest" else {"align_corners": False}
+    aligned = {} if mode == "nearest" else {"align_corners": False, "antialias": mode == "bicubic"}
     enlarged = F.interpolate(to_unit(images), scale_factor=factor, mode=mode, **aligned)
     return enlarged.clamp(0, 1) if mode == "bicubic" else enlarged
 

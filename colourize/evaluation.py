@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from . import pictures
 from .baselines import Prediction, Predictor, baselines
 from .data import Split
 from .examples import Batch, Examples
+from .files import UserError
 from .measures import colourfulness, interval
 from .runs import Run
 from .tasks import Task
@@ -67,21 +70,48 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run, split: Split, *, weights: str = "last", device: torch.device | str = "cpu"
+    run: Run,
+    split: Split,
+    *,
+    weights: str = "last",
+    device: torch.device | str = "cpu",
+    whole: Sequence[str | os.PathLike[str]] = (),
 ) -> Evaluation:
     """Scores the run's network, with its `weights` (see `Run.load_network`), and its baselines on the validation
-    pictures; tables are counted on the others."""
-    network = run.load_network(weights).to(device)
-    predictors = {"network": network_predictor(network), **baselines(run.task, split.train)}
-    examples = Examples(split.validation, run.task, device)
+    pictures; tables are counted on the others.
+
+    With `whole`, these picture files take the place of the validation pictures, each as large as it is, less what is
+    left beyond a multiple of `task.size_multiple`. Raises UserError for one that cannot be read.
+    """
+    network, task = run.load_network(weights).to(device), run.task
+    batches, name = _validation(run, split, device) if not whole else _whole(task, whole, device)
+    predictors = {"network": network_predictor(network), **baselines(task, split.train)}
     found = {
-        name: picture_scores(predictor, run.task, examples, run.settings.batch_size, thorough=True)
-        for name, predictor in predictors.items()
+        predictor: picture_scores(predict, task, batches(), thorough=True) for predictor, predict in predictors.items()
     }
     if "colourfulness" in found["network"]:
-        batches = _batches(examples, run.settings.batch_size)
-        found[TRUTH] = {"colourfulness": torch.cat([colourfulness(batch.pictures).cpu() for batch in batches])}
-    return Evaluation.of(split.name, found)
+        found[TRUTH] = {"colourfulness": torch.cat([colourfulness(batch.pictures).cpu() for batch in batches()])}
+    return Evaluation.of(name, found)
+
+
+def _validation(run: Run, split: Split, device: torch.device | str) -> tuple[Callable[[], Iterator[Batch]], str]:
+    examples = Examples(split.validation, run.task, device)
+    return lambda: examples.batches(run.settings.batch_size), f"the validation pictures of {split.name}"
+
+
+def _whole(
+    task: Task, paths: Sequence[str | os.PathLike[str]], device: torch.device | str
+) -> tuple[Callable[[], Iterator[Batch]], str]:
+    def batches() -> Iterator[Batch]:
+        for path in paths:
+            picture = torch.from_numpy(pictures.read(path).rgb).permute(2, 0, 1)[None].to(device)
+            height, width = (side - side % task.size_multiple for side in picture.shape[2:])
+            if 0 in (height, width):
+                raise UserError(f"{path} is smaller than {task.size_multiple} × {task.size_multiple}")
+            picture = picture[:, :, :height, :width]
+            yield Batch(task.degrade(picture), task.target(picture), picture)
+
+    return batches, f"{len(paths)} whole pictures"
 
 
 def network_predictor(network: torch.nn.Module) -> Predictor:
@@ -91,11 +121,11 @@ def network_predictor(network: torch.nn.Module) -> Predictor:
 
 @torch.inference_mode()
 def picture_scores(
-    predictor: Predictor, task: Task, examples: Examples, batch_size: int, *, thorough: bool = False
+    predictor: Predictor, task: Task, batches: Iterable[Batch], *, thorough: bool = False
 ) -> dict[str, Tensor]:
     """Each score of each picture, float64 (N,) on the CPU; with `thorough` also what takes longer to measure."""
     parts: dict[str, list[Tensor]] = {}
-    for batch in _batches(examples, batch_size):
+    for batch in batches:
         output, made = predictor(batch)
         scores = task.score_pictures(made, batch) if output is None else task.score(output, batch)
         if thorough:
@@ -108,9 +138,5 @@ def picture_scores(
 
 def mean_scores(predictor: Predictor, task: Task, examples: Examples, batch_size: int) -> dict[str, float]:
     """Each score, averaged over the pictures."""
-    found = picture_scores(predictor, task, examples, batch_size)
+    found = picture_scores(predictor, task, examples.batches(batch_size))
     return {name: values.mean().item() for name, values in found.items()}
-
-
-def _batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
-    return (examples.batch(indices) for indices in torch.arange(len(examples)).split(batch_size))

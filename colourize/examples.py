@@ -10,7 +10,7 @@ channels_last (N, C, H, W) that convolutions are fastest in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -59,6 +59,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples in their order, `size` at a time; the last batch may be smaller."""
+        return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 
     def batch(self, indices: Tensor) -> Batch:
         """The examples at `indices` (B,), which are on the CPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,30 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise UserError(f"cannot read {path}: {_reason(path, error)}") from error
+
+
+def files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The files among `paths`, and for each folder the picture files below it, in the order of their names.
+
+    Raises UserError for a path that does not exist and for a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise UserError(f"cannot read {path}: there is no such file or folder")
+            found.append(path)
+            continue
+        if not (inside := below(path)):
+            raise UserError(f"{path} holds no pictures")
+        found += inside
+    return found
+
+
+def below(folder: Path) -> list[Path]:
+    """The picture files in a folder and its folders, in the order of their names."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -88,12 +88,8 @@ class Run:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            network = networks.create(
-                self.settings.network,
-                in_channels=self.task.in_channels,
-                out_channels=self.task.out_channels,
-                **self.settings.network_settings,
-            )
+            chosen = {**self.task.network_settings, **self.settings.network_settings}
+            network = networks.create(self.settings.network, **chosen)
         return network.to(memory_format=torch.channels_last)
 
     def load_network(self, weights: str = "last") -> nn.Module:

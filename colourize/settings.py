@@ -39,6 +39,7 @@ class Settings:
     kernel_size: int = 3
     bottleneck: int | None = None
     order: str | None = None
+    depth: int | None = None
     loss: str | None = None
     temperature: float | None = None
     epochs: int = 25
@@ -75,11 +76,14 @@ class Settings:
         if self.size % multiple:
             raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
         networks.complete(self.network, **self.network_settings)
+        if networks.enlarges(self.network) is not task.network_enlarges:
+            able = [name for name in networks.NAMES if networks.enlarges(name) is task.network_enlarges]
+            raise UserError(f"task {self.task} is for the networks {', '.join(able)}, not {self.network}")
 
     @property
     def network_settings(self) -> dict[str, int | str]:
         """What `networks.create` takes, but for the channels, which the task decides."""
-        names = ("filters", "kernel_size", "bottleneck", "order")
+        names = ("filters", "kernel_size", "bottleneck", "order", "depth")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def replace(self, **changes: Any) -> Settings:

@@ -63,7 +63,7 @@ def facts(rows: Mapping[str, Any]) -> Table:
 
 def evaluation(result: Evaluation, task: Task) -> Table:
     """Predictors by scores; the best score of a column is bold, ± half of its 95 % interval."""
-    title = f"{task.name} on the validation pictures of {result.data}"
+    title = f"{task.name} on {result.data}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("predictor")
     metrics = [metric for metric in _UNITS if metric in result.scores["network"]]

@@ -1,4 +1,4 @@
-"""Where training pictures come from: `load("photos")`, `load("cifar10")`, `load("folder:PATH")`."""
+"""Where training pictures come from: `load("photos")`, `"cifar10"`, `"folder:PATH"`, `"crops:PATH"`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from ..files import UserError
 from .images import Images, Split, TensorImages
 
-SOURCES = ("photos", "cifar10", "folder:PATH")
+SOURCES = ("photos", "cifar10", "folder:PATH", "crops:PATH")
 
 __all__ = ["SOURCES", "Images", "Split", "TensorImages", "load"]
 
@@ -28,6 +28,7 @@ def load(
       the .tar.gz), or downloaded once; the test images validate. `size` must be 32.
     - `folder:PATH`: the pictures below PATH, cut square, resized, read when they are first needed; one in
       ten validates.
+    - `crops:PATH`: squares of the pictures below PATH, at their own resolution; one picture in ten validates.
 
     `limit` keeps at most that many images in each part; `seed` chooses the crops and divides a folder.
     Raises UserError for an unknown source or class, and for files that are missing or damaged.
@@ -49,6 +50,10 @@ def load(
         from . import folder
 
         split = folder.load(path, size=size, seed=seed)
+    elif kind == "crops" and path:
+        from . import crops
+
+        split = crops.load(path, size=size, seed=seed)
     else:
         raise UserError(f"unknown data source {source!r}; known sources: {', '.join(SOURCES)}")
     return split if limit is None else split.limited(limit)

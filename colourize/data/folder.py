@@ -65,20 +65,20 @@ def _square(rgb: np.ndarray, size: int) -> Tensor:
 
 def load(path: str, *, size: int, seed: int) -> Split:
     """Every picture below `path`; one in ten, chosen by `seed`, is for validation."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise UserError(f"folder:{path}: there is no such folder")
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    paths = sorted(file for file in root.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    if len(paths) < 2:
-        raise UserError(
-            f"folder:{path} holds {len(paths)} pictures; at least 2 are needed, to train and to validate"
-        )
-    order = np.random.default_rng(seed).permutation(len(paths))
-    count = max(1, round(len(paths) * VALIDATION_SHARE))
-    train, validation = (
-        FolderImages([paths[i] for i in part], size) for part in (order[count:], order[:count])
-    )
+    train, validation = (FolderImages(part, size) for part in divided(f"folder:{path}", path, seed))
     for images in (train, validation):
         images.batch(torch.tensor([0]))  # nothing readable is said now, not in the middle of the training
     return Split(train, validation, f"folder:{path}")
+
+
+def divided(source: str, path: str, seed: int) -> tuple[list[Path], list[Path]]:
+    """The picture files below `path`, and one in ten of them, chosen by `seed`, apart; UserError naming `source`."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{source}: there is no such folder")
+    paths = pictures.below(root)
+    if len(paths) < 2:
+        raise UserError(f"{source} holds {len(paths)} pictures; at least 2 are needed, to train and to validate")
+    order = np.random.default_rng(seed).permutation(len(paths))
+    count = max(1, round(len(paths) * VALIDATION_SHARE))
+    return [paths[i] for i in order[count:]], [paths[i] for i in order[:count]]

@@ -10,9 +10,10 @@ from torch import nn
 from ..files import UserError
 from .blocks import ORDERS
 from .colour import ColourUNet
+from .enlarger import Enlarger
 from .handout import CNN, ConvTransposeNet, ConvTransposeUNet, DilatedUNet, UNet
 
-__all__ = ["HANDOUT", "NAMES", "ORDERS", "complete", "create", "description"]
+__all__ = ["HANDOUT", "NAMES", "ORDERS", "complete", "create", "description", "enlarges"]
 
 _SHARED = {"in_channels": 1, "out_channels": 24, "filters": 32, "kernel_size": 3}
 _HANDOUT = {**_SHARED, "bottleneck": None, "order": ORDERS[0]}  # None: as many as out_channels
@@ -36,6 +37,11 @@ _KINDS = {
     "conv-transpose": _Kind(ConvTransposeNet, _PLAIN, "2022 edition: strides down, transposed convolutions up"),
     "conv-transpose-unet": _Kind(ConvTransposeUNet, _PLAIN, "2022 edition: conv-transpose with skips"),
     "colour-unet": _Kind(ColourUNet, _SHARED, "skips at full size, on top of a table by grey level"),
+    "enlarger": _Kind(
+        Enlarger,
+        {**_SHARED, "in_channels": 3, "out_channels": 3, "depth": 8, "factor": 2},
+        "residual blocks at the small size, on top of bicubic interpolation",
+    ),
 }
 NAMES = tuple(_KINDS)
 HANDOUT = ("regression-cnn", "cnn", "unet")
@@ -44,6 +50,11 @@ HANDOUT = ("regression-cnn", "cnn", "unet")
 def description(name: str) -> str:
     """What a network is, in a few words."""
     return _kind(name).description
+
+
+def enlarges(name: str) -> bool:
+    """Whether a network's output is larger than its input, by its setting `factor`."""
+    return "factor" in _kind(name).defaults
 
 
 def complete(name: str, **settings: int | str) -> dict[str, int | str]:
@@ -66,7 +77,8 @@ def complete(name: str, **settings: int | str) -> dict[str, int | str]:
 
 
 def create(name: str, **settings: int | str) -> nn.Module:
-    """A freshly initialised network: (N, in_channels, H, W) → (N, out_channels, H, W), any H, W ≥ 1.
+    """A freshly initialised network: (N, in_channels, H, W) → (N, out_channels, H, W), any H, W ≥ 1; `enlarger`, which
+    alone has `depth`, its number of blocks, and `factor`, gives (N, out_channels, factor·H, factor·W).
 
     Settings: `in_channels` (1, grey; 3 for super-resolution), `out_channels` (24 palette colours; 3 for
     `regression-cnn`), `filters` (32) and `kernel_size` (3, odd); some networks also have `bottleneck`, the channels

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from ..files import UserError
 from .base import Task, tinted
+from .enlarge import Enlarge2, Enlarge3, Enlarge4
 from .handout import Classification, Regression, SuperResolution
 from .lab import LabClassification, LabRegression
 
 __all__ = ["NAMES", "Task", "create", "kind", "tinted"]
 
-_TASKS = {task.name: task for task in (Regression, Classification, SuperResolution, LabRegression, LabClassification)}
+_ALL = Regression, Classification, SuperResolution, LabRegression, LabClassification, Enlarge2, Enlarge3, Enlarge4
+_TASKS = {task.name: task for task in _ALL}
 NAMES = tuple(_TASKS)
 
 

@@ -40,6 +40,7 @@ class Task(ABC):
     needs_palette = False
     size_multiple = 1  # the height and width of training pictures must be multiples of this
     enlarges = 1  # a picture given to `apply` comes back this many times as large
+    network_enlarges = False  # whether that is the network's work, or done before
     finish_reach = 0  # output pixels on either side that `finish` looks at
     keeps_grey = False  # whether the grey of a picture given to `apply` is that of the result
     result = "colour"  # what `apply` calls its pictures
@@ -86,6 +87,12 @@ class Task(ABC):
         p = self.frequencies.double() / self.frequencies.sum()
         weights = 1 / ((1 - _UNIFORM) * p + _UNIFORM / len(p))
         return (weights / (p * weights).sum()).float()
+
+    @property
+    def network_settings(self) -> dict[str, int]:
+        """What the task decides of a network (`networks.create`)."""
+        channels = {"in_channels": self.in_channels, "out_channels": self.out_channels}
+        return channels | ({"factor": self.enlarges} if self.network_enlarges else {})
 
     @abstractmethod
     def degrade(self, pictures: Tensor) -> Tensor:
@@ -159,6 +166,8 @@ class Task(ABC):
 
 def regression_losses(name: str, output: Tensor, target: Tensor) -> Tensor:
     """Of each picture, so that no sum depends on the number of threads; "huber" is linear beyond 0.1."""
+    if name == "l1":
+        return F.l1_loss(output, target, reduction="none").mean((1, 2, 3))
     if name == "huber":
         return F.huber_loss(output, target, reduction="none", delta=0.1).mean((1, 2, 3)) / 0.1
     return F.mse_loss(output, target, reduction="none").mean((1, 2, 3))

@@ -17,12 +17,14 @@ from colourize.files import UserError
 PALETTE = Palette(torch.rand(5, 3, generator=torch.Generator().manual_seed(0)))
 
 
-def make(task, network="unet", **settings):
-    """A task and a network with batch norms that have seen something."""
+def make(task, network=None, **settings):
+    """A task and a network with batch norms that have seen something, and no weights that are zero."""
     task = tasks.kind(task)(PALETTE)
     torch.manual_seed(0)
-    settings = {"in_channels": task.in_channels, "out_channels": task.out_channels, "filters": 4, **settings}
-    network = networks.create(network, **settings)
+    network = network or ("enlarger" if task.network_enlarges else "unet")
+    network = networks.create(network, **task.network_settings, **{"filters": 4, **settings})
+    if task.network_enlarges:
+        torch.nn.init.normal_(network.outconv.weight, std=0.1)
     network(torch.rand(8, task.in_channels, 32, 32))
     return network.eval(), task
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from colourize import tables, tasks
+from colourize import pictures, tables, tasks
 from colourize.baselines import baselines
 from colourize.colour import Palette
 from colourize.data import Split, TensorImages, load
-from colourize.evaluation import HIGHER_IS_BETTER, Evaluation, evaluate, mean_scores
+from colourize.evaluation import HIGHER_IS_BETTER, Evaluation, _whole, evaluate, mean_scores
 from colourize.examples import Examples
+from colourize.files import UserError
 from colourize.measures import colourfulness
 from colourize.training import train
 
@@ -85,7 +86,7 @@ def test_scores_do_not_depend_on_the_batch(split):
 def test_network_stands_first_beside_every_baseline(run, split):
     result = evaluate(run, split)
     assert [*result.scores] == ["network", "the grey itself", CLASSIFICATION, "the pictures themselves"]
-    assert result.data == "noise"
+    assert result.data == "the validation pictures of noise"
     network = result.scores["network"]
     assert network.keys() == {"loss", "accuracy", "top-5", "psnr", "ciede2000", "colourfulness"}  # too small for SSIM
     for name, (low, high) in result.intervals["network"].items():
@@ -107,3 +108,26 @@ def test_defeat_is_said_in_words(run):
     won = Evaluation("noise", {"network": better, "table": worse}, {})
     assert won.defeats == []
     assert "loses to none" in tables.verdict(won, run.task)
+
+
+def test_whole_pictures_take_the_place_of_the_validation_pictures(run, split, small_pictures):
+    paths = sorted(small_pictures.iterdir())[:3]
+    result = evaluate(run, split, whole=paths)
+    assert result.data == "3 whole pictures"
+    network, truth = run.load_network(), []
+    for path in paths:
+        picture = torch.from_numpy(pictures.read(path).rgb).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            output = network(run.task.degrade(picture))
+        truth.append(torch.nn.functional.cross_entropy(output, run.task.target(picture)).item())
+    assert result.scores["network"]["loss"] == pytest.approx(np.mean(truth), rel=1e-5)
+
+
+def test_whole_pictures_are_cut_to_what_the_task_can_divide(tmp_path):
+    pictures.write(tmp_path / "odd.png", np.full((17, 14, 3), 100, np.uint8))
+    batch = next(_whole(tasks.kind("enlarge3")(), [tmp_path / "odd.png"], "cpu")[0]())
+    assert batch.pictures.shape == (1, 3, 15, 12)
+    assert batch.input.shape == (1, 3, 5, 4)
+    pictures.write(tmp_path / "tiny.png", np.full((2, 9, 3), 100, np.uint8))
+    with pytest.raises(UserError, match="tiny.png is smaller than 3 × 3"):
+        list(_whole(tasks.kind("enlarge3")(), [tmp_path / "tiny.png"], "cpu")[0]())

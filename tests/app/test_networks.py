@@ -9,6 +9,7 @@ import torch
 import myconv2d.block
 import myconv2d.conv_block
 from colourize import networks
+from colourize.colour import upscale
 from colourize.files import UserError
 from myconv2d import ConvBlock, MyConv2d, block_operators, operators, use_backend
 
@@ -47,7 +48,10 @@ def test_no_convolution_of_the_framework(name):
     assert not kinds & {torch.nn.Conv2d, torch.nn.ConvTranspose2d}
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+SAME_SIZE = [name for name in networks.NAMES if not networks.enlarges(name)]
+
+
+@pytest.mark.parametrize("name", SAME_SIZE)
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (8, 8), (33, 30)])
 def test_any_size(name, size):
     network = networks.create(name, filters=4).eval()
@@ -74,7 +78,7 @@ def results(network, picture):
 
 
 @pytest.mark.parametrize("fused", ["reference", "native"])
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", SAME_SIZE)
 @pytest.mark.parametrize("size", [(16, 16), (13, 10)])
 def test_blocks_fused_and_composed(name, size, fused, monkeypatch):
     """Pending images change nothing: within 1e-9 of the largest value in float64, 1e-3 in float32.
@@ -131,7 +135,7 @@ def test_initial_weights_are_uniform_within_the_bound():
     assert conv.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "kernel_size"), [("unet", 1), ("unet", 5), *((n, 3) for n in networks.NAMES)])
+@pytest.mark.parametrize(("name", "kernel_size"), [("unet", 1), ("unet", 5), *((n, 3) for n in SAME_SIZE)])
 def test_halo_holds_all_that_a_pixel_depends_on(name, kernel_size):
     """Gradients reach at most `halo` from an output pixel, and more than `halo` less one cell."""
     torch.manual_seed(0)
@@ -171,6 +175,22 @@ def test_prior_is_added_pixel_by_pixel():
     network.prior.start(table)
     levels = (picture[:, 0] * 256).long()
     torch.testing.assert_close(network(picture) - before, table[levels].movedim(-1, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_enlarger_begins_as_bicubic_interpolation_and_stays_local(factor):
+    torch.manual_seed(0)
+    network = networks.create("enlarger", filters=4, depth=2, factor=factor).double()
+    side = 2 * network.halo // factor + 8
+    picture = torch.rand(1, 3, side, side - 1, dtype=torch.float64, requires_grad=True)
+    output = network(picture)
+    assert output.shape == (1, 3, factor * side, factor * (side - 1))
+    torch.testing.assert_close(output, upscale(picture, factor, "bicubic"), atol=0.05, rtol=0)  # which is clamped
+    torch.nn.init.normal_(network.outconv.weight)
+    centre = factor * side // 2
+    network(picture)[0, :, centre, centre].sum().backward()
+    rows = picture.grad[0].abs().sum((0, 2)).nonzero().flatten() * factor
+    assert network.halo - 2 * factor <= max(centre - rows.min(), rows.max() - centre) <= network.halo
 
 
 @pytest.mark.parametrize(

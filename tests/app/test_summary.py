@@ -13,7 +13,7 @@ def test_unet_for_the_handout():
     assert rows["finalconv"][1:] == ("conv", (3, 3), 25, 24, (32, 32), 5424, 2 * 25 * 24 * 9 * 1024)
 
 
-@pytest.mark.parametrize("name", networks.NAMES)
+@pytest.mark.parametrize("name", [name for name in networks.NAMES if not networks.enlarges(name)])
 def test_totals(name):
     rows = layers(networks.create(name), size=64)
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in networks.create(name).parameters())

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from colourize import abgrid, tasks
 from colourize.colour import Palette, downscale, grey, to_unit
@@ -15,7 +17,7 @@ PALETTE = Palette(torch.tensor([[0.0, 0.0, 0.0], [0.75, 0.25, 0.25], [0.25, 0.25
 
 @pytest.fixture
 def pictures():
-    return torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 256, (3, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def make(name, **options):
@@ -56,8 +58,9 @@ def test_a_perfect_output_scores_perfectly(name, pictures):
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_input_has_the_channels_and_size_of_the_network(name, pictures):
     task = make(name)
-    assert task.degrade(pictures).shape == (3, task.in_channels, 8, 8)
-    assert task.prepare(pictures).shape == (3, task.in_channels, 8 * task.enlarges, 8 * task.enlarges)
+    reduced, enlarged = (task.enlarges, 1) if task.network_enlarges else (1, task.enlarges)
+    assert task.degrade(pictures).shape == (3, task.in_channels, 12 // reduced, 12 // reduced)
+    assert task.prepare(pictures).shape == (3, task.in_channels, 12 * enlarged, 12 * enlarged)
 
 
 def test_regression_compares_unit_colours(pictures):
@@ -72,15 +75,15 @@ def test_classification_compares_labels(pictures):
     task = make("classification")
     target = task.target(pictures)
     assert torch.equal(target, PALETTE.quantise(pictures))
-    assert task.loss(torch.zeros(3, 4, 8, 8), target).item() == pytest.approx(math.log(4))
+    assert task.loss(torch.zeros(3, 4, 12, 12), target).item() == pytest.approx(math.log(4))
 
 
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_loss_and_scores_do_not_depend_on_the_number_of_threads(name):
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    pictures = torch.randint(0, 256, (40, 3, 24, 24), dtype=torch.uint8, generator=generator)
     task, found = make(name), []
-    output = torch.randn(40, task.out_channels, 32, 32, generator=generator)
+    output = torch.randn(40, task.out_channels, 24, 24, generator=generator)
     output = output.contiguous(memory_format=torch.channels_last)
     threads = torch.get_num_threads()
     try:
@@ -100,7 +103,7 @@ def test_loss_and_scores_do_not_depend_on_the_number_of_threads(name):
 def test_scores_of_labels_are_those_of_their_pictures(name, pictures):
     task = make(name)
     batch = examples(task, pictures)
-    output = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    output = torch.randn(3, 4, 12, 12, generator=torch.Generator().manual_seed(1))
     losses = torch.nn.functional.cross_entropy(output, batch.target, reduction="none").mean((1, 2)).double()
     expected = {"loss": losses, **task.score_pictures(task.decode(output, batch.input), batch)}
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -112,7 +115,7 @@ def test_scores_of_labels_are_those_of_their_pictures(name, pictures):
 def test_top_5_counts_the_right_label_among_five(name, pictures):
     task = make(name)
     batch = examples(task, pictures)
-    output = torch.randn(3, task.out_channels, 8, 8, generator=torch.Generator().manual_seed(1))
+    output = torch.randn(3, task.out_channels, 12, 12, generator=torch.Generator().manual_seed(1))
     best = output.topk(min(5, task.out_channels), 1).indices
     expected = (best == task.labels(batch.target)[:, None]).any(1).double().mean((1, 2))
     found = task.measure(task.decode(output, batch.input), batch, output)["top-5"]
@@ -136,7 +139,7 @@ def test_rebalanced_loss_weighs_every_pixel_by_its_class(name, pictures):
 def test_rebalanced_loss_without_frequencies_is_refused(pictures):
     task = tasks.kind("classification")(PALETTE, loss="rebalanced")
     with pytest.raises(ValueError, match="frequencies"):
-        task.loss(torch.zeros(3, 4, 8, 8), task.target(pictures))
+        task.loss(torch.zeros(3, 4, 12, 12), task.target(pictures))
 
 
 @pytest.mark.parametrize(("name", "scale"), [("regression", 1), ("lab-regression", 1)])
@@ -153,6 +156,23 @@ def test_unknown_loss_is_named():
         make("regression", loss="cross-entropy")
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_enlarging_starts_from_what_the_field_starts_from(factor, pictures):
+    """Bicubic reduction as PIL has it, rounded to 8 bits; and bicubic enlargement as the picture beside it."""
+    task = make(f"enlarge{factor}")
+    small = task.degrade(pictures)
+    size = 12 // factor
+    for found, picture in zip(small, pictures, strict=True):
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        assert ((found * 256).round() - expected).abs().max() <= 1
+    assert torch.equal((small * 256).round(), small * 256)
+    bicubic = task.comparisons(pictures)["bicubic"]
+    image = Image.fromarray((small[0] * 256).byte().permute(1, 2, 0).numpy())
+    expected = torch.from_numpy(np.array(image.resize((12, 12), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    assert ((bicubic[0] * 256).round() - expected).abs().max() <= 1
+
+
 def test_superres_input_is_pooled_twice_and_repeated_twice(pictures):
     pooled = torch.nn.functional.avg_pool2d(torch.nn.functional.avg_pool2d(pictures.float() / 256, 2), 2)
     repeated = pooled.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
@@ -163,12 +183,12 @@ def test_superres_input_is_pooled_twice_and_repeated_twice(pictures):
 def test_finished_colours_keep_the_lightness(name, pictures):
     task = make(name)
     muted = (pictures // 8 + 112).byte()
-    finished = task.finish(0.1 * torch.rand(3, task.out_channels, 8, 8), muted)
+    finished = task.finish(0.1 * torch.rand(3, task.out_channels, 12, 12), muted)
     torch.testing.assert_close(task.degrade(finished), task.degrade(muted), atol=1e-4, rtol=0)
 
 
 def test_temperature_goes_from_the_likeliest_class_to_the_mean(pictures):
-    output = torch.randn(3, 313, 8, 8, generator=torch.Generator().manual_seed(1))
+    output = torch.randn(3, 313, 12, 12, generator=torch.Generator().manual_seed(1))
     likeliest = abgrid.classes()[output.argmax(1)].movedim(-1, 1)
     torch.testing.assert_close(make("lab-classification", temperature=0.0).tint(output), likeliest)
     nearly = make("lab-classification", temperature=1e-3).tint(1e3 * output)
@@ -182,7 +202,7 @@ def test_temperature_goes_from_the_likeliest_class_to_the_mean(pictures):
 def test_finished_colours_keep_the_grey(name, pictures):
     task = make(name)
     muted = (pictures // 4 + 96).byte()  # leaves room for any tint of these outputs
-    output = 0.1 * torch.rand(3, task.out_channels, 8, 8)
+    output = 0.1 * torch.rand(3, task.out_channels, 12, 12)
     finished = task.finish(output, muted)
     torch.testing.assert_close(grey(finished), grey(muted))
     made = task.blend(output) if task.palette else output
@@ -195,8 +215,8 @@ def test_finished_enlargement_agrees_with_the_small_picture(pictures):
     flat = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
     finished = task.finish(torch.zeros(1, 4, 32, 32), flat)
     torch.testing.assert_close(downscale(finished, 4), to_unit(flat))
-    detail = task.finish(torch.randn(3, 4, 32, 32), pictures)
-    plain = task.blend(torch.randn(3, 4, 32, 32))
+    detail = task.finish(torch.randn(3, 4, 48, 48), pictures)
+    plain = task.blend(torch.randn(3, 4, 48, 48))
     small = to_unit(pictures)
     assert (downscale(detail, 4) - small).abs().mean() < 0.6 * (downscale(plain, 4) - small).abs().mean()
 
