@@ -99,10 +99,12 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
   const Panels panels(result.channels);
   const WinogradBlocking blocking(grid, in_channels, panels);
   const int64_t group_weights = points * in_channels * panels.padded();
-  float* weights = static_cast<float*>(scratch(Scratch::weights, p.groups * group_weights * sizeof(float)));
-  for (int64_t g = 0; g < p.groups; ++g)
+  const Packing packing(view.ahead, p.groups * group_weights);
+  float* weights = packing.data;
+  for (int64_t g = 0; packing.missing && g < p.groups; ++g)
     transform_weights(threads, blocks, weight + g * view.group, view, source.channels, panels,
                       weights + g * group_weights);
+  if (packing.only) return;
 
   const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
   begin_tasks(result, ranges * p.groups);
