@@ -23,21 +23,21 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
         frozen = myconv2d.freeze(network, torch.rand(1, 1, 32, 32))
         colours = frozen(pictures)
 
-    The network is run once, in evaluation mode, and every operator that it calls is recorded; its output for `example` is
-    compared with the recording's. Inputs of other shapes are accepted too: for each new shape (batch included) this is
-    done again at the first call, because a network's Python may go other ways for other sizes.
+    The network is run once, in evaluation mode, and every operator that it calls is recorded; its output for `example`
+    is compared with the recording's. Inputs of other shapes are accepted too: for each new shape (batch included) this
+    is done again at the first call, because a network's Python may go other ways for other sizes.
 
-    What can be recorded: fused `ConvBlock`s and `conv_concat` (`explain_block` says whether a block is fused), `MyConv2d`,
-    padding that repeats the border, and cropping. Anything else is refused by its name. What only Python knows, such as
-    the time or a random number of its own, cannot be seen and stays as it was.
+    What can be recorded: fused `ConvBlock`s and `conv_concat` (`explain_block` says whether a block is fused),
+    `MyConv2d`, padding that repeats the border, and cropping. Anything else is refused by its name. What only Python
+    knows, such as the time or a random number of its own, cannot be seen and stays as it was.
 
     Args:
         model: float32, on the CPU; it is copied: what becomes of it later, its weights included, does not show.
         example: float32 (N, C, H, W), contiguous or channels_last, such as `model` takes.
 
     Returns:
-        A module that gives what `model.eval()` does, in channels_last, up to rounding (some 1e-6 of the largest value). It
-        has no derivatives, and may be called by several threads at once, copied and pickled.
+        A module that gives what `model.eval()` does, in channels_last, up to rounding (some 1e-6 of the largest value).
+        It has no derivatives, and may be called by several threads at once, copied and pickled.
 
     Raises:
         RuntimeError: the native library is not there or not wanted, or the network does what cannot be recorded.
@@ -48,7 +48,9 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
     if (problem := native.cpu.problem) is not None:
         raise RuntimeError(f"freeze(): a frozen network is run by the native CPU library: {problem}")
     if backends.wanted not in (None, "native"):
-        raise RuntimeError(f"freeze(): a frozen network is run by the native backend, not by {backends.wanted!r}")
+        raise RuntimeError(
+            f"freeze(): a frozen network is run by the native backend, not by {backends.wanted!r}"
+        )
     frozen = Frozen(model)
     frozen(example)
     return frozen
@@ -65,12 +67,8 @@ class Frozen(nn.Module):
         self._programs: dict[torch.Size, Program] = {}
 
     def forward(self, input: Tensor) -> Tensor:
-        program = self._programs.get(input.shape)
-        if program is None:
-            return self._record(_checked(input))
-        if input.requires_grad and torch.is_grad_enabled():
-            _checked(input)
-        return program(input)
+        program = self._programs.get(_checked(input).shape)
+        return self._record(input) if program is None else program(input)
 
     def train(self, mode: bool = True) -> Frozen:
         """Refused for True: only evaluation mode is left."""
@@ -105,10 +103,13 @@ def _checked(input: Tensor) -> Tensor:
         raise TypeError(f"a frozen network takes a tensor, got {type(input).__name__}")
     if input.dtype is not torch.float32 or not input.is_cpu or input.dim() != 4:
         raise TypeError(
-            f"a frozen network takes float32 (N, C, H, W) on the CPU, got {input.dtype} {tuple(input.shape)} on {input.device}"
+            f"a frozen network takes float32 (N, C, H, W) on the CPU, got {input.dtype} {tuple(input.shape)} on "
+            f"{input.device}"
         )
     if input.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError("a frozen network has no derivatives: call it under torch.no_grad(), or keep the model")
+        raise RuntimeError(
+            "a frozen network has no derivatives: call it under torch.no_grad(), or keep the model"
+        )
     return input
 
 
@@ -119,7 +120,9 @@ def _same(replayed: Tensor, output: Tensor) -> bool:
         Refused: it is another, so the network does something that was not seen.
     """
     if replayed.shape != output.shape:
-        raise Refused(f"freeze(): the recording gives {tuple(replayed.shape)}, the network {tuple(output.shape)}")
+        raise Refused(
+            f"freeze(): the recording gives {tuple(replayed.shape)}, the network {tuple(output.shape)}"
+        )
     if output.numel() == 0:
         return True
     scale, error = output.abs().max(), (replayed - output).abs().max()

@@ -24,6 +24,7 @@ _LINE = 16  # floats of a cache line: where constants begin
 
 LIBRARY.define("replay(Tensor input, Tensor steps, Tensor constants) -> Tensor")
 LIBRARY.define("pack(Tensor weight, Tensor? bias, int[4] input_size, int[2] padding) -> (Tensor, int)")
+_REPLAY = torch.ops.myconv2d.replay.default
 
 
 class Program(NamedTuple):
@@ -33,7 +34,7 @@ class Program(NamedTuple):
     constants: Tensor
 
     def __call__(self, input: Tensor) -> Tensor:
-        return torch.ops.myconv2d.replay(input, *self)
+        return _REPLAY(input, self.steps, self.constants)
 
 
 class Step(NamedTuple):
@@ -75,9 +76,8 @@ class Recorder(TorchDispatchMode):
         output = func(*args, **kwargs)
         self._alive.append(output)
         if func in _SAME:
-            known = self._constants if id(args[0]) in self._constants else None
-            if known is not None:
-                known.add(id(output))
+            if id(args[0]) in self._constants:
+                self._constants.add(id(output))
             else:
                 self._images[id(output)] = self.image(args[0])
         elif func in _RECORDED:
@@ -212,15 +212,14 @@ class _Constants:
         return [int(field) for field in fields]
 
 
+_LOOKS = {Tensor.numpy, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__array__, Tensor.__dlpack__}
+
+
 class NoLooking(TorchFunctionMode):
     """Refuses what looks at values past the operators, where no recorder sees it."""
 
-    _LOOKS = ("numpy", "tolist", "data_ptr", "__array__", "__dlpack__", "untyped_storage")
-
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in _LOOKS:
-            raise Refused(f"freeze(): the network reads values by Tensor.{func.__name__}, so it may go other ways for others")
+            name = f"Tensor.{func.__name__}"
+            raise Refused(f"freeze(): the network reads values by {name}, so it may go other ways for others")
         return func(*args, **(kwargs or {}))
-
-
-_LOOKS = {getattr(Tensor, name) for name in NoLooking._LOOKS}
