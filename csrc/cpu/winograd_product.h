@@ -27,6 +27,7 @@ struct WinogradBlocking {
     const int64_t fitting = (512 << 10) / (points * sizeof(float) * (channels_padded + panels.whole.width()));
     const int64_t fair = round_up(ceil_div(grid.count(), 16), max_rows);  // not by threads: results must not depend on them
     tiles = least(grid.count(), most(max_rows, least(least(fitting, 96) / max_rows * max_rows, fair)));
+    if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
     rows = even_rows(tiles, max_rows);
   }
   int64_t row_panels() const { return ceil_div(tiles, rows); }
