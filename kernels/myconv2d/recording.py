@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -73,21 +74,23 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        self._alive.append(output)
-        if func in _SAME:
-            if id(args[0]) in self._constants:
-                self._constants.add(id(output))
-            else:
-                self._images[id(output)] = self.image(args[0])
-        elif func in _RECORDED:
-            self.steps.append(_RECORDED[func](self, *args, **kwargs))
-            self._images[id(output if isinstance(output, Tensor) else output[0])] = len(self.steps)
-        else:
+        if func not in _SAME and func not in _RECORDED:
+            with self, suppress(Refused):  # under inference_mode the framework has not taken it apart yet
+                if (output := func.decompose(*args, **kwargs)) is not NotImplemented:
+                    return output
             raise Refused(
                 f"freeze(): the network calls {func}, which a frozen network cannot replay; it replays {REPLAYED}. "
                 "Freeze the part of the network that is made of these"
             )
+        output = func(*args, **kwargs)
+        self._alive.append(output)
+        if func in _RECORDED:
+            self.steps.append(_RECORDED[func](self, *args, **kwargs))
+            self._images[id(output if isinstance(output, Tensor) else output[0])] = len(self.steps)
+        elif id(args[0]) in self._constants:
+            self._constants.add(id(output))
+        else:
+            self._images[id(output)] = self.image(args[0])
         return output
 
     def image(self, value: Any) -> int:

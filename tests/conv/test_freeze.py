@@ -120,6 +120,19 @@ def test_other_layers(make, channels):
     assert_same(frozen, model, pictures(3, channels, 22, 18))
 
 
+def test_inference_mode():
+    model, input = network(), pictures(1, 1, 13, 18)
+    with torch.inference_mode():
+        assert_same(freeze(model, input), model, input)
+        with pytest.raises(RuntimeError, match=r"freeze\(\): the network calls aten"):
+            freeze(Uses(lambda self, x: F.silu(self.layer(x))), input)
+    frozen = freeze(model, input)
+    with torch.inference_mode():
+        input = pictures(2, 1, 13, 18)
+        assert_same(frozen, model, input)
+    assert_same(frozen, model, input)
+
+
 def test_an_empty_batch():
     model = network()
     assert freeze(model, pictures(1, 1, 8, 8))(pictures(0, 1, 8, 8)).shape == (0, 24, 8, 8)
