@@ -119,6 +119,36 @@ def report(
 
 
 @app.command()
+def epoch(
+    data: Annotated[str, typer.Option(help="pictures, as `colourize train` names them")] = "cifar10",
+    data_dir: Annotated[Path | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")] = None,
+    network: Annotated[str, typer.Option(help="unet or cnn")] = "unet",
+    epochs: Annotated[int, typer.Option(min=2, help="of a training; the first is not counted")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="trainings of each side, in turns")] = 2,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="of both sides; torch's if not given")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Times epochs of `colourize train classification` beside the same training in plain PyTorch, on the CPU.
+
+    Exit status: 0 done, 1 the two sides did not compute the same.
+
+    Example: python -m bench epoch --data-dir cifar-10
+    """
+    import torch
+
+    from colourize.settings import Settings
+
+    from .epoch import epoch as run
+
+    if threads:
+        torch.set_num_threads(threads)
+    folder = str(data_dir) if data_dir else None
+    options = {"data": data, "data_dir": folder, "epochs": epochs, "limit": limit}
+    raise typer.Exit(run(Settings("classification", network, **options), rounds, out))
+
+
+@app.command()
 def compare(
     old: Annotated[Path, typer.Argument(help="the .json of a report")],
     new: Annotated[Path, typer.Argument(help="the .json of a later one")],

@@ -141,8 +141,14 @@ def _trainers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterat
         yield Contestant(f"ours {variant.name}", OURS, ours)
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
-    converted = functools.partial(prepare, _converted, Variant("contiguous"))
-    yield Contestant("torch with our convolutions", "converted", converted)
+    yield from _with_our_convolutions(prepare, device)
+
+
+def _with_our_convolutions(prepare: Callable[..., Ready], device: torch.device) -> Iterator[Contestant]:
+    """The plain networks with every convolution replaced, in every layout: what a drop-in alone is worth."""
+    for variant in variants(device, compiled=False):
+        converted = functools.partial(prepare, _converted, variant)
+        yield Contestant(f"torch {variant.name} with our convolutions", "converted", converted)
 
 
 def trainer(
@@ -183,17 +189,23 @@ def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Itera
         yield Contestant(f"ours {variant.name}", OURS, functools.partial(prepare, networks.create, variant))
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
-    converted = functools.partial(prepare, _converted, Variant("contiguous"))
-    yield Contestant("torch with our convolutions", "converted", converted)
+    yield from _with_our_convolutions(prepare, device)
     if device.type == "cpu":
+        yield Contestant("ours frozen", OURS, functools.partial(_frozen, case))
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
 
-def _inferrer(case: NetworkCase, device: torch.device, create, variant: Variant) -> Ready:
+def _frozen(case: NetworkCase) -> Ready:
+    """As the rivals are: torch compiled with its weights frozen, ONNX Runtime by nature."""
+    variant = Variant("channels_last")
+    return _inferrer(case, torch.device("cpu"), networks.create, variant, freeze=myconv2d.freeze)
+
+
+def _inferrer(case: NetworkCase, device: torch.device, create, variant: Variant, *, freeze=None) -> Ready:
     module = laid_out(create(case.network), _weights(case.network), variant, device).eval()
-    function = variant.compile(module, freeze=True)
     pictures = [case.operands(number, device)[0] for number in range(SETS)]
     pictures = [tensor.contiguous(memory_format=variant.memory_format) for tensor in pictures]
+    function = freeze(module, pictures[0]) if freeze else variant.compile(module, freeze=True)
 
     @torch.no_grad()
     def call(number: int) -> Tensor:

@@ -15,7 +15,7 @@ from .rows import PASSES, Row, geometric_means
 _NOTES = """\
 Fp32 on both sides, TF32 off. **×** is the best rival's median over ours: above 1 ours is faster, or smaller. Both sides
 are at their best: of each the memory layout, and of the rivals whoever is named below, with the smallest median.
-"Compiled" is torch.compile, in inference with frozen weights.
+"Compiled" is torch.compile, in inference with frozen weights; "frozen" is myconv2d.freeze; ONNX Runtime always is.
 Contestants take turns in one process on random operands; ± is the standard error of the median, IQR the distance of
 the quartiles as a share of it. ONNX Runtime writes into an output bound beforehand; all others return a new one, which
 costs page faults where it is large. GF/s count the operations of a direct convolution, so minimal filtering can exceed

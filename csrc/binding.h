@@ -120,6 +120,20 @@ inline void require_output(const Tensor& grad_output, const Conv2d& conv) {
                   "myconv2d: grad_output does not have the size of the convolution's output");
 }
 
+constexpr auto channels_last = torch::headeronly::MemoryFormat::ChannelsLast;
+
+// A fresh result, channels_last if it is an image.
+inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size,
+                    torch::headeronly::ScalarType type = torch::headeronly::ScalarType::Float) {
+  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
+                              size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+// The tensor itself where its channels lie innermost, else a copy of which that is true.
+inline Tensor innermost(const Tensor& tensor) {
+  return tensor.stride(1) == 1 || tensor.size(1) == 1 ? tensor : torch::stable::contiguous(tensor, channels_last);
+}
+
 inline ConstImage read(const Tensor& tensor) { return {tensor.const_data_ptr(), strides_of(tensor)}; }
 inline Image write(const Tensor& tensor) { return {tensor.mutable_data_ptr(), strides_of(tensor)}; }
 

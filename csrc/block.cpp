@@ -11,23 +11,11 @@ namespace {
 using MaybeTensor = std::optional<Tensor>;
 using torch::headeronly::ScalarType;
 
-constexpr auto channels_last = torch::headeronly::MemoryFormat::ChannelsLast;
-
-Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, ScalarType type = ScalarType::Float) {
-  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
-                              size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous);
-}
-
 Tensor none(const Tensor& like, ScalarType type = ScalarType::Float) { return fresh(like, {0}, type); }
 
 void require_float(const Tensor& tensor, int64_t dim, const char* name) {
   STD_TORCH_CHECK(tensor.dim() == dim && tensor.scalar_type() == ScalarType::Float,
                   "myconv2d: ", name, " of a block must be float32 with ", dim, " dimensions");
-}
-
-// The tensor itself where its channels lie innermost, else a copy of which that is true.
-Tensor innermost(const Tensor& tensor) {
-  return tensor.stride(1) == 1 || tensor.size(1) == 1 ? tensor : torch::stable::contiguous(tensor, channels_last);
 }
 
 const float* vector_of(const MaybeTensor& tensor, int64_t size, const char* name) {
@@ -80,11 +68,9 @@ struct FeedTensors {
 Conv2d describe_block(const FeedTensors& feeds, const Tensor& weight, const IntList& padding) {
   require_float(weight, 4, "weight");
   const int64_t input[4] = {feeds.batch, feeds.channels, feeds.height, feeds.width};
-  const int64_t k = weight.size(0), c = weight.size(1), r = weight.size(2), s = weight.size(3);
-  STD_TORCH_CHECK((r == 3 && s == 3) ||
-                      (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels),
-                  "myconv2d: the native blocks are 3x3, or up to 6x6 with 4 channels at most");
-  return describe(input, weight.sizes().data(), {1, 1}, padding, {1, 1}, 1);
+  const Conv2d conv = describe(input, weight.sizes().data(), {1, 1}, padding, {1, 1}, 1);
+  STD_TORCH_CHECK(fits_a_block(conv), "myconv2d: the native blocks are 3x3, or up to 6x6 with 4 channels at most");
+  return conv;
 }
 
 using BlockResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv2d.h"
+#include "packed_weights.h"
 
 namespace myconv2d {
 
@@ -44,6 +45,7 @@ struct BlockInference {
   const float *mean, *var;  // only with norm
   bool relu, pool;
   Image output;
+  PackedWeights* ahead;  // or null
 };
 
 struct FeedGradient {  // null: not wanted

@@ -11,6 +11,14 @@ double tiles_used(int64_t height, int64_t width) {
 
 }  // namespace
 
+bool fits_a_block(const Conv2d& conv) {
+  const int64_t r = conv.kernel_height, s = conv.kernel_width, k = conv.out_channels, c = conv.in_channels;
+  const bool simple = conv.groups == 1 && conv.stride_h == 1 && conv.stride_w == 1 && conv.dilation_h == 1 &&
+                      conv.dilation_w == 1;
+  return simple && ((r == 3 && s == 3) ||
+                    (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels));
+}
+
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 

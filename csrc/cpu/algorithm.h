@@ -10,6 +10,9 @@ enum class Algorithm { direct, depthwise, winograd, few_in, few_out };
 
 constexpr int64_t few_channels = 4, widest_few_kernel = 6;  // what the register tiles for few channels hold
 
+// Whether the fused blocks, which know fewer algorithms, can be this convolution.
+bool fits_a_block(const Conv2d& conv);
+
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass);
 const char* algorithm_name(Algorithm algorithm);
 

@@ -35,12 +35,18 @@ void product(Algorithm algorithm, const Correlation& p, const Threads& threads, 
 
 template <typename Sink>
 void convolve(const Conv2d& conv, const Threads& threads, const Feeds& input, const ConstImage& weight,
-              const float* bias, const Sink& sink) {
+              const float* bias, const Sink& sink, PackedWeights* ahead = nullptr) {
   const Correlation p{conv.batch,        1,              conv.kernel_height,
                       conv.kernel_width, conv.padding_h, conv.padding_w};
-  product(algorithm_of(conv, Pass::forward), p, threads,
-          FeedSource(input, conv.in_height, conv.in_width), static_cast<const float*>(weight.data),
-          weight_view(conv, weight), bias, sink);
+  const Algorithm algorithm = algorithm_of(conv, Pass::forward);
+  WeightView view = weight_view(conv, weight);
+  if (ahead) {
+    const int64_t maker = 1000 * static_cast<int64_t>(algorithm) + MYCONV2D_VECTOR_BYTES;
+    if (ahead->stage == PackedWeights::measure) ahead->maker = maker;
+    if (ahead->maker == maker) view.ahead = ahead;
+  }
+  product(algorithm, p, threads, FeedSource(input, conv.in_height, conv.in_width),
+          static_cast<const float*>(weight.data), view, bias, sink);
 }
 
 // Sums over tasks in double: element `i` of each task's `channels`.
@@ -104,7 +110,7 @@ void block_inference(const BlockInference& b, const Threads& threads) {
   }
   const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, scale, scale + channels, b.relu, b.pool,
                            channels, b.conv.out_height, b.conv.out_width};
-  convolve(b.conv, threads, b.input, b.weight, b.bias, sink);
+  convolve(b.conv, threads, b.input, b.weight, b.bias, sink, b.ahead);
 }
 
 // The gradient of y: what comes through scale, shift, mean and var is offset + slope·y (block_reference.py).

@@ -268,8 +268,9 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
   const int64_t each = weights_of(p, in_channels), padded = round_up(out_channels, lanes);
   const int64_t passes = by_filtering(p) ? 2 : 1, depth = each / 2 / passes;
   const int64_t group_size = (each + 2) * padded;  // the panels of weights, then what y₀ and y₁ start with
-  float* packed = static_cast<float*>(scratch(Scratch::weights, p.groups * group_size * sizeof(float)));
-  for (int64_t g = 0; g < p.groups; ++g) {
+  const Packing packing(view.ahead, p.groups * group_size);
+  float* packed = packing.data;
+  for (int64_t g = 0; packing.missing && g < p.groups; ++g) {
     float* to = packed + g * group_size;
     for (int64_t first = 0; first < out_channels; first += panel)
       pack_factors(p, in_channels, weight + g * view.group, view, first, out_channels - first, width_of(first),
@@ -280,6 +281,7 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
       to[(each + 1) * padded + k] = passes == 1 ? add : 0.0f;  // m₁ goes into both
     }
   }
+  if (packing.only) return;
 
   const int64_t pairs = ceil_div(width, 2), columns_read = 2 * pairs + p.kernel_w - 1;
   const int64_t arrays = p.kernel_w + 1;  // of factors for each channel

@@ -111,8 +111,9 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
   const int64_t in_channels = source.channels, out_channels = result.channels, width = result.width;
   if (p.batch * result.height * width == 0) return;
   const int64_t size = (in_channels * p.kernel_h * p.kernel_w + 1) * out_channels;  // [(c, r, s)][k], then the bias
-  float* packed = static_cast<float*>(scratch(Scratch::weights, p.groups * size * sizeof(float)));
-  for (int64_t g = 0; g < p.groups; ++g) {
+  const Packing packing(view.ahead, p.groups * size);
+  float* packed = packing.data;
+  for (int64_t g = 0; packing.missing && g < p.groups; ++g) {
     float* to = packed + g * size;
     for (int64_t c = 0; c < in_channels; ++c)
       for (int64_t r = 0; r < p.kernel_h; ++r)
@@ -122,6 +123,7 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
     for (int64_t k = 0; k < out_channels; ++k)
       *to++ = bias ? load<float>(bias[(g * out_channels + k) * bias_stride]) : 0.0f;
   }
+  if (packing.only) return;
 
   const int64_t row_floats = most(in_channels * (width + p.kernel_w - 1), out_channels * width);
   const RowBlocks blocks(result.height, row_floats * sizeof(float), in_memory<Sink> ? 65536 : 16384);

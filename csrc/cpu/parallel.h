@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "scratch.h"
 #include "vector.h"
 
 namespace myconv2d::MYCONV2D_ISA {
@@ -24,6 +25,21 @@ struct Correlation {
 struct WeightView {
   int64_t c, k, r, s;
   int64_t group;  // from one group to the next
+  PackedWeights* ahead = nullptr;
+};
+
+// Where a call's packed weights lie: in scratch memory, made anew (`missing`), or where they were made ahead.
+struct Packing {
+  float* data;
+  bool missing, only;  // only: there is nothing to compute
+
+  Packing(PackedWeights* ahead, int64_t floats) {
+    if (ahead && ahead->stage == PackedWeights::use && ahead->floats != floats) ahead = nullptr;
+    only = ahead && ahead->stage != PackedWeights::use;
+    missing = !ahead || ahead->stage == PackedWeights::fill;
+    if (only) ahead->floats = floats;
+    data = ahead ? ahead->data : static_cast<float*>(scratch(Scratch::weights, floats * sizeof(float)));
+  }
 };
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -27,6 +27,7 @@ struct WinogradBlocking {
     const int64_t fitting = (512 << 10) / (points * sizeof(float) * (channels_padded + panels.whole.width()));
     const int64_t fair = round_up(ceil_div(grid.count(), 16), max_rows);  // not by threads: results must not depend on them
     tiles = least(grid.count(), most(max_rows, least(least(fitting, 96) / max_rows * max_rows, fair)));
+    if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
     rows = even_rows(tiles, max_rows);
   }
   int64_t row_panels() const { return ceil_div(tiles, rows); }
@@ -99,10 +100,12 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
   const Panels panels(result.channels);
   const WinogradBlocking blocking(grid, in_channels, panels);
   const int64_t group_weights = points * in_channels * panels.padded();
-  float* weights = static_cast<float*>(scratch(Scratch::weights, p.groups * group_weights * sizeof(float)));
-  for (int64_t g = 0; g < p.groups; ++g)
+  const Packing packing(view.ahead, p.groups * group_weights);
+  float* weights = packing.data;
+  for (int64_t g = 0; packing.missing && g < p.groups; ++g)
     transform_weights(threads, blocks, weight + g * view.group, view, source.channels, panels,
                       weights + g * group_weights);
+  if (packing.only) return;
 
   const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
   begin_tasks(result, ranges * p.groups);

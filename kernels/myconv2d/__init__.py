@@ -7,6 +7,7 @@
 from .backends import use_backend
 from .block import Pending
 from .conv_block import ConvBlock, conv_concat, explain_block
+from .frozen import Frozen, freeze
 from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
@@ -15,6 +16,7 @@ from .transposed import MyConvTranspose2d
 
 __all__ = [
     "ConvBlock",
+    "Frozen",
     "MyConv2d",
     "MyConvTranspose2d",
     "Pending",
@@ -24,6 +26,7 @@ __all__ = [
     "cross_entropy",
     "explain",
     "explain_block",
+    "freeze",
     "info",
     "use_backend",
 ]
