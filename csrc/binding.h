@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "conv2d.h"
+#include "huge_pages.h"
 
 namespace myconv2d {
 
@@ -70,7 +71,7 @@ inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<in
   AtenTensorHandle result;  // not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes.data(), strides.data(), dtype, device,
                                                          a.get_device_index(), &result));
-  return Tensor(result);
+  return on_huge_pages(Tensor(result));
 }
 
 inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {

@@ -14,8 +14,9 @@ using torch::headeronly::ScalarType;
 constexpr auto channels_last = torch::headeronly::MemoryFormat::ChannelsLast;
 
 Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, ScalarType type = ScalarType::Float) {
-  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
-                              size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous);
+  return on_huge_pages(torch::stable::empty(
+      {size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
+      size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous));
 }
 
 Tensor none(const Tensor& like, ScalarType type = ScalarType::Float) { return fresh(like, {0}, type); }
