@@ -116,14 +116,6 @@ inline const FewTiles& few_tiles(int64_t kernel_w) {
   return table[kernel_w - 1];
 }
 
-inline float sum_of_lanes(const float* from) {
-  float part[lanes];
-  std::memcpy(part, from, sizeof part);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
-}
-
 // The sum of a plane's rows of whole vectors, in lanes.
 inline Lanes sum_of_rows(const float* from, int64_t rows, int64_t row_step, int64_t columns) {
   Lanes sum{};
@@ -278,8 +270,8 @@ void few_grad_weight(const Correlation& p, const Threads& threads, const Few& fe
       for (int64_t i = 0; i < tap_rows; ++i)
         for (int64_t m = 0; m < padded; ++m)
           for (int64_t s = 0; s < p.kernel_w; ++s, in_lanes += lanes)
-            sums[(i * p.kernel_w + s) * padded + m] = sum_of_lanes(in_lanes);
-      for (int64_t m = 0; m < padded; ++m, in_lanes += lanes) sums[taps * padded + m] = sum_of_lanes(in_lanes);
+            sums[(i * p.kernel_w + s) * padded + m] = sum_of_lanes(load_vector<float>(in_lanes));
+      for (int64_t m = 0; m < padded; ++m, in_lanes += lanes) sums[taps * padded + m] = sum_of_lanes(load_vector<float>(in_lanes));
     }
   });
 
@@ -311,10 +303,8 @@ void channel_sums(const Threads& threads, int64_t batch, int64_t groups, const S
       const int64_t plane = plane_stride(blocks.rows * width);
       float* planes = static_cast<float*>(scratch(Scratch::panel, channels * plane * sizeof(float)));
       read_planes(source, {window.image, window.y, 0, window.rows, width}, planes, width, plane);
-      for (int64_t c = 0; c < channels; ++c) {
-        const Lanes sum = sum_of_rows(planes + c * plane, window.rows, width, width);
-        total[c] += sum_of_lanes(reinterpret_cast<const float*>(&sum));
-      }
+      for (int64_t c = 0; c < channels; ++c)
+        total[c] += sum_of_lanes(sum_of_rows(planes + c * plane, window.rows, width, width));
     }
     for (int64_t c = 0; c < channels; ++c) sums[g * channels + c] = narrow<B, float>(static_cast<float>(total[c]));
   });
