@@ -13,10 +13,12 @@ using torch::headeronly::ScalarType;
 
 constexpr auto channels_last = torch::headeronly::MemoryFormat::ChannelsLast;
 
+// A vector, or an image in channels_last.
 Tensor fresh(const Tensor& like, const std::vector<int64_t>& size, ScalarType type = ScalarType::Float) {
-  return on_huge_pages(torch::stable::empty(
-      {size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
-      size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous));
+  const int32_t dtype = type == ScalarType::Byte ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
+  if (size.size() == 1) return empty_strided(like, dtype, 1, size.data(), std::array<int64_t, 1>{1}.data());
+  const int64_t pixel = size[1], row = size[3] * pixel;
+  return empty_strided(like, dtype, 4, size.data(), std::array<int64_t, 4>{size[2] * row, 1, row, pixel}.data());
 }
 
 Tensor none(const Tensor& like, ScalarType type = ScalarType::Float) { return fresh(like, {0}, type); }
