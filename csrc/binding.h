@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "conv2d.h"
+#include "huge_pages.h"
 
 namespace myconv2d {
 
@@ -54,6 +55,16 @@ inline bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+// A fresh tensor. Not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer.
+inline Tensor empty_strided(const Tensor& like, int32_t dtype, int64_t dim, const int64_t* sizes, const int64_t* strides) {
+  int32_t device;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle result;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, dtype, device, like.get_device_index(),
+                                                         &result));
+  return on_huge_pages(Tensor(result));
+}
+
 // A fresh result beside its operands: channels_last if either of them is, contiguous otherwise.
 inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<int64_t, 4>& sizes) {
   const bool channels_last = is_channels_last(a) || is_channels_last(b);
@@ -64,13 +75,9 @@ inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<in
     const int64_t size = channels_last || sizes[d] > 0 ? sizes[d] : 1;  // as the framework counts empty axes
     STD_TORCH_CHECK(!__builtin_mul_overflow(next, size, &next), "myconv2d: the result is too large for any memory");
   }
-  int32_t dtype, device;
+  int32_t dtype;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(a.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(a.get(), &device));
-  AtenTensorHandle result;  // not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, sizes.data(), strides.data(), dtype, device,
-                                                         a.get_device_index(), &result));
-  return Tensor(result);
+  return empty_strided(a, dtype, 4, sizes.data(), strides.data());
 }
 
 inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
@@ -122,11 +129,14 @@ inline void require_output(const Tensor& grad_output, const Conv2d& conv) {
 
 constexpr auto channels_last = torch::headeronly::MemoryFormat::ChannelsLast;
 
-// A fresh result, channels_last if it is an image.
+// A fresh vector, or image in channels_last.
 inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size,
                     torch::headeronly::ScalarType type = torch::headeronly::ScalarType::Float) {
-  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, like.device(), std::nullopt,
-                              size.size() == 4 ? channels_last : torch::headeronly::MemoryFormat::Contiguous);
+  const bool bytes = type == torch::headeronly::ScalarType::Byte;
+  const int32_t dtype = bytes ? aoti_torch_dtype_uint8() : aoti_torch_dtype_float32();
+  if (size.size() == 1) return empty_strided(like, dtype, 1, size.data(), std::array<int64_t, 1>{1}.data());
+  const int64_t pixel = size[1], row = size[3] * pixel;
+  return empty_strided(like, dtype, 4, size.data(), std::array<int64_t, 4>{size[2] * row, 1, row, pixel}.data());
 }
 
 // The tensor itself where its channels lie innermost, else a copy of which that is true.

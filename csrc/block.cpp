@@ -164,7 +164,7 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
   STD_TORCH_CHECK(grad_raw.size(0) == n && grad_raw.size(1) == k && grad_raw.size(2) == p >> pool &&
                       grad_raw.size(3) == q >> pool,
                   "myconv2d: grad_raw does not have the size of the block's output");
-  const Tensor grad = innermost(grad_raw);
+  const Tensor grad = gamma ? innermost(grad_raw) : grad_raw;  // without batch norm, an image like any other
   b.input = feeds.feeds;
   b.weight = read(weight);
   b.norm = {vector_of(gamma, k, "gamma"), nullptr, eps};

@@ -24,7 +24,7 @@ std::tuple<Tensor, std::optional<Tensor>> run(const Tensor& logits, const Tensor
   const Tensor loss = torch::stable::empty({target.sizes().data(), reduced ? size_t(0) : size_t(3)}, logits.scalar_type(),
                                            std::nullopt, logits.device());
   std::optional<Tensor> gradient;
-  if (wanted) gradient = torch::stable::empty_like(logits);
+  if (wanted) gradient = on_huge_pages(torch::stable::empty_like(logits));
   const Strides target_strides{target.stride(0), 0, target.stride(1), target.stride(2)};
   const CrossEntropy problem{logits.size(0), logits.size(1), logits.size(2), logits.size(3),
                              static_cast<Reduction>(reduction), ignore_index, read(logits),

@@ -2,7 +2,7 @@
 // to, and the arithmetic of batch norm between them, per channel and in double. Compiled once per instruction set.
 #include "algorithm.h"
 #include "few_channels.h"
-#include "harvest.h"
+#include "few_feeds.h"
 #include "kernels.h"
 #include "winograd_grad_weight.h"
 
@@ -81,12 +81,13 @@ void finish_statistics(const BlockForward& b, const TaskSums& sums) {
 
 void block_forward(const BlockForward& b, const Threads& threads) {
   const int64_t channels = b.conv.out_channels;
+  if (!b.norm.gamma)
+    return convolve(b.conv, threads, b.input, b.weight, b.bias,
+                    Planes<float>{static_cast<float*>(b.raw.data), b.raw.strides, channels, b.conv.out_height,
+                                  b.conv.out_width});
   TaskSums sums;
-  float* sign = nullptr;
-  if (b.norm.gamma) {
-    sign = static_cast<float*>(scratch(Scratch::vectors, channels * sizeof(float)));
-    for (int64_t k = 0; k < channels; ++k) sign[k] = (b.norm.gamma[k] > 0) - (b.norm.gamma[k] < 0);
-  }
+  float* sign = static_cast<float*>(scratch(Scratch::vectors, channels * sizeof(float)));
+  for (int64_t k = 0; k < channels; ++k) sign[k] = (b.norm.gamma[k] > 0) - (b.norm.gamma[k] < 0);
   const Image& y = b.pool ? b.full : b.raw;
   const BlockSink sink{static_cast<float*>(y.data),
                        b.pool ? static_cast<float*>(b.raw.data) : nullptr,
@@ -94,7 +95,7 @@ void block_forward(const BlockForward& b, const Threads& threads) {
                        y.strides, b.raw.strides, b.index.strides, sign, &sums, channels,
                        b.conv.out_height, b.conv.out_width};
   convolve(b.conv, threads, b.input, b.weight, b.bias, sink);
-  if (b.norm.gamma) finish_statistics(b, sums);
+  finish_statistics(b, sums);
 }
 
 void block_inference(const BlockInference& b, const Threads& threads) {

@@ -130,7 +130,7 @@ struct GradientSource {
 inline GradientSource of_group(const GradientSource& source, int64_t) { return source; }
 
 inline GradientSource of_channels(GradientSource source, int64_t first, int64_t count) {
-  source.grad += first;
+  source.grad += first * source.grad_strides.c;
   if (source.y) source.y += first, source.offset += first, source.slope += first;
   if (source.index) source.index += first;
   source.channels = count;
@@ -182,33 +182,17 @@ inline void read_gradient_row(const GradientSource& source, int64_t image, int64
   }
 }
 
+// Without batch norm the gradient is an image like any other.
+inline Planes<const float> plain_gradient(const GradientSource& source) {
+  return {source.grad, source.grad_strides, source.channels, source.height, source.width};
+}
+
 inline void read_pixels(const GradientSource& source, const Window& window, float* pixels, int64_t stride) {
-  const auto read = source.y ? (source.index ? read_gradient_row<true, true> : read_gradient_row<true, false>)
-                             : (source.index ? read_gradient_row<false, true> : read_gradient_row<false, false>);
+  if (!source.y) return read_pixels(plain_gradient(source), window, pixels, stride);
+  const auto read = source.index ? read_gradient_row<true, true> : read_gradient_row<true, false>;
   fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
     read(source, window.image, y, begin, end, to, stride);
   });
-}
-
-// Planes of a source that can only fill pixels: for the few channels where planes are wanted.
-template <typename P>
-void read_planes_by_pixels(const P& source, const Window& window, float* planes, int64_t row_step, int64_t plane_step) {
-  const int64_t stride = round_up(source.channels, lanes);
-  float* pixels = static_cast<float*>(scratch(Scratch::turned, window.columns * stride * sizeof(float)));
-  for (int64_t i = 0; i < window.rows; ++i, planes += row_step) {
-    read_pixels(source, Window{window.image, window.y + i, window.x, 1, window.columns}, pixels, stride);
-    transpose<float>(pixels, stride, window.columns, source.channels, planes, plane_step);
-  }
-}
-
-inline void read_planes(const FeedSource& source, const Window& window, float* planes, int64_t row_step,
-                        int64_t plane_step) {
-  read_planes_by_pixels(source, window, planes, row_step, plane_step);
-}
-
-inline void read_planes(const GradientSource& source, const Window& window, float* planes, int64_t row_step,
-                        int64_t plane_step) {
-  read_planes_by_pixels(source, window, planes, row_step, plane_step);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

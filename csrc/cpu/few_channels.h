@@ -7,6 +7,7 @@
 //   few_in.h           few source channels: F(2, 3) along the rows
 //   few_out.h          few result channels: vectors of pixels
 //   few_grad_weight.h  few on either side
+//   few_feeds.h        what fused blocks read and write as planes (included by block.cpp)
 #pragma once
 
 #include "few_grad_weight.h"

@@ -7,122 +7,9 @@
 // Bound: the FMA units.
 #pragma once
 
-#include "few_windows.h"
+#include "few_grad_weight_tiles.h"
 
 namespace myconv2d::MYCONV2D_ISA {
-
-// Planes of the few channels of a window, halo included. Tap row i = (r, channel) begins `tap_row(i)` floats on.
-struct FewRows {
-  const float* values;
-  int64_t channels, row_step, plane_step;
-  int64_t tap_row(int64_t i) const { return i / channels * row_step + i % channels * plane_step; }
-};
-
-struct ManyRows {  // as pixels: a step is a pixel's stride; as planes: a plane's
-  const float* values;
-  int64_t step, row_step, rows, columns;
-};
-
-// sums[tap row][s][vector] += Σ_(y, x) few[y][tap row][x + s] · many[y][x][vector] for some tap rows, `step` apart.
-template <int tap_rows, int kernel_w, int vectors>
-void correlate_pixels(const float* few, int64_t step, int64_t few_row, const ManyRows& many, const FirstLanes& last,
-                      float* sums, int64_t padded) {
-  Lanes sum[tap_rows][kernel_w][vectors] = {};
-  for (int64_t y = 0; y < many.rows; ++y) {
-    const float* taps = few + y * few_row;
-    const float* pixel = many.values + y * many.row_step;
-    for (int64_t x = 0; x < many.columns; ++x, ++taps, pixel += many.step) {
-      Lanes value[vectors];
-      if constexpr (vectors == 2) value[0] = load_once(pixel);
-      value[vectors - 1] = last.load(pixel + (vectors - 1) * lanes);
-#pragma GCC unroll 4
-      for (int i = 0; i < tap_rows; ++i)
-#pragma GCC unroll 6
-        for (int s = 0; s < kernel_w; ++s)
-#pragma GCC unroll 2
-          for (int v = 0; v < vectors; ++v) sum[i][s][v] += taps[i * step + s] * value[v];
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < tap_rows; ++i)
-#pragma GCC unroll 6
-    for (int s = 0; s < kernel_w; ++s, sums += padded)
-#pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v)
-        store_vector<float, float>(sums + v * lanes, load_vector<float>(sums + v * lanes) + sum[i][s][v]);
-}
-
-// sums[m][s][lanes] += Σ_(y, x) few[y][x + s] · many[m][y][x], vectors of pixels; columns are whole vectors.
-template <int channels, int kernel_w>
-void correlate_planes(const float* few, int64_t few_row, const ManyRows& many, float* sums) {
-  Lanes sum[channels][kernel_w] = {};
-  for (int64_t y = 0; y < many.rows; ++y) {
-    const float* taps = few + y * few_row;
-    const float* row = many.values + y * many.row_step;
-    for (int64_t x = 0; x < many.columns; x += lanes) {
-      Lanes tap[kernel_w];
-#pragma GCC unroll 6
-      for (int s = 0; s < kernel_w; ++s) tap[s] = load_once(taps + x + s);
-#pragma GCC unroll 4
-      for (int m = 0; m < channels; ++m) {
-        const Lanes value = load_once(row + m * many.step + x);
-#pragma GCC unroll 6
-        for (int s = 0; s < kernel_w; ++s) sum[m][s] += tap[s] * value;
-      }
-    }
-  }
-#pragma GCC unroll 4
-  for (int m = 0; m < channels; ++m)
-#pragma GCC unroll 6
-    for (int s = 0; s < kernel_w; ++s, sums += lanes)
-      store_vector<float, float>(sums, load_vector<float>(sums) + sum[m][s]);
-}
-
-// The tiles that the registers hold, by kernel width.
-constexpr int tap_rows_at_once(int kernel_w) { return max_rows < 4 * kernel_w ? max_rows / kernel_w : 4; }
-constexpr int channels_at_once(int kernel_w) {
-  return MYCONV2D_VECTOR_BYTES == 64 || kernel_w <= 2 ? 4 : kernel_w <= 4 ? 3 : 2;
-}
-
-using CorrelatePixels = void (*)(const float*, int64_t, int64_t, const ManyRows&, const FirstLanes&, float*, int64_t);
-using CorrelatePlanes = void (*)(const float*, int64_t, const ManyRows&, float*);
-
-template <int kernel_w, int tap_rows = tap_rows_at_once(kernel_w)>
-CorrelatePixels correlate_pixels_of(int64_t rows, int64_t vectors) {
-  if constexpr (tap_rows > 1)
-    if (rows < tap_rows) return correlate_pixels_of<kernel_w, tap_rows - 1>(rows, vectors);
-  return vectors == 2 ? correlate_pixels<tap_rows, kernel_w, 2> : correlate_pixels<tap_rows, kernel_w, 1>;
-}
-
-template <int kernel_w, int channels = channels_at_once(kernel_w)>
-CorrelatePlanes correlate_planes_of(int64_t count) {
-  if constexpr (channels > 1)
-    if (count < channels) return correlate_planes_of<kernel_w, channels - 1>(count);
-  return correlate_planes<channels, kernel_w>;
-}
-
-struct FewTiles {  // of one kernel width
-  int64_t tap_rows, channels;
-  CorrelatePixels (*pixels)(int64_t, int64_t);
-  CorrelatePlanes (*planes)(int64_t);
-};
-
-template <int kernel_w>
-constexpr FewTiles few_tiles_of = {tap_rows_at_once(kernel_w), channels_at_once(kernel_w),
-                                   correlate_pixels_of<kernel_w>, correlate_planes_of<kernel_w>};
-inline const FewTiles& few_tiles(int64_t kernel_w) {
-  static constexpr FewTiles table[] = {few_tiles_of<1>, few_tiles_of<2>, few_tiles_of<3>,
-                                       few_tiles_of<4>, few_tiles_of<5>, few_tiles_of<6>};
-  return table[kernel_w - 1];
-}
-
-inline float sum_of_lanes(const float* from) {
-  float part[lanes];
-  std::memcpy(part, from, sizeof part);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
-}
 
 // The sum of a plane's rows of whole vectors, in lanes.
 inline Lanes sum_of_rows(const float* from, int64_t rows, int64_t row_step, int64_t columns) {
@@ -278,8 +165,8 @@ void few_grad_weight(const Correlation& p, const Threads& threads, const Few& fe
       for (int64_t i = 0; i < tap_rows; ++i)
         for (int64_t m = 0; m < padded; ++m)
           for (int64_t s = 0; s < p.kernel_w; ++s, in_lanes += lanes)
-            sums[(i * p.kernel_w + s) * padded + m] = sum_of_lanes(in_lanes);
-      for (int64_t m = 0; m < padded; ++m, in_lanes += lanes) sums[taps * padded + m] = sum_of_lanes(in_lanes);
+            sums[(i * p.kernel_w + s) * padded + m] = sum_of_lanes(load_vector<float>(in_lanes));
+      for (int64_t m = 0; m < padded; ++m, in_lanes += lanes) sums[taps * padded + m] = sum_of_lanes(load_vector<float>(in_lanes));
     }
   });
 
@@ -311,10 +198,8 @@ void channel_sums(const Threads& threads, int64_t batch, int64_t groups, const S
       const int64_t plane = plane_stride(blocks.rows * width);
       float* planes = static_cast<float*>(scratch(Scratch::panel, channels * plane * sizeof(float)));
       read_planes(source, {window.image, window.y, 0, window.rows, width}, planes, width, plane);
-      for (int64_t c = 0; c < channels; ++c) {
-        const Lanes sum = sum_of_rows(planes + c * plane, window.rows, width, width);
-        total[c] += sum_of_lanes(reinterpret_cast<const float*>(&sum));
-      }
+      for (int64_t c = 0; c < channels; ++c)
+        total[c] += sum_of_lanes(sum_of_rows(planes + c * plane, window.rows, width, width));
     }
     for (int64_t c = 0; c < channels; ++c) sums[g * channels + c] = narrow<B, float>(static_cast<float>(total[c]));
   });

@@ -144,8 +144,12 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
       if (sink.strides.c == 1 && sink.strides.w == out_channels)
         return multiply_window<T, true>(read, window, weights, start, sink);
     }
-    float* band = static_cast<float*>(scratch(
-        Scratch::accumulators, (window.rows * width + lanes) * out_channels * sizeof(float)));
+    const int64_t plane = plane_stride(window.rows * width + lanes);
+    float* band = static_cast<float*>(scratch(Scratch::accumulators, plane * out_channels * sizeof(float)));
+    if constexpr (requires { write_planes(band, width, plane, window, sink); }) {
+      multiply_rows<float, false>(read, window.rows, width, weights, start, out_channels, band, width, plane);
+      return write_planes(band, width, plane, window, sink);
+    }
     multiply_rows<float, true>(read, window.rows, width, weights, start, out_channels, band, width * out_channels, 0);
     write_pixels(band, out_channels, window, 0, out_channels, sink);
   });

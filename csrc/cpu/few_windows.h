@@ -19,6 +19,14 @@ inline Lanes load_once(const float* from) {
   return value;
 }
 
+inline float sum_of_lanes(Lanes value) {
+  float part[lanes];
+  std::memcpy(part, &value, sizeof part);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
 // Windows of full-width rows. All but an image's last have an even number of rows, so that none cuts a 2×2 pooling
 // window, and as many as fit `budget` bytes.
 struct RowBlocks {

@@ -28,7 +28,7 @@ struct BlockSink {
   float* pooled;
   uint8_t* index;
   Strides y_strides, pooled_strides, index_strides;
-  const float* sign;  // of gamma, per channel; null: no batch norm
+  const float* sign;  // of gamma, per channel
   TaskSums* sums;     // [4][channels]: pixels, shift, Σ(y − shift), Σ(y − shift)²
   int64_t channels, height, width;
   float* mine = nullptr;
@@ -37,14 +37,13 @@ struct BlockSink {
 inline BlockSink of_group(const BlockSink& sink, int64_t) { return sink; }
 
 inline void begin_tasks(const BlockSink& sink, int64_t tasks) {
-  if (!sink.sign) return;
   const int64_t size = round_up(4 * sink.channels, 32);  // whole cache lines: no two tasks share one
   *sink.sums = {static_cast<float*>(scratch(Scratch::task_sums, tasks * size * sizeof(float))), tasks, size};
   std::memset(sink.sums->data, 0, tasks * size * sizeof(float));
 }
 
 inline BlockSink for_task(BlockSink sink, int64_t task) {
-  if (sink.sign) sink.mine = sink.sums->of(task);
+  sink.mine = sink.sums->of(task);
   return sink;
 }
 
@@ -70,7 +69,7 @@ struct Statistics {  // of one vector of channels, two pixels at a time
 };
 
 // One vector of channels of a window: y, statistics and pooling from one read of each value.
-template <typename V, bool norm, bool pool>
+template <typename V, bool pool>
 inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted,
                         const BlockSink& sink) {
   using Ints = typename IntsOf<V>::type;
@@ -78,14 +77,10 @@ inline void write_block(const float* pixels, int64_t stride, const Window& windo
   const int64_t rows = least(window.rows, sink.height - window.y);
   const int64_t columns = least(window.columns, sink.width - window.x);
   Statistics<V> statistics;
-  V sign{};
-  float *shifts = nullptr, *sums = nullptr, *squares = nullptr;
-  if constexpr (norm) {
-    shifts = sink.mine + sink.channels + k, sums = shifts + sink.channels, squares = sums + sink.channels;
-    if (!counted) put(shifts, get<V>(pixels));
-    statistics.shift = get<V>(shifts);
-    sign = get<V>(sink.sign + k);
-  }
+  float *shifts = sink.mine + sink.channels + k, *sums = shifts + sink.channels, *squares = sums + sink.channels;
+  if (!counted) put(shifts, get<V>(pixels));
+  statistics.shift = get<V>(shifts);
+  const V sign = get<V>(sink.sign + k);
   for (int64_t i = 0; i < rows; i += 2) {
     const bool two_rows = i + 1 < rows;
     const float *from = pixels + i * window.columns * stride, *below = from + window.columns * stride;
@@ -96,7 +91,7 @@ inline void write_block(const float* pixels, int64_t stride, const Window& windo
     const auto one = [&](int64_t x, const float* of, int64_t row, int which) __attribute__((always_inline)) {
       const V value = get<V>(of + x * stride);
       put(y + row * ys.h + x * ys.w, value);
-      if constexpr (norm) statistics.add(value, which);
+      statistics.add(value, which);
       return value;
     };
     int64_t x = 0;
@@ -121,33 +116,29 @@ inline void write_block(const float* pixels, int64_t stride, const Window& windo
       if (two_rows) one(x, below, 1, 1);
     }
   }
-  if constexpr (norm) {
-    put(sums, get<V>(sums) + (statistics.sums[0] + statistics.sums[1]));
-    put(squares, get<V>(squares) + (statistics.squares[0] + statistics.squares[1]));
-  }
+  put(sums, get<V>(sums) + (statistics.sums[0] + statistics.sums[1]));
+  put(squares, get<V>(squares) + (statistics.squares[0] + statistics.squares[1]));
 }
 
-template <bool norm, bool pool>
+template <bool pool>
 inline void write_block_window(const float* pixels, int64_t stride, const Window& window, int64_t first,
                                int64_t channels, const BlockSink& sink) {
-  float* count = norm ? sink.mine + first : nullptr;
-  const bool counted = norm && *count > 0;
+  float* count = sink.mine + first;
+  const bool counted = *count > 0;
   int64_t k = 0;
   for (; k + lanes <= channels; k += lanes)
-    write_block<Lanes, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<Lanes, pool>(pixels + k, stride, window, first + k, counted, sink);
   for (; k + lanes / 2 <= channels; k += lanes / 2)
-    write_block<HalfLanes, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<HalfLanes, pool>(pixels + k, stride, window, first + k, counted, sink);
   for (; k < channels; ++k)
-    write_block<OneLane, norm, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<OneLane, pool>(pixels + k, stride, window, first + k, counted, sink);
   const int64_t inside = least(window.rows, sink.height - window.y) * least(window.columns, sink.width - window.x);
-  for (k = 0; norm && k < channels; ++k) count[k] += inside;
+  for (k = 0; k < channels; ++k) count[k] += inside;
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,
                          const BlockSink& sink) {
-  const auto write = !sink.sign    ? write_block_window<false, false>
-                     : sink.pooled ? write_block_window<true, true>
-                                   : write_block_window<true, false>;
+  const auto write = sink.pooled ? write_block_window<true> : write_block_window<false>;
   write(pixels, stride, window, first, channels, sink);
 }
 
