@@ -85,6 +85,24 @@ inline void turn_planes(const T* from, int64_t plane_stride, int64_t planes, int
 template <typename T, typename A>
 void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t first_column, int64_t inside, A* to) {
   constexpr int64_t lanes = Vector<A>::lanes;
+  const bool dense = band.step == 1 && band.width == band.channels;
+  if (dense && s.c == 1 && (s.w == band.channels || inside == 1)) {  // one stretch of memory here and there
+    to += band.column(first_column);
+    const int64_t count = inside * band.channels;
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) store_vector<A, A>(to + i, load_vector<A>(from + i));
+    for (; i < count; ++i) to[i] = load<A>(from[i]);
+    return;
+  }
+  if (dense && s.w == 1 && band.channels <= 4) {
+    to += band.column(first_column);
+    switch (band.channels) {
+      case 1: return planes_to_pixels<A, 1>(from, s.c, inside, to);
+      case 2: return planes_to_pixels<A, 2>(from, s.c, inside, to);
+      case 3: return planes_to_pixels<A, 3>(from, s.c, inside, to);
+      case 4: return planes_to_pixels<A, 4>(from, s.c, inside, to);
+    }
+  }
   const int64_t block_step = band.blocks > 1 ? band.block_size() : lanes;  // in the band, from vector to vector
   if (s.c != 1 && s.w == 1) {
     for (int64_t c = 0; c < band.channels; c += lanes, to += block_step) {

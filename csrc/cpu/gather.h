@@ -26,6 +26,10 @@ struct Axis {             // one spatial axis of a Gather
     return taps == 0 ? 0 : (steps - 1) * step + (taps - 1) * (spacing < 0 ? -spacing : spacing) + 1;
   }
 
+  bool stays_inside() const {  // every tap of every step lies in the source
+    return taps > 0 && lowest() >= 0 && lowest() + span(grid) <= source;
+  }
+
   struct Range {
     int64_t begin, end;
     int64_t size() const { return end - begin; }

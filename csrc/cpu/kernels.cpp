@@ -96,7 +96,7 @@ void gathered(Algorithm algorithm, const Gather& gather, int64_t groups, int64_t
                          result_strides);
   else
     direct_product<T>(gather, groups, channels, threads, source, source_strides, weight, view, bias, bias_stride,
-                      result, result_strides);
+                      Grid<T>{result, result_strides});
 }
 
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
