@@ -8,6 +8,7 @@
 #include "direct_product.h"
 #include "few_channels.h"
 #include "grad_weight.h"
+#include "phases.h"
 #include "winograd_grad_weight.h"
 
 namespace myconv2d::MYCONV2D_ISA {
@@ -137,6 +138,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
+    if (algorithm == Algorithm::direct_phases)
+      return grad_input_in_phases<T>(conv, threads, source.data, grad_output.strides, weights, view, result.data, strides);
     for (int64_t h = 0; h < least(conv.stride_h, conv.in_height); ++h)
       for (int64_t w = 0; w < least(conv.stride_w, conv.in_width); ++w)
         gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
