@@ -138,19 +138,27 @@ void zero_columns(const Band<A>& band, int64_t begin, int64_t end, A* row) {
       std::memset(row + block * band.block_size() + band.column(j), 0, band.width * sizeof(A));
 }
 
-// The band under the grid from step (y, x) on. Rows outside the image are left undefined: Axis::taps_inside leaves them out.
+// One row of a band, from the image's row y, columns first_x …. False, and nothing done, outside the image:
+// Axis::taps_inside leaves such rows out.
+template <typename T, typename A>
+bool read_line(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t first_x,
+               A* to) {
+  if (y < 0 || y >= gather.h.source) return false;
+  const int64_t begin = least(most(0, -first_x), band.columns);
+  const int64_t end = most(begin, least(band.columns, gather.w.source - first_x));
+  zero_columns(band, 0, begin, to);
+  zero_columns(band, end, band.columns, to);
+  read_row<T, A>(band, image + y * s.h + (first_x + begin) * s.w, s, begin, end - begin, to);
+  return true;
+}
+
+// The band under the grid from step (y, x) on.
 template <typename T, typename A>
 void read_band(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t x,
                A* to) {
   const int64_t first_x = x * gather.w.step + gather.w.lowest(), first_y = y * gather.h.step + gather.h.lowest();
-  const int64_t begin = least(most(0, -first_x), band.columns);
-  const int64_t end = most(begin, least(band.columns, gather.w.source - first_x));
-  for (int64_t i = 0; i < band.rows; ++i, to += band.row_size()) {
-    if (first_y + i < 0 || first_y + i >= gather.h.source) continue;
-    zero_columns(band, 0, begin, to);
-    zero_columns(band, end, band.columns, to);
-    read_row<T, A>(band, image + (first_y + i) * s.h + (first_x + begin) * s.w, s, begin, end - begin, to);
-  }
+  for (int64_t i = 0; i < band.rows; ++i)
+    read_line<T, A>(band, gather, image, s, first_y + i, first_x, to + i * band.row_size());
 }
 
 // Asks for the source of a later piece, a share at a time, while the one before is computed: reading a band is no time to
