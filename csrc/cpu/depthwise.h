@@ -48,6 +48,42 @@ constexpr DepthwiseTile<A> depthwise_tiles[] = {
     depthwise_tile<A, 9>, depthwise_tile<A, 10>, depthwise_tile<A, 11>, depthwise_tile<A, 12>,
 };
 
+constexpr int window_pixels = 8;
+
+// The same for `window_pixels` pixels under rows of so many neighbouring taps: each pixel of the source is loaded once a row.
+template <typename A, int taps>
+void depthwise_window(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, const A* weights,
+                      const A* bias, A* sums, int64_t sums_step) {
+  using V = typename Vector<A>::type;
+  V sum[window_pixels];
+#pragma GCC unroll 8
+  for (int i = 0; i < window_pixels; ++i) sum[i] = *reinterpret_cast<const V*>(bias);
+  for (; tap != end; tap += taps) {
+    const V* a = reinterpret_cast<const V*>(source + tap->source);
+    V weight[taps];
+#pragma GCC unroll 8
+    for (int t = 0; t < taps; ++t) weight[t] = *reinterpret_cast<const V*>(weights + tap[t].weight);
+#pragma GCC unroll 16
+    for (int x = 0; x < window_pixels + taps - 1; ++x) {
+      const V value = a[x];
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t)
+        if (x - t >= 0 && x - t < window_pixels) sum[x - t] += value * weight[t];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < window_pixels; ++i) store_vector<A, A>(sums + i * sums_step, sum[i]);
+}
+
+template <typename A>
+DepthwiseTile<A> depthwise_window_for(const Axis& axis, int64_t pixels) {
+  const bool neighbours = axis.step == 1 && (axis.spacing == 1 || axis.spacing == -1) && pixels >= window_pixels;
+  if (neighbours && axis.taps == 3) return depthwise_window<A, 3>;
+  if (neighbours && axis.taps == 5) return depthwise_window<A, 5>;
+  if (neighbours && axis.taps == 7) return depthwise_window<A, 7>;
+  return nullptr;
+}
+
 // Pieces of as many rows as keep the threads busy: each piece reads the halo above it anew.
 inline Pieces tall_pieces(const Gather& gather, int64_t source_bytes, int64_t chunks, int64_t tasks) {
   Pieces pieces(gather, source_bytes, 768);
@@ -121,12 +157,16 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
           const Axis::Range inside = phase.h.taps_inside(at);
           DepthwiseTap* end = list;
           for (int64_t r = inside.begin; r < inside.end; ++r)
-            for (int64_t s = 0; s < phase.w.taps; ++s)
+            for (int64_t i = 0; i < phase.w.taps; ++i) {  // as they lie in the source
+              const int64_t s = phase.w.spacing < 0 ? phase.w.taps - 1 - i : i;
               *end++ = {ring.row(at * phase.h.step + phase.h.origin + r * phase.h.spacing) +
                             whole.column(phase.w.origin + s * phase.w.spacing - gather.w.lowest()),
                         ((phase.h.first_tap + r * phase.h.tap_spacing) * kernel_w + phase.w.first_tap +
                          s * phase.w.tap_spacing) * lanes};
-          const int64_t tile_pixels = ceil_div(pixels, ceil_div(pixels, 12)), pixel_step = phases.count_w() * result_strides.w;
+            }
+          const DepthwiseTile<A> window = depthwise_window_for<A>(phase.w, pixels);
+          const int64_t tile_pixels = window ? window_pixels : ceil_div(pixels, ceil_div(pixels, 12));
+          const int64_t pixel_step = phases.count_w() * result_strides.w;
           T* to = image_result + (at * phases.count_h() + h) * result_strides.h +
                   (piece.x * phases.count_w() + w) * result_strides.w;
           const bool direct = sizeof(T) == sizeof(A) && result_strides.c == 1 && channels % lanes == 0;
@@ -134,10 +174,12 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
             const A* weights = packed + (first_block + block) * (taps + 1) * lanes;
             A* block_sums = direct ? reinterpret_cast<A*>(to) + block * lanes : sums + block * sums_step;
             const int64_t step = direct ? pixel_step : lanes;
-            for (int64_t x = 0; x < pixels; x += tile_pixels)
-              depthwise_tiles<A>[least(tile_pixels, pixels - x)](
-                  list, end, ring.rows + block * whole.block_size() + x * lanes, weights, weights + taps * lanes,
-                  block_sums + x * step, step);
+            for (int64_t next = 0; next < pixels; next += tile_pixels) {
+              const int64_t x = window ? least(next, pixels - tile_pixels) : next;  // the last overlaps the one before
+              const auto tile = window ? window : depthwise_tiles<A>[least(tile_pixels, pixels - x)];
+              tile(list, end, ring.rows + block * whole.block_size() + x * lanes, weights, weights + taps * lanes,
+                   block_sums + x * step, step);
+            }
           }
           if (!direct)
             write_row<T, A>(sums, lanes, sums_step, pixels, channels, to,
@@ -152,8 +194,22 @@ template <typename A, int taps>
 void depthwise_reduce(int64_t pixels, const A* band, int64_t step, int64_t spacing, const A* grads, int64_t grads_step,
                       A* sums) {
   using V = typename Vector<A>::type;
-  constexpr int streams = taps <= 4 ? 2 : 1;
+  constexpr int streams = taps <= 4 ? 2 : 1, together = 4;
   V sum[streams][taps] = {};
+  if (step == spacing)  // neighbouring pixels under neighbouring taps: each is loaded once
+    for (; pixels >= together; pixels -= together, band += together * step) {
+      V grad[together];
+#pragma GCC unroll 4
+      for (int i = 0; i < together; ++i, grads += grads_step) grad[i] = load_vector<A>(grads);
+      const A* at = band;
+#pragma GCC unroll 16
+      for (int x = 0; x < together + taps - 1; ++x, at += step) {
+        const V value = *reinterpret_cast<const V*>(at);
+#pragma GCC unroll 8
+        for (int t = 0; t < taps; ++t)
+          if (x - t >= 0 && x - t < together) sum[x % streams][t] += value * grad[x - t];
+      }
+    }
   for (; pixels >= streams; pixels -= streams)
 #pragma GCC unroll 2
     for (int i = 0; i < streams; ++i, band += step, grads += grads_step) {
@@ -204,6 +260,7 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
     A* pixels = static_cast<A*>(scratch(Scratch::band, whole.size() * sizeof(A)));
     A* grads = static_cast<A*>(scratch(Scratch::panel, pieces.columns * padded * sizeof(A)));
     std::memset(grads, 0, pieces.columns * padded * sizeof(A));
+    constexpr int64_t line = 64 / sizeof(T);
     const bool in_place = sizeof(T) == sizeof(A) && output_strides.c == 1 && channels % lanes == 0;
     for (int64_t i = range * all_pieces / ranges; i < (range + 1) * all_pieces / ranges; ++i) {
       const Piece piece(gather, pieces, i);
@@ -219,6 +276,10 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
         const A* row_grads = in_place ? reinterpret_cast<const A*>(from) : grads;
         const int64_t grads_step = in_place ? output_strides.w : padded, at = piece.y + y;
         const Axis::Range inside = gather.h.taps_inside(at);
+        if (in_place && y + 1 < piece.rows)
+          for (int64_t x = 0; x < piece.columns; ++x)
+            for (int64_t c = 0; c < channels; c += line)
+              __builtin_prefetch(from + output_strides.h + x * output_strides.w + c, 0, 2);
         for (int64_t block = 0; block * lanes < channels; ++block) {
           A* sums = partial + (range * blocks + first_block + block) * range_size;
           const A* block_grads = row_grads + block * lanes;
