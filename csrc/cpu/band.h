@@ -81,6 +81,17 @@ inline void turn_planes(const T* from, int64_t plane_stride, int64_t planes, int
   }
 }
 
+// The sum of `count` vectors that are `step` apart, in four streams.
+template <typename A, typename T>
+inline typename Vector<A>::type sum_of_vectors(const T* from, int64_t step, int64_t count) {
+  typename Vector<A>::type sum[4] = {};
+  for (; count >= 4; count -= 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i, from += step) sum[i] += load_vector<A>(from);
+  for (; count > 0; --count, from += step) sum[0] += load_vector<A>(from);
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 // Source columns x … of one row into a band's row; `inside` of them, beginning with the first, lie in the image.
 template <typename T, typename A>
 void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t first_column, int64_t inside, A* to) {
@@ -113,6 +124,13 @@ void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t firs
                        for (int64_t x = 0; x < pixels; ++x, ++column) store_some<A>(column.at, values[x], count);
                      });
     }
+    return;
+  }
+  if (s.c == 1 && band.step == 1 && band.channels % lanes == 0) {  // whole vectors of neighbouring columns
+    to += band.column(first_column);
+    for (int64_t x = 0; x < inside; ++x, from += s.w, to += band.width)
+      for (int64_t c = 0, at = 0; c < band.channels; c += lanes, at += block_step)
+        store_vector<A, A>(to + at, load_vector<A>(from + c));
     return;
   }
   // A pixel's last channels are copied as a whole vector too, where what is behind them is the next pixels, in the image

@@ -50,6 +50,17 @@ constexpr DepthwiseTile<A> depthwise_tiles[] = {
 
 constexpr int window_pixels = 8;
 
+// Several multiply-adds share a value: the compiler would fold its load into each of them as a memory operand.
+template <typename V>
+inline V in_register(V value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 // The same for `window_pixels` pixels under rows of so many neighbouring taps: each pixel of the source is loaded once a row.
 template <typename A, int taps>
 void depthwise_window(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, const A* weights,
@@ -65,7 +76,7 @@ void depthwise_window(const DepthwiseTap* tap, const DepthwiseTap* end, const A*
     for (int t = 0; t < taps; ++t) weight[t] = *reinterpret_cast<const V*>(weights + tap[t].weight);
 #pragma GCC unroll 16
     for (int x = 0; x < window_pixels + taps - 1; ++x) {
-      const V value = a[x];
+      const V value = in_register(a[x]);
 #pragma GCC unroll 8
       for (int t = 0; t < taps; ++t)
         if (x - t >= 0 && x - t < window_pixels) sum[x - t] += value * weight[t];
@@ -133,6 +144,10 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
     if (bias) *to = load<A>(bias[g * bias_stride]);
   }
 
+  const int64_t count = phases.count_h() * phases.count_w();
+  Gather* gathers = static_cast<Gather*>(scratch(Scratch::partial_sums, count * sizeof(Gather)));
+  for (int64_t i = 0; i < count; ++i) gathers[i] = phases.at(i / phases.count_w(), i % phases.count_w());
+
   // Where channels are innermost in memory a task takes many, so that it reads and writes memory in order.
   const int64_t together = source_strides.c == 1 ? least(blocks, most_blocks) : 1, chunks = ceil_div(blocks, together);
   const Pieces pieces = tall_pieces(gather, together * lanes * sizeof(A), chunks, 4 * threads.count);
@@ -151,7 +166,7 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
       ring.advance(image, source_strides, y);
       for (int64_t h = 0; h < phases.count_h(); ++h)
         for (int64_t w = 0; w < phases.count_w(); ++w) {
-          const Gather phase = phases.at(h, w);
+          const Gather& phase = gathers[h * phases.count_w() + w];
           const int64_t pixels = least(piece.columns, phase.w.grid - piece.x), at = piece.y + y;
           if (at >= phase.h.grid || pixels <= 0) continue;
           const Axis::Range inside = phase.h.taps_inside(at);
@@ -204,7 +219,7 @@ void depthwise_reduce(int64_t pixels, const A* band, int64_t step, int64_t spaci
       const A* at = band;
 #pragma GCC unroll 16
       for (int x = 0; x < together + taps - 1; ++x, at += step) {
-        const V value = *reinterpret_cast<const V*>(at);
+        const V value = in_register(*reinterpret_cast<const V*>(at));
 #pragma GCC unroll 8
         for (int t = 0; t < taps; ++t)
           if (x - t >= 0 && x - t < together) sum[x % streams][t] += value * grad[x - t];
@@ -291,9 +306,7 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
                   gather.w.spacing * padded, block_grads, grads_step, sums + (r * gather.w.taps + s) * lanes);
           }
           if (!grad_bias) continue;
-          V bias_sum[4] = {};
-          for (int64_t x = 0; x < piece.columns; ++x) bias_sum[x % 4] += load_vector<A>(block_grads + x * grads_step);
-          *reinterpret_cast<V*>(sums + taps * lanes) += (bias_sum[0] + bias_sum[1]) + (bias_sum[2] + bias_sum[3]);
+          *reinterpret_cast<V*>(sums + taps * lanes) += sum_of_vectors<A>(block_grads, grads_step, piece.columns);
         }
       }
     }
