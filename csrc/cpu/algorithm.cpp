@@ -9,6 +9,20 @@ double tiles_used(int64_t height, int64_t width) {
   return static_cast<double>(height * width) / static_cast<double>(16 * tiles);
 }
 
+// A strided grad_input takes the phases of the stride one by one, each with its own taps, or side by side as channels,
+// each with the taps of all. Counted in vectors of 16 channels at every tap.
+bool suits_phases(const Conv2d& conv) {
+  if (conv.stride_h * conv.stride_w > 64 || conv.dilation_h != 1 || conv.dilation_w != 1) return false;
+  const auto taps = [](int64_t kernel, int64_t stride, int64_t padding) {  // of all phases: the outputs they reach
+    return (stride - 1 + padding) / stride + (kernel - 1 - padding) / stride + 1;
+  };
+  const int64_t channels = conv.group_in_channels();
+  const int64_t together = taps(conv.kernel_height, conv.stride_h, conv.padding_h) *
+                           taps(conv.kernel_width, conv.stride_w, conv.padding_w) *
+                           ((conv.stride_h * conv.stride_w * channels + 15) / 16);
+  return channels < 16 && together < conv.taps() * ((channels + 15) / 16);
+}
+
 }  // namespace
 
 bool fits_a_block(const Conv2d& conv) {
@@ -22,9 +36,12 @@ bool fits_a_block(const Conv2d& conv) {
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
+  const bool strided = conv.stride_h != 1 || conv.stride_w != 1;
+  if (strided && pass == Pass::grad_input && suits_phases(conv)) return Algorithm::direct_phases;
+
   const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
-  if (!in_float || conv.stride_h != 1 || conv.stride_w != 1 || (dilated && pass == Pass::grad_weight))
+  if (!in_float || strided || (dilated && pass == Pass::grad_weight))
     return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
@@ -54,6 +71,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::winograd: return "Winograd F(4x4, 3x3)";
     case Algorithm::few_in: return "direct, few in channels";
     case Algorithm::few_out: return "direct, few out channels";
+    case Algorithm::direct_phases: return "direct, phases as channels";
     case Algorithm::depthwise: return "depthwise";
     default: return "direct";
   }

@@ -81,10 +81,39 @@ inline void turn_planes(const T* from, int64_t plane_stride, int64_t planes, int
   }
 }
 
+// The sum of `count` vectors that are `step` apart, in four streams.
+template <typename A, typename T>
+inline typename Vector<A>::type sum_of_vectors(const T* from, int64_t step, int64_t count) {
+  typename Vector<A>::type sum[4] = {};
+  for (; count >= 4; count -= 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i, from += step) sum[i] += load_vector<A>(from);
+  for (; count > 0; --count, from += step) sum[0] += load_vector<A>(from);
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 // Source columns x … of one row into a band's row; `inside` of them, beginning with the first, lie in the image.
 template <typename T, typename A>
 void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t first_column, int64_t inside, A* to) {
   constexpr int64_t lanes = Vector<A>::lanes;
+  const bool dense = band.step == 1 && band.width == band.channels;
+  if (dense && s.c == 1 && (s.w == band.channels || inside == 1)) {  // one stretch of memory here and there
+    to += band.column(first_column);
+    const int64_t count = inside * band.channels;
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) store_vector<A, A>(to + i, load_vector<A>(from + i));
+    for (; i < count; ++i) to[i] = load<A>(from[i]);
+    return;
+  }
+  if (dense && s.w == 1 && band.channels <= 4) {
+    to += band.column(first_column);
+    switch (band.channels) {
+      case 1: return planes_to_pixels<A, 1>(from, s.c, inside, to);
+      case 2: return planes_to_pixels<A, 2>(from, s.c, inside, to);
+      case 3: return planes_to_pixels<A, 3>(from, s.c, inside, to);
+      case 4: return planes_to_pixels<A, 4>(from, s.c, inside, to);
+    }
+  }
   const int64_t block_step = band.blocks > 1 ? band.block_size() : lanes;  // in the band, from vector to vector
   if (s.c != 1 && s.w == 1) {
     for (int64_t c = 0; c < band.channels; c += lanes, to += block_step) {
@@ -95,6 +124,13 @@ void read_row(const Band<A>& band, const T* from, const Strides& s, int64_t firs
                        for (int64_t x = 0; x < pixels; ++x, ++column) store_some<A>(column.at, values[x], count);
                      });
     }
+    return;
+  }
+  if (s.c == 1 && band.step == 1 && band.channels % lanes == 0) {  // whole vectors of neighbouring columns
+    to += band.column(first_column);
+    for (int64_t x = 0; x < inside; ++x, from += s.w, to += band.width)
+      for (int64_t c = 0, at = 0; c < band.channels; c += lanes, at += block_step)
+        store_vector<A, A>(to + at, load_vector<A>(from + c));
     return;
   }
   // A pixel's last channels are copied as a whole vector too, where what is behind them is the next pixels, in the image
@@ -120,19 +156,27 @@ void zero_columns(const Band<A>& band, int64_t begin, int64_t end, A* row) {
       std::memset(row + block * band.block_size() + band.column(j), 0, band.width * sizeof(A));
 }
 
-// The band under the grid from step (y, x) on. Rows outside the image are left undefined: Axis::taps_inside leaves them out.
+// One row of a band, from the image's row y, columns first_x …. False, and nothing done, outside the image:
+// Axis::taps_inside leaves such rows out.
+template <typename T, typename A>
+bool read_line(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t first_x,
+               A* to) {
+  if (y < 0 || y >= gather.h.source) return false;
+  const int64_t begin = least(most(0, -first_x), band.columns);
+  const int64_t end = most(begin, least(band.columns, gather.w.source - first_x));
+  zero_columns(band, 0, begin, to);
+  zero_columns(band, end, band.columns, to);
+  read_row<T, A>(band, image + y * s.h + (first_x + begin) * s.w, s, begin, end - begin, to);
+  return true;
+}
+
+// The band under the grid from step (y, x) on.
 template <typename T, typename A>
 void read_band(const Band<A>& band, const Gather& gather, const T* image, const Strides& s, int64_t y, int64_t x,
                A* to) {
   const int64_t first_x = x * gather.w.step + gather.w.lowest(), first_y = y * gather.h.step + gather.h.lowest();
-  const int64_t begin = least(most(0, -first_x), band.columns);
-  const int64_t end = most(begin, least(band.columns, gather.w.source - first_x));
-  for (int64_t i = 0; i < band.rows; ++i, to += band.row_size()) {
-    if (first_y + i < 0 || first_y + i >= gather.h.source) continue;
-    zero_columns(band, 0, begin, to);
-    zero_columns(band, end, band.columns, to);
-    read_row<T, A>(band, image + (first_y + i) * s.h + (first_x + begin) * s.w, s, begin, end - begin, to);
-  }
+  for (int64_t i = 0; i < band.rows; ++i)
+    read_line<T, A>(band, gather, image, s, first_y + i, first_x, to + i * band.row_size());
 }
 
 // Asks for the source of a later piece, a share at a time, while the one before is computed: reading a band is no time to

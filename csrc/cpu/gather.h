@@ -26,6 +26,10 @@ struct Axis {             // one spatial axis of a Gather
     return taps == 0 ? 0 : (steps - 1) * step + (taps - 1) * (spacing < 0 ? -spacing : spacing) + 1;
   }
 
+  bool stays_inside() const {  // every tap of every step lies in the source
+    return taps > 0 && lowest() >= 0 && lowest() + span(grid) <= source;
+  }
+
   struct Range {
     int64_t begin, end;
     int64_t size() const { return end - begin; }
@@ -86,6 +90,33 @@ inline Gather grad_input_gather(const Conv2d& conv, int64_t residue_h, int64_t r
           transposed_axis(residue_w, conv.in_width, conv.out_width, conv.kernel_width, conv.stride_w,
                           conv.padding_w, conv.dilation_w)};
 }
+
+// The gathers of a product together, for kernels that read a band once for all of them: the one of forward, or those
+// of grad_input, one per residue of the input pixels.
+struct Phases {
+  const Conv2d& conv;
+  bool of_grad_input;
+
+  int64_t count_h() const { return of_grad_input ? least(conv.stride_h, conv.in_height) : 1; }
+  int64_t count_w() const { return of_grad_input ? least(conv.stride_w, conv.in_width) : 1; }
+  Gather at(int64_t h, int64_t w) const { return of_grad_input ? grad_input_gather(conv, h, w) : forward_gather(conv); }
+  // What all of them read: the grid of the largest, and taps from the first to the last of any.
+  Gather all() const {
+    Gather gather = at(0, 0);
+    if (!of_grad_input) return gather;
+    for (int64_t h = 1; h < count_h(); ++h) join(gather.h, at(h, 0).h);
+    for (int64_t w = 1; w < count_w(); ++w) join(gather.w, at(0, w).w);
+    return gather;
+  }
+
+ private:
+  static void join(Axis& all, const Axis& one) {
+    if (one.taps == 0) return;
+    const int64_t begin = all.taps == 0 ? one.lowest() : least(all.lowest(), one.lowest());
+    const int64_t end = most(all.taps == 0 ? begin : all.lowest() + all.span(1), one.lowest() + one.span(1));
+    all.origin = begin, all.taps = end - begin, all.spacing = 1;
+  }
+};
 
 // An axis with one tap is a subsampled source without a stride. Returns how far the source's first pixel moves.
 inline int64_t subsample(Axis& axis, int64_t& stride) {

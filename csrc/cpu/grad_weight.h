@@ -69,6 +69,11 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
   const int64_t parts = ranges * groups < 8 ? panels : 1;  // panels of k on their own threads, where ranges are few
   A* partial = static_cast<A*>(scratch(Scratch::partial_sums, groups * ranges * range_size * sizeof(A)));
   const Band<A> whole = Band<A>::dense(gather, gather.channels, pieces.rows, pieces.columns);
+  // Without padding, and with the (tap, c) of a run side by side, the input is read where it lies.
+  const bool in_place = sizeof(T) == sizeof(A) && input_strides.c == 1 && gather.h.stays_inside() &&
+                        gather.w.stays_inside() && (runs.length == gather.channels || input_strides.w == gather.channels);
+  const int64_t row_step = in_place ? input_strides.h : whole.row_size();
+  const int64_t column_step = in_place ? input_strides.w : gather.channels;
 
   parallel_for(threads, ranges * groups * parts, [&](int64_t task) {
     const int64_t g = task / parts % groups, range = task / parts / groups;
@@ -87,9 +92,13 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
       Band<A> band = whole;
       band.rows = gather.h.span(piece.rows);
       band.columns = gather.w.span(piece.columns);
-      if (runs.size() > 0)
-        read_band<T, A>(band, gather, input + g * gather.channels * input_strides.c + piece.image * input_strides.n,
-                        input_strides, piece.y, piece.x, pixels);
+      const T* image = input + g * gather.channels * input_strides.c + piece.image * input_strides.n;
+      const A* source = pixels;
+      if (in_place)
+        source = reinterpret_cast<const A*>(image) + (piece.y * gather.h.step + gather.h.lowest()) * row_step +
+                 (piece.x * gather.w.step + gather.w.lowest()) * column_step;
+      else if (runs.size() > 0)
+        read_band<T, A>(band, gather, image, input_strides, piece.y, piece.x, pixels);
       const Piece next(gather, pieces, least(i + 1, all_pieces - 1));
       Ahead<T> ahead(gather, next, input + g * gather.channels * input_strides.c + next.image * input_strides.n,
                      input_strides);
@@ -110,21 +119,20 @@ void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* gr
         for (int64_t run = 0; run < runs.count; ++run) {
           const int64_t r = run / runs.per_row, s = run % runs.per_row;
           const Axis::Range inside = steps_inside(gather.h, r, piece.y, piece.rows);
-          const A* a = pixels + (gather.h.offset(r) + inside.begin * gather.h.step) * band.row_size() +
-                       band.column(gather.w.offset(s));
+          const A* a = source + (gather.h.offset(r) + inside.begin * gather.h.step) * row_step +
+                       gather.w.offset(s) * column_step;
           const A* b = grads + inside.begin * of_grads.row_size();
           for (int64_t panel = 0; panel < runs.panels; ++panel, sums += runs.rows * width) {
             ahead.next(share);
-            tile_for(runs.rows)(inside.size() * piece.columns,
-                                {a + panel * runs.rows, gather.w.step * gather.channels, piece.columns,
-                                 gather.h.step * band.row_size()},
-                                b, sums, width, true);
+            tile_for(least(runs.rows, runs.length - panel * runs.rows))(
+                inside.size() * piece.columns,
+                {a + panel * runs.rows, gather.w.step * column_step, piece.columns, gather.h.step * row_step}, b, sums,
+                width, true);
           }
         }
         if (grad_bias)
           for (int64_t v = 0; v < width; v += lanes) {
-            typename Vector<A>::type sum{};
-            for (int64_t j = 0; j < piece.rows * piece.columns; ++j) sum += load_vector<A>(grads + j * width + v);
+            const auto sum = sum_of_vectors<A>(grads + v, width, piece.rows * piece.columns);
             store_vector<A, A>(bias_sums + first + v, load_vector<A>(bias_sums + first + v) + sum);
           }
       }

@@ -8,6 +8,7 @@
 #include "direct_product.h"
 #include "few_channels.h"
 #include "grad_weight.h"
+#include "phases.h"
 #include "winograd_grad_weight.h"
 
 namespace myconv2d::MYCONV2D_ISA {
@@ -86,19 +87,6 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
   return false;
 }
 
-// The algorithms for any stride and dilation.
-template <typename T>
-void gathered(Algorithm algorithm, const Gather& gather, int64_t groups, int64_t channels, const Threads& threads,
-              const T* source, const Strides& source_strides, const T* weight, const WeightView& view, const T* bias,
-              int64_t bias_stride, T* result, const Strides& result_strides) {
-  if (algorithm == Algorithm::depthwise)
-    depthwise_product<T>(gather, groups, threads, source, source_strides, weight, view, bias, bias_stride, result,
-                         result_strides);
-  else
-    direct_product<T>(gather, groups, channels, threads, source, source_strides, weight, view, bias, bias_stride,
-                      result, result_strides);
-}
-
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
              ConstVector bias, Image output) {
   const WeightView view{weight.strides.c, weight.strides.n, weight.strides.h, weight.strides.w,
@@ -112,9 +100,12 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const T* weights = static_cast<const T*>(weight.data);
     const T* add = static_cast<const T*>(bias.data);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::forward);
-    if (!correlate(algorithm, conv, p, threads, source, weights, view, add, bias.stride, result))
-      gathered<T>(algorithm, forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data,
-                  input.strides, weights, view, add, bias.stride, result.data, output.strides);
+    if (correlate(algorithm, conv, p, threads, source, weights, view, add, bias.stride, result)) return;
+    if (algorithm == Algorithm::depthwise)
+      return depthwise_product<T>({conv, false}, threads, source.data, input.strides, weights, view, add, bias.stride,
+                                  result.data, output.strides);
+    direct_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data, input.strides,
+                      weights, view, add, bias.stride, Grid<T>{result.data, output.strides});
   });
 }
 
@@ -137,11 +128,16 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
+    if (algorithm == Algorithm::direct_phases)
+      return grad_input_in_phases<T>(conv, threads, source.data, grad_output.strides, weights, view, result.data, strides);
+    if (algorithm == Algorithm::depthwise)
+      return depthwise_product<T>({conv, true}, threads, source.data, grad_output.strides, weights, view, no_bias, 0,
+                                  result.data, strides);
     for (int64_t h = 0; h < least(conv.stride_h, conv.in_height); ++h)
       for (int64_t w = 0; w < least(conv.stride_w, conv.in_width); ++w)
-        gathered<T>(algorithm, grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads,
-                    source.data, grad_output.strides, weights, view, no_bias, 0,
-                    result.data + h * strides.h + w * strides.w, steps);
+        direct_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads, source.data,
+                          grad_output.strides, weights, view, no_bias, 0,
+                          Grid<T>{result.data + h * strides.h + w * strides.w, steps});
   });
 }
 
