@@ -28,7 +28,7 @@ struct PointSums {
     partial_size = round_up(points * step + panels.padded(), lanes);
     const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
     ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
-    const int64_t fitting = (640 << 10) / (points * sizeof(float) * (padded + panels.padded()));
+    const int64_t fitting = (400 << 10) / (points * sizeof(float) * (padded + panels.padded()));
     tiles = most(16, least(fitting, 96));
     range_tiles = ceil_div(grid.count(), ranges);
   }
