@@ -144,7 +144,7 @@ void finish_vectors(const FeedSink& sink) {
   }
 }
 
-// The two derivatives of the convolution, in one pass where both go by Winograd (even if only one is wanted: it must not
+// The convolution's two derivatives, in one pass where both go by Winograd (even if only one is wanted: it must not
 // depend on that), else each by its own algorithm.
 void block_backward(const BlockBackward& b, const Threads& threads) {
   const Conv2d& conv = b.conv;

@@ -168,7 +168,8 @@ MYCONV2D_INLINE void read_gradient(const float* values, int64_t step, int64_t be
 #pragma GCC unroll 2
     for (int i = 0; i < count; ++i) {
       V value{};
-      if constexpr (has_grad) value = !pool || codes == code + i ? of_grad : V{};
+      if constexpr (has_grad && pool) value = codes == code + i ? of_grad : V{};
+      else if constexpr (has_grad) value = of_grad;
       if constexpr (norm) {
         const float* at = values + i * step + c;
         __builtin_prefetch(at + below);  // no hardware fetches beyond a page

@@ -27,7 +27,7 @@ constexpr int lanes = Vector<float>::lanes;
 constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
 constexpr float far = 1.41421356237309505f, far2 = 2.0f;    // the point √2 and its square
 
-// The values at ±p of a polynomial whose even and odd part have these values at p. The odd part comes with its factor p:
+// A polynomial at ±p from its even and odd part at p. The odd part comes with its factor p:
 // one multiplication more, but the sum and the difference go to the adders, not to the busier multipliers.
 template <typename V>
 MYCONV2D_INLINE void plus_minus(V even, V odd, V (&v)[2]) {

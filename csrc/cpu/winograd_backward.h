@@ -14,8 +14,8 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// Whether there are enough ranges of sums to be the tasks of grad_input too, and the tiles of the input reach every
-// pixel of grad_output, for its bias.
+// Whether memory allows enough ranges of sums to be grad_input's tasks too, and every pixel of grad_output, for its
+// bias, lies under a tile of the input.
 inline bool winograd_backward_suits(const Conv2d& conv) {
   if (conv.kernel_height != 3 || conv.kernel_width != 3 || conv.groups > 1) return false;
   const TileGrid grid = tile_grid(conv.batch, conv.in_height, conv.in_width);
@@ -38,7 +38,8 @@ void winograd_backward(const Conv2d& conv, const Threads& threads, const Grads& 
       static_cast<float*>(scratch(Scratch::partial_sums, sums.ranges * sums.partial_size * sizeof(float)));
   float* weights = nullptr;
   if (grad_input) {
-    weights = static_cast<float*>(scratch(Scratch::weights, points * out_channels * panels.padded() * sizeof(float)));
+    const int64_t size = points * out_channels * panels.padded();
+    weights = static_cast<float*>(scratch(Scratch::weights, size * sizeof(float)));
     const WeightView turned{strides.n, strides.c, -strides.h, -strides.w, 0};  // by half a turn, from the last tap
     transform_weights(threads, blocks, weight + 2 * strides.h + 2 * strides.w, turned, out_channels, panels, weights);
   }
@@ -60,21 +61,23 @@ void winograd_backward(const Conv2d& conv, const Threads& threads, const Grads& 
       const int64_t end = least(begin + sums.tiles, range_end);
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
         const Window under = run.window(tile_reach, halo_h, halo_w);
-        const auto to = [&](int64_t t, int64_t k)
-                            __attribute__((always_inline)) { return at_grads.at(first + t, k); };
+        const auto to = [&](int64_t t, int64_t k) __attribute__((always_inline)) {
+          return at_grads.at(first + t, k);
+        };
         read_tiles<InputToPoints>(grad_output, under, run.count, band, to, at_grads.step);
         const int64_t stride = round_up(out_channels, lanes), row = under.columns * stride;
         if (grad_bias)
-          add_pixels(band + halo_h * row + halo_w * stride, row, stride, tile_size, run.count * tile_size, out_channels,
-                     sums.bias_sums(my_sums));
+          add_pixels(band + halo_h * row + halo_w * stride, row, stride, tile_size, run.count * tile_size,
+                     out_channels, sums.bias_sums(my_sums));
       });
       if (grad_input)
         write_tiles<W>(grid, begin, end, at_grads, out_channels, rows, weights, panels, nullptr, 0, either, band,
                        for_task(*grad_input, block));
       if (!grad_weight) continue;
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-        const auto to = [&](int64_t t, int64_t c)
-                            __attribute__((always_inline)) { return either + (first + t) * sums.padded + c; };
+        const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
+          return either + (first + t) * sums.padded + c;
+        };
         read_tiles<OutputToPoints>(input, run.window(tile_size, 0, 0), run.count, band, to, sums.row_step());
       });
       sums.add(end - begin, either, at_grads, my_sums, begin > range_begin);

@@ -34,7 +34,9 @@ struct PointSums {
   }
   int64_t row_step() const { return tiles * padded + off_the_set; }  // of the rows' side, [point][tile][channel]
   float* bias_sums(float* sums) const { return sums + points * step; }
-  int64_t range_end(int64_t range, const TileGrid& grid) const { return least((range + 1) * range_tiles, grid.count()); }
+  int64_t range_end(int64_t range, const TileGrid& grid) const {
+    return least((range + 1) * range_tiles, grid.count());
+  }
 
   // Before the first `add`: it overwrites all but the bias's sums, unless there are no tiles.
   void clear(float* sums, bool no_tiles) const {
@@ -137,13 +139,13 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
           Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
           under.y += blocks.y(block), under.x += blocks.x(block);
           float* row = at_input + first * sums.padded + block * images.channels;
-          const auto to = [&](int64_t t, int64_t c)
-                              __attribute__((always_inline)) { return row + t * sums.padded + c; };
+          const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
+            return row + t * sums.padded + c;
+          };
           read_tiles<InputToPoints>(images, under, run.count, band, to, sums.row_step());
         }
         const Window of_output = run.window(tile_size, 0, 0);
-        const auto to = [&](int64_t t, int64_t k)
-                            __attribute__((always_inline)) { return at_grads.at(first + t, k); };
+        const auto to = [&](int64_t t, int64_t k) __attribute__((always_inline)) { return at_grads.at(first + t, k); };
         read_tiles<OutputToPoints>(grads, of_output, run.count, band, to, at_grads.step);
         const int64_t stride = round_up(grads.channels, lanes);
         if (grad_bias)
