@@ -4,7 +4,7 @@
 #include "few_channels.h"
 #include "few_feeds.h"
 #include "kernels.h"
-#include "winograd_grad_weight.h"
+#include "winograd_backward.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 namespace {
@@ -151,38 +151,46 @@ void finish_vectors(const FeedSink& sink) {
   }
 }
 
+// The convolution's two derivatives, in one pass where both go by Winograd (even if only one is wanted: it must not
+// depend on that), else each by its own algorithm.
 void block_backward(const BlockBackward& b, const Threads& threads) {
   const Conv2d& conv = b.conv;
   const GradientSource gradient = gradient_of_output(b);
   const FeedSource feeds(b.input, conv.in_height, conv.in_width);
-  if (b.first.data || b.second.data) {
-    TaskSums sums;
-    const FeedSink sink{{{b.input.first, b.first}, {b.input.second, b.second}}, &sums, conv.in_channels,
-                        conv.in_height, conv.in_width};
+  TaskSums sums;
+  const FeedSink sink{{{b.input.first, b.first}, {b.input.second, b.second}}, &sums, conv.in_channels,
+                      conv.in_height, conv.in_width};
+  const bool to_feeds = b.first.data || b.second.data, to_weight = b.grad_weight.data;
+  const Algorithm for_feeds = algorithm_of(conv, Pass::grad_input), for_weight = algorithm_of(conv, Pass::grad_weight);
+  const float* weight = static_cast<const float*>(b.weight.data);
+  float* grad_weight = static_cast<float*>(b.grad_weight.data);
+  float* grad_bias = b.norm.gamma ? nullptr : b.grad_bias;
+  if (to_weight && b.norm.gamma && b.grad_bias)  // batch norm takes the bias out again
+    std::memset(b.grad_bias, 0, conv.out_channels * sizeof(float));
+
+  if (for_feeds == Algorithm::winograd && for_weight == Algorithm::winograd && winograd_backward_suits(conv)) {
+    winograd_backward(conv, threads, gradient, feeds, weight, b.weight.strides, to_feeds ? &sink : nullptr, grad_weight,
+                      b.grad_weight.strides, grad_bias);
+    if (to_feeds) finish_vectors(sink);
+    return;
+  }
+  if (to_feeds) {
     const WeightView view = weight_view(conv, b.weight);
     const WeightView turned{view.k, view.c, -view.r, -view.s, 0};  // by half a turn, from the last tap
-    const float* last_tap = static_cast<const float*>(b.weight.data) + (conv.kernel_height - 1) * view.r +
-                            (conv.kernel_width - 1) * view.s;
+    const float* last_tap = weight + (conv.kernel_height - 1) * view.r + (conv.kernel_width - 1) * view.s;
     const Correlation p{conv.batch, 1, conv.kernel_height, conv.kernel_width,
                         conv.kernel_height - 1 - conv.padding_h, conv.kernel_width - 1 - conv.padding_w};
-    product<GradientSource, FeedSink>(algorithm_of(conv, Pass::grad_input), p, threads, gradient,
-                                      last_tap, turned, nullptr, sink);
+    product<GradientSource, FeedSink>(for_feeds, p, threads, gradient, last_tap, turned, nullptr, sink);
     finish_vectors(sink);
   }
-  if (!b.grad_weight.data) return;
-  float* to = static_cast<float*>(b.grad_weight.data);
-  float* to_bias = b.norm.gamma ? nullptr : b.grad_bias;
-  switch (algorithm_of(conv, Pass::grad_weight)) {
+  if (!to_weight) return;
+  switch (for_weight) {
     case Algorithm::few_in:
-      few_in_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
-      break;
+      return few_in_grad_weight(conv, threads, gradient, feeds, grad_weight, b.grad_weight.strides, grad_bias);
     case Algorithm::few_out:
-      few_out_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
-      break;
-    default: winograd_grad_weight(conv, threads, gradient, feeds, to, b.grad_weight.strides, to_bias);
+      return few_out_grad_weight(conv, threads, gradient, feeds, grad_weight, b.grad_weight.strides, grad_bias);
+    default: winograd_grad_weight(conv, threads, gradient, feeds, grad_weight, b.grad_weight.strides, grad_bias);
   }
-  if (b.grad_bias && !to_bias)  // batch norm takes the bias out again
-    std::memset(b.grad_bias, 0, conv.out_channels * sizeof(float));
 }
 
 void activate(const Activation& a, const Threads& threads, Image output) {

@@ -140,45 +140,67 @@ inline GradientSource of_channels(GradientSource source, int64_t first, int64_t 
 template <typename V>
 struct IntsOf {
   typedef int32_t type __attribute__((vector_size(sizeof(V))));
+  typedef uint16_t words __attribute__((vector_size(sizeof(V) / 2)));
   typedef uint8_t bytes __attribute__((vector_size(sizeof(V) / 4)));
 };
 
+// In two steps, because compilers take the whole way in one byte by byte.
 template <typename V>
-MYCONV2D_INLINE V chosen(const uint8_t* index, uint8_t code, V value) {
-  typename IntsOf<V>::bytes bytes;
-  std::memcpy(&bytes, index, sizeof bytes);
-  const auto codes = __builtin_convertvector(bytes, typename IntsOf<V>::type);
-  return codes == code ? value : V{};
+MYCONV2D_INLINE typename IntsOf<V>::type widened(typename IntsOf<V>::bytes bytes) {
+  return __builtin_convertvector(__builtin_convertvector(bytes, typename IntsOf<V>::words), typename IntsOf<V>::type);
+}
+
+// Pixels from pixels[0] on, for columns x … x + count − 1, which share one window of the pooling.
+template <bool norm, bool has_grad, bool pool, int count>
+MYCONV2D_INLINE void read_gradient(const float* values, int64_t step, int64_t below, const float* grad,
+                                   const uint8_t* index, int code, const float* offset, const float* slope,
+                                   int64_t channels, float* pixels, int64_t stride) {
+  cover_channels(channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
+    V of_grad{}, add{}, factor{};
+    typename IntsOf<V>::type codes{};
+    if constexpr (norm) add = get<V>(offset + c), factor = get<V>(slope + c);
+    if constexpr (has_grad) of_grad = get<V>(grad + c);
+    if constexpr (has_grad && pool) {
+      typename IntsOf<V>::bytes bytes;
+      std::memcpy(&bytes, index + c, sizeof bytes);
+      codes = widened<V>(bytes);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < count; ++i) {
+      V value{};
+      if constexpr (has_grad && pool) value = codes == code + i ? of_grad : V{};
+      else if constexpr (has_grad) value = of_grad;
+      if constexpr (norm) {
+        const float* at = values + i * step + c;
+        __builtin_prefetch(at + below);  // no hardware fetches beyond a page
+        value += add + factor * get<V>(at);
+      }
+      put(pixels + i * stride + c, value);
+    }
+  });
 }
 
 template <bool norm, bool pool>
 inline void read_gradient_row(const GradientSource& source, int64_t image, int64_t y, int64_t begin, int64_t end,
                               float* pixels, int64_t stride) {
-  const Strides &gs = source.grad_strides, &ys = source.y_strides, &is = source.index_strides;
+  const Strides gs = source.grad_strides, ys = source.y_strides, is = source.index_strides;
+  const float *offset = source.offset, *slope = source.slope;
   const float* grads = source.grad + image * gs.n + (y >> pool) * gs.h;
   const float* values = norm ? source.y + image * ys.n + y * ys.h : nullptr;
   const uint8_t* index = pool ? source.index + image * is.n + (y >> 1) * is.h : nullptr;
+  const int64_t channels = source.channels;
   // With pooling, an odd last row or column has no gradient of its own.
   const int64_t with_grad = !pool ? end : y < source.height / 2 * 2 ? least(end, source.width / 2 * 2) : begin;
-  for (int64_t x = begin; x < end; ++x, pixels += stride) {
-    const float* grad = grads + (x >> pool) * gs.w;
-    const uint8_t* where = pool ? index + (x >> 1) * is.w : nullptr;
-    const uint8_t code = 2 * (y & 1) + (x & 1);
-    const auto fill = [&]<bool has_grad>() __attribute__((always_inline)) {
-      cover_channels(source.channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
-        V value{};
-        if constexpr (norm) __builtin_prefetch(values + ys.h + x * ys.w + c);  // the row below: no hardware fetches beyond a page
-        if constexpr (norm) value = get<V>(source.offset + c) + get<V>(source.slope + c) * get<V>(values + x * ys.w + c);
-        if constexpr (has_grad) {
-          const V of_grad = get<V>(grad + c);
-          if constexpr (pool) value += chosen<V>(where + c, code, of_grad);
-          else value += of_grad;
-        }
-        put(pixels + c, value);
-      });
+  for (int64_t x = begin; x < end;) {
+    const auto read = [&]<bool has_grad, int count>() __attribute__((always_inline)) {
+      read_gradient<norm, has_grad, pool, count>(values + x * ys.w, ys.w, ys.h, grads + (x >> pool) * gs.w,
+                                                 index + (x >> 1) * is.w, 2 * (y & 1) + (x & 1), offset, slope,
+                                                 channels, pixels, stride);
+      pixels += count * stride, x += count;
     };
-    if (x < with_grad) fill.template operator()<true>();
-    else fill.template operator()<false>();
+    if (x >= with_grad) read.template operator()<false, 1>();
+    else if (pool && !(x & 1) && x + 1 < end) read.template operator()<true, 1 + pool>();
+    else read.template operator()<true, 1>();
   }
 }
 

@@ -73,7 +73,7 @@ template <typename V, bool pool>
 inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted,
                         const BlockSink& sink) {
   using Ints = typename IntsOf<V>::type;
-  const Strides &ys = sink.y_strides, &ps = sink.pooled_strides, &is = sink.index_strides;
+  const Strides ys = sink.y_strides, ps = sink.pooled_strides, is = sink.index_strides;
   const int64_t rows = least(window.rows, sink.height - window.y);
   const int64_t columns = least(window.columns, sink.width - window.x);
   Statistics<V> statistics;
@@ -212,12 +212,12 @@ inline FeedSink for_task(FeedSink sink, int64_t task) {
 inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t stride, const Window& window,
                        int64_t channel, int64_t channels, const FeedSink& sink, float* to_scale, float* to_shift) {
   const Feed& feed = part.feed;
-  const int up = feed.upsample;
-  const Strides &fs = feed.strides, &gs = part.gradient.strides;
+  const bool affine = feed.scale, up = feed.upsample;
+  const Strides fs = feed.strides, gs = part.gradient.strides;
   const int64_t row = window.columns * stride;
   const auto visit = [&]<typename V>(int64_t c) {
     V scale{}, shift{}, scale_sum{}, shift_sum{};
-    if (feed.scale) scale = get<V>(feed.scale + channel + c), shift = get<V>(feed.shift + channel + c);
+    if (affine) scale = get<V>(feed.scale + channel + c), shift = get<V>(feed.shift + channel + c);
     each_row_inside(sink, window, [&](int64_t i, int64_t y, int64_t columns) {
       if (up && i & 1) return;
       const float* from = pixels + i * row + c;
@@ -226,8 +226,10 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
       for (int64_t x = 0; x < columns; x += 1 + up, tensor += fs.w, to += gs.w, from += (1 + up) * stride) {
         V d = get<V>(from);
         if (up) d += get<V>(from + stride) + (get<V>(from + row) + get<V>(from + row + stride));
-        if (feed.scale) {
+        __builtin_prefetch(to + gs.h, 1);
+        if (affine) {
           const V value = get<V>(tensor);
+          __builtin_prefetch(tensor + fs.h);
           d = scale * value + shift > 0 ? d : V{};
           scale_sum += d * value;
           shift_sum += d;
@@ -236,7 +238,7 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
         put(to, d);
       }
     });
-    if (!feed.scale) return;
+    if (!affine) return;
     put(to_scale + c, get<V>(to_scale + c) + scale_sum);
     put(to_shift + c, get<V>(to_shift + c) + shift_sum);
   };

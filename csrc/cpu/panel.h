@@ -1,9 +1,10 @@
 // The products of Winograd's points: C[rows][width] = Σ_depth A[depth, rows] · B[depth][width], in panels whose width
 // is cut to the channels at hand — two vectors, one and a half, one, a half — so that 24 channels cost what 24 do.
 //
-// A lies as the transforms store it, a vector at a time: for depths that are channels in blocks of `lanes`,
-// [depth / lanes][row][depth % lanes], for rows that are channels as [depth][row]. Each step loads the width of B and
-// broadcasts `rows` values of A; all sums stay in registers.
+// A and B lie as the transforms store them, a vector at a time. Depths that are channels: A in blocks of `lanes`,
+// [depth / lanes][row][depth % lanes], B as [depth][width]. Depths that are tiles: A as [depth][row], B in blocks of
+// `lanes`, [width / lanes][depth][lanes]. Each step loads the width of B and broadcasts `rows` values of A; all sums
+// stay in registers.
 // Bound: the FMA units, as long as both operands stay in L1/L2.
 #pragma once
 
@@ -41,24 +42,26 @@ struct Panels {
   int64_t padded() const { return first_channel(count - 1) + last.width(); }
 };
 
-enum class Depth { in_blocks, outermost };  // of A
+enum class Depth { channels, tiles };
 
-// `a_step`: floats from one block of depths, or one depth, to the next.
-template <Depth order, int rows, int vectors, int halves>
-void multiply_panel(int64_t depth, const float* a, int64_t a_step, const float* b, float* c, int64_t c_step,
-                    bool accumulate) {
-  constexpr int64_t row_step = order == Depth::in_blocks ? lanes : 1, b_step = vectors * lanes + halves * (lanes / 2);
-  constexpr int64_t run = order == Depth::in_blocks ? lanes : 1;
+// `a_step`: floats from one block of A's depths, or one depth, to the next; `b_step`: from one vector of B to the next.
+template <Depth of, int rows, int vectors, int halves>
+void multiply_panel(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
+                    int64_t c_step, bool accumulate) {
+  constexpr bool channels = of == Depth::channels;
+  constexpr int64_t row_step = channels ? lanes : 1, run = channels ? lanes : 1;
+  constexpr int64_t b_depth_step = channels ? vectors * lanes + halves * (lanes / 2) : lanes;
+  if (channels) b_step = lanes;
   Lanes sum[rows][vectors ? vectors : 1] = {};
   HalfLanes half_sum[rows] = {};
   for (int64_t begin = 0; begin < depth; begin += run, a += a_step) {
     const int64_t count = run == 1 ? 1 : least(run, depth - begin);
-    for (int64_t d = 0; d < count; ++d, b += b_step) {
+    for (int64_t d = 0; d < count; ++d, b += b_depth_step) {
       Lanes right[vectors ? vectors : 1];
       HalfLanes half_right{};
 #pragma GCC unroll 3
-      for (int v = 0; v < vectors; ++v) right[v] = get<Lanes>(b + v * lanes);
-      if constexpr (halves) half_right = get<HalfLanes>(b + vectors * lanes);
+      for (int v = 0; v < vectors; ++v) right[v] = get<Lanes>(b + v * b_step);
+      if constexpr (halves) half_right = get<HalfLanes>(b + vectors * b_step);
 #pragma GCC unroll 12
       for (int i = 0; i < rows; ++i) {
         const float left = a[i * row_step + d];
@@ -82,15 +85,15 @@ void multiply_panel(int64_t depth, const float* a, int64_t a_step, const float* 
   }
 }
 
-using MultiplyPanel = void (*)(int64_t depth, const float* a, int64_t a_step, const float* b, float* c, int64_t c_step,
-                               bool accumulate);
+using MultiplyPanel = void (*)(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
+                               int64_t c_step, bool accumulate);
 
-template <Depth order>
+template <Depth depth>
 MultiplyPanel multiply_panel_for(int64_t rows, const PanelShape& shape) {
   constexpr auto of = []<int vectors, int halves>(int64_t rows) {
     constexpr int fitting = sum_registers / (vectors + halves), most_rows = fitting < 12 ? fitting : 12;
     return [&]<int... row>(std::integer_sequence<int, row...>) {
-      static constexpr MultiplyPanel table[] = {multiply_panel<order, row + 1, vectors, halves>...};
+      static constexpr MultiplyPanel table[] = {multiply_panel<depth, row + 1, vectors, halves>...};
       return table[rows - 1];
     }(std::make_integer_sequence<int, most_rows>());
   };

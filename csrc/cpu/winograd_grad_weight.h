@@ -10,121 +10,83 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-struct ReductionBlocking {
-  int64_t in_padded;
-  int64_t rows;           // in channels of a register tile
-  int64_t sums_step;      // sums[point][panel][in channel][out channel of the panel]
+// How the sums over all tiles are cut, and where they lie: one side's channels are the rows of register tiles, the
+// other's, in panels, the columns.
+struct PointSums {
+  int64_t channels, padded;  // of the rows
+  Panels panels;
+  int64_t rows;           // of a register tile
+  int64_t step;           // sums[point][panel][channel][channel of the panel]
   int64_t partial_size;   // … and then the sums of the bias
   int64_t ranges, tiles;  // ranges of tiles, and tiles of one product: its depth
+  int64_t range_tiles;
 
-  ReductionBlocking(const TileGrid& grid, int64_t groups, int64_t in_channels, const Panels& panels) {
-    in_padded = round_up(in_channels, lanes);
-    rows = even_rows(in_channels, panels.whole.max_rows());
-    sums_step = in_channels * panels.padded() + off_the_set;
-    partial_size = round_up(points * sums_step + panels.padded(), lanes);
+  PointSums(const TileGrid& grid, int64_t groups, int64_t channels, const Panels& panels)
+      : channels(channels), padded(round_up(channels, lanes)), panels(panels) {
+    rows = even_rows(channels, panels.whole.max_rows());
+    step = channels * panels.padded() + off_the_set;
+    partial_size = round_up(points * step + panels.padded(), lanes);
     const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
     ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
-    const int64_t fitting = (640 << 10) / (points * sizeof(float) * (in_padded + panels.padded()));
+    const int64_t fitting = (400 << 10) / (points * sizeof(float) * (padded + panels.padded()));
     tiles = most(16, least(fitting, 96));
+    range_tiles = ceil_div(grid.count(), ranges);
   }
-  int64_t range_tiles(const TileGrid& grid) const { return ceil_div(grid.count(), ranges); }
+  int64_t row_step() const { return tiles * padded + off_the_set; }  // of the rows' side, [point][tile][channel]
+  float* bias_sums(float* sums) const { return sums + points * step; }
+  int64_t range_end(int64_t range, const TileGrid& grid) const {
+    return least((range + 1) * range_tiles, grid.count());
+  }
+
+  // Before the first `add`: it overwrites all but the bias's sums, unless there are no tiles.
+  void clear(float* sums, bool no_tiles) const {
+    if (no_tiles) std::memset(sums, 0, partial_size * sizeof(float));
+    else std::memset(bias_sums(sums), 0, panels.padded() * sizeof(float));
+  }
+
+  // sums ← (or += if `accumulate`) Σ over `count` tiles, at each point.
+  void add(int64_t count, const float* by_rows, const TilesAtPoints& by_columns, float* sums, bool accumulate) const {
+    for (int64_t point = 0; point < points; ++point)
+      for (int64_t panel = 0; panel < panels.count; ++panel) {
+        const int64_t width = panels.at(panel).width(), first = panels.first_channel(panel);
+        for (int64_t c = 0; c < channels; c += rows)
+          multiply_panel_for<Depth::tiles>(least(rows, channels - c), panels.at(panel))(
+              count, by_rows + point * row_step() + c, padded, by_columns.at(0, first) + point * by_columns.step,
+              by_columns.tiles * lanes, sums + point * step + first * channels + c * width, width, accumulate);
+      }
+  }
 };
 
-template <typename Grads, typename Images, typename W>
-void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
-                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
-  const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
-  const int64_t in_channels = blocks.count() * input.channels, out_channels = grad_output.channels;
-  const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
-  const Panels panels(out_channels);
-  const ReductionBlocking blocking(grid, conv.groups, in_channels, panels);
-  const int64_t ranges = blocking.ranges, sums_step = blocking.sums_step, partial_size = blocking.partial_size;
-  float* partial =
-      static_cast<float*>(scratch(Scratch::partial_sums, conv.groups * ranges * partial_size * sizeof(float)));
-
-  parallel_for(threads, conv.groups * ranges, [&](int64_t task) {
-    const int64_t g = task / ranges, range = task % ranges;
-    float* sums = partial + task * partial_size;
-    float* bias_sums = sums + points * sums_step;
-    const Grads grads = of_group(grad_output, g);
-    const Images images = of_group(input, g);
-    const int64_t in_padded = blocking.in_padded, out_padded = panels.padded();
-    const int64_t input_step = blocking.tiles * in_padded + off_the_set;
-    const int64_t grads_step = blocking.tiles * out_padded + off_the_set;
-    float* at_input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
-    float* at_grads = static_cast<float*>(scratch(Scratch::accumulators, points * grads_step * sizeof(float)));
-    const int64_t band_channels = round_up(input.channels, lanes);
-    const int64_t band_columns = blocking.tiles * tile_size + tile_reach - tile_size;
-    float* band = static_cast<float*>(
-        scratch(Scratch::band, tile_reach * band_columns * most(band_channels, out_padded) * sizeof(float)));
-    std::memset(bias_sums, 0, out_padded * sizeof(float));
-
-    const int64_t range_begin = range * blocking.range_tiles(grid);
-    const int64_t range_end = least(range_begin + blocking.range_tiles(grid), grid.count());
-    if (range_begin >= range_end) std::memset(sums, 0, points * sums_step * sizeof(float));
-    for (int64_t begin = range_begin; begin < range_end; begin += blocking.tiles) {
-      const int64_t end = least(begin + blocking.tiles, range_end);
-      for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-        for (int64_t block = 0; block < blocks.count(); ++block) {
-          Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
-          under.y += blocks.y(block), under.x += blocks.x(block);
-          read_pixels(images, under, band, band_channels);
-          for_each_vector(input.channels, [&]<typename V>(int64_t c) {
-            for (int64_t t = 0; t < run.count; ++t) {
-              const float* window = band + t * tile_size * band_channels + c;
-              const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-                return get<V>(window + (i * under.columns + j) * band_channels);
-              };
-              float* to = at_input + (first + t) * in_padded + block * band_channels + c;
-              transform<InputToPoints, V>(pixel, AtPoints<V>{to, input_step});
-            }
-          });
-        }
-        const Window of_output = run.window(tile_size, 0, 0);
-        read_pixels(grads, of_output, band, out_padded);
-        for_each_vector(out_channels, [&]<typename V>(int64_t k) {
-          const int64_t panel = k / panels.whole.width(), width = panels.at(panel).width();
-          float* to = at_grads + panels.first_channel(panel) * blocking.tiles + k - panels.first_channel(panel);
-          V bias_sum{};
-          for (int64_t t = 0; t < run.count; ++t) {
-            const float* window = band + t * tile_size * out_padded + k;
-            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-              return get<V>(window + (i * of_output.columns + j) * out_padded);
-            };
-            transform<OutputToPoints, V>(pixel, AtPoints<V>{to + (first + t) * width, grads_step});
-            if (grad_bias)
-              for (int i = 0; i < tile_size; ++i)
-                for (int j = 0; j < tile_size; ++j) bias_sum += pixel(i, j);
-          }
-          put(bias_sums + k, get<V>(bias_sums + k) + bias_sum);
-        });
-      });
-
-      for (int64_t point = 0; point < points; ++point)
-        for (int64_t panel = 0; panel < panels.count; ++panel) {
-          const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
-          for (int64_t c = 0; c < in_channels; c += blocking.rows)
-            multiply_panel_for<Depth::outermost>(least(blocking.rows, in_channels - c), panels.at(panel))(
-                end - begin, at_input + point * input_step + c, in_padded,
-                at_grads + point * grads_step + first_channel * blocking.tiles,
-                sums + point * sums_step + first_channel * in_channels + c * width, width, begin > range_begin);
-        }
-    }
+// sums[k] += rows × columns pixels of a band
+inline void add_pixels(const float* pixels, int64_t row_step, int64_t stride, int64_t rows, int64_t columns,
+                       int64_t channels, float* sums) {
+  for_each_vector(channels, [&]<typename V>(int64_t k) {
+    V sum{};
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t x = 0; x < columns; ++x) sum += get<V>(pixels + i * row_step + x * stride + k);
+    put(sums + k, get<V>(sums + k) + sum);
   });
+}
 
-  parallel_for(threads, conv.groups * in_channels, [&](int64_t task) {
-    const int64_t g = task / in_channels, c = task % in_channels;
-    const int64_t block = c / input.channels, y = blocks.y(block), x = blocks.x(block);
-    const float* from = partial + g * ranges * partial_size;
+// The partial results of all ranges, added up and taken back; grad_bias may be null.
+template <typename W>
+void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t groups, const KernelBlocks& blocks,
+                        const float* partial, W* grad_weight, const Strides& strides, W* grad_bias) {
+  const Panels& panels = sums.panels;
+  const int64_t in_channels = sums.channels / blocks.count(), out_channels = panels.channels;
+  parallel_for(threads, groups * sums.channels, [&](int64_t task) {
+    const int64_t g = task / sums.channels, c = task % sums.channels;
+    const int64_t block = c / in_channels, y = blocks.y(block), x = blocks.x(block);
+    const float* from = partial + g * sums.ranges * sums.partial_size;
     for_each_vector(out_channels, [&]<typename V>(int64_t k) {
       const int64_t panel = k / panels.whole.width(), first_channel = panels.first_channel(panel);
-      const int64_t at = first_channel * in_channels + c * panels.at(panel).width() + k - first_channel;
-      W* to = grad_weight + (g * out_channels + k) * weight_strides.n + c % input.channels * weight_strides.c +
-              y * weight_strides.h + x * weight_strides.w;
+      const int64_t at = first_channel * sums.channels + c * panels.at(panel).width() + k - first_channel;
+      W* to = grad_weight + (g * out_channels + k) * strides.n + c % in_channels * strides.c + y * strides.h +
+              x * strides.w;
       const auto total = [&](int i, int j) {
         V sum{};
-        for (int64_t range = 0; range < ranges; ++range)
-          sum += get<V>(from + range * partial_size + (i * 6 + j) * sums_step + at);
+        for (int64_t range = 0; range < sums.ranges; ++range)
+          sum += get<V>(from + range * sums.partial_size + (i * 6 + j) * sums.step + at);
         return sum;
       };
       V g3[3][3];
@@ -134,18 +96,66 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
       transform<PointsToKernel, V>([&](int i, int j) { return at_points[i][j]; },
                                    [&](int r, int s, V value) { g3[r][s] = value; });
       const int64_t count = least(sizeof(V) / sizeof(float), out_channels - k);
-      for (int r = 0; r < least(3, conv.kernel_height - y); ++r)
-        for (int s = 0; s < least(3, conv.kernel_width - x); ++s)
+      for (int r = 0; r < least(3, blocks.kernel_h - y); ++r)
+        for (int s = 0; s < least(3, blocks.kernel_w - x); ++s)
           for (int64_t i = 0; i < count; ++i)
-            to[i * weight_strides.n + r * weight_strides.h + s * weight_strides.w] = narrow<W, float>(g3[r][s][i]);
+            to[i * strides.n + r * strides.h + s * strides.w] = narrow<W, float>(g3[r][s][i]);
     });
     if (grad_bias && c == 0)
       for (int64_t k = 0; k < out_channels; ++k) {
         double sum = 0;
-        for (int64_t range = 0; range < ranges; ++range) sum += from[range * partial_size + points * sums_step + k];
+        for (int64_t range = 0; range < sums.ranges; ++range)
+          sum += from[range * sums.partial_size + points * sums.step + k];
         grad_bias[g * out_channels + k] = narrow<W, float>(static_cast<float>(sum));
       }
   });
+}
+
+template <typename Grads, typename Images, typename W>
+void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
+                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
+  const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
+  const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
+  const PointSums sums(grid, conv.groups, blocks.count() * input.channels, Panels(grad_output.channels));
+  float* partial = static_cast<float*>(
+      scratch(Scratch::partial_sums, conv.groups * sums.ranges * sums.partial_size * sizeof(float)));
+
+  parallel_for(threads, conv.groups * sums.ranges, [&](int64_t task) {
+    const int64_t g = task / sums.ranges, range = task % sums.ranges;
+    float* my_sums = partial + task * sums.partial_size;
+    const Grads grads = of_group(grad_output, g);
+    const Images images = of_group(input, g);
+    float* at_input = static_cast<float*>(scratch(Scratch::panel, points * sums.row_step() * sizeof(float)));
+    const TilesAtPoints at_grads(Scratch::accumulators, sums.tiles, grads.channels);
+    float* band = static_cast<float*>(
+        scratch(Scratch::band, band_size(sums.tiles, most(input.channels, grads.channels)) * sizeof(float)));
+
+    const int64_t range_begin = range * sums.range_tiles, range_end = sums.range_end(range, grid);
+    sums.clear(my_sums, range_begin >= range_end);
+    for (int64_t begin = range_begin; begin < range_end; begin += sums.tiles) {
+      const int64_t end = least(begin + sums.tiles, range_end);
+      for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
+        for (int64_t block = 0; block < blocks.count(); ++block) {
+          Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
+          under.y += blocks.y(block), under.x += blocks.x(block);
+          float* row = at_input + first * sums.padded + block * images.channels;
+          const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
+            return row + t * sums.padded + c;
+          };
+          read_tiles<InputToPoints>(images, under, run.count, band, to, sums.row_step());
+        }
+        const Window of_output = run.window(tile_size, 0, 0);
+        const auto to = [&](int64_t t, int64_t k) __attribute__((always_inline)) { return at_grads.at(first + t, k); };
+        read_tiles<OutputToPoints>(grads, of_output, run.count, band, to, at_grads.step);
+        const int64_t stride = round_up(grads.channels, lanes);
+        if (grad_bias)
+          add_pixels(band, of_output.columns * stride, stride, tile_size, of_output.columns, grads.channels,
+                     sums.bias_sums(my_sums));
+      });
+      sums.add(end - begin, at_input, at_grads, my_sums, begin > range_begin);
+    }
+  });
+  finish_grad_weight(threads, sums, conv.groups, blocks, partial, grad_weight, weight_strides, grad_bias);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

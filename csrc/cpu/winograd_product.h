@@ -18,21 +18,29 @@ constexpr int64_t off_the_set = lanes;  // floats between points, so that all 36
 constexpr int64_t summed_at_once = 128;  // channels: a long sum in parts keeps the rounding error low
 
 struct WinogradBlocking {
-  int64_t channels_padded;  // in channels to whole vectors
-  int64_t tiles, rows;      // tiles of a task, and of a register tile
+  int64_t tiles, rows;  // tiles of a task, and of a register tile
 
   WinogradBlocking(const TileGrid& grid, int64_t in_channels, const Panels& panels) {
-    channels_padded = round_up(in_channels, lanes);
     const int64_t max_rows = panels.whole.max_rows();
-    const int64_t fitting = (512 << 10) / (points * sizeof(float) * (channels_padded + panels.whole.width()));
+    const int64_t fitting =
+        (512 << 10) / (points * sizeof(float) * (round_up(in_channels, lanes) + panels.whole.width()));
     const int64_t fair = round_up(ceil_div(grid.count(), 16), max_rows);  // not by threads: results must not depend on them
     tiles = least(grid.count(), most(max_rows, least(least(fitting, 96) / max_rows * max_rows, fair)));
     if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
     rows = even_rows(tiles, max_rows);
   }
-  int64_t row_panels() const { return ceil_div(tiles, rows); }
-  int64_t input_step() const { return row_panels() * rows * channels_padded + off_the_set; }
-  int64_t output_step(const Panels& panels) const { return row_panels() * rows * panels.whole.width() + off_the_set; }
+};
+
+// Tiles at the 36 points, channels in blocks of a vector: [point][channel / lanes][tile][channel % lanes].
+struct TilesAtPoints {
+  float* data;
+  int64_t tiles, step;  // tiles there is room for, and floats from point to point
+
+  TilesAtPoints(Scratch purpose, int64_t tiles, int64_t channels)
+      : tiles(tiles), step(tiles * round_up(channels, lanes) + off_the_set) {
+    data = static_cast<float*>(scratch(purpose, points * step * sizeof(float)));
+  }
+  float* at(int64_t tile, int64_t first_channel) const { return data + first_channel * tiles + tile * lanes; }
 };
 
 // A larger kernel is cut into blocks of 3×3, each of which reads the image three pixels further on: a 3×3 convolution of
@@ -90,6 +98,67 @@ void transform_weights(const Threads& threads, const KernelBlocks& blocks, const
   });
 }
 
+// `count` tiles under a window at the points: tile t's channels from c on go to to(t, c), `step` floats from point to
+// point. Leaves the pixels of the window in `band`, channels in whole vectors.
+template <typename Map, typename Source, typename To>
+void read_tiles(const Source& source, const Window& under, int64_t count, float* band, const To& to, int64_t step) {
+  const int64_t stride = round_up(source.channels, lanes), row = under.columns * stride;
+  read_pixels(source, under, band, stride);
+  for_each_vector(source.channels, [&]<typename V>(int64_t c) {
+    for (int64_t t = 0; t < count; ++t) {
+      const float* window = band + t * tile_size * stride + c;
+      const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
+        return get<V>(window + i * row + j * stride);
+      };
+      transform<Map, V>(pixel, AtPoints<V>{to(t, c), step});
+    }
+  });
+}
+
+// Floats of a band that `tiles` tiles of one row are read to with their halo, or written to.
+inline int64_t band_size(int64_t tiles, int64_t channels) {
+  return tile_reach * (tiles * tile_size + tile_reach - tile_size) * round_up(channels, lanes);
+}
+
+// The tiles `begin` … `end` of a result, panel by panel of its channels: the products of the points, taken back, bias
+// added. `output` has room for a panel at the points, `band` for the pixels of a run.
+template <typename W, typename Sink>
+void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input, int64_t in_channels,
+                 int64_t rows, const float* weights, const Panels& panels, const W* bias, int64_t bias_stride,
+                 float* output, float* band, const Sink& to) {
+  const int64_t output_step = input.tiles * panels.whole.width() + off_the_set;
+  for (int64_t panel = 0; panel < panels.count; ++panel) {
+    const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
+    const MultiplyPanel multiply = multiply_panel_for<Depth::channels>(rows, panels.at(panel));
+    const float* panel_weights = weights + first_channel * points * in_channels;
+    for (int64_t point = 0; point < points; ++point)
+      for (int64_t tile = 0; tile < end - begin; tile += rows)
+        for (int64_t c = 0; c < in_channels; c += summed_at_once)
+          multiply(least(summed_at_once, in_channels - c), input.at(tile, c) + point * input.step, input.tiles * lanes,
+                   panel_weights + (point * in_channels + c) * width, lanes,
+                   output + point * output_step + tile * width, width, c > 0);
+
+    const int64_t channels = panels.channels_of(panel);
+    float add[3 * lanes] = {};
+    if (bias)
+      for (int64_t k = 0; k < channels; ++k) add[k] = load<float>(bias[(first_channel + k) * bias_stride]);
+    for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
+      const int64_t band_row = run.count * tile_size * width;
+      for_each_vector(channels, [&]<typename V>(int64_t k) {
+        const V plus = get<V>(add + k);
+        for (int64_t t = 0; t < run.count; ++t) {
+          float* window = band + t * tile_size * width + k;
+          transform<PointsToOutput, V>(AtPoints<V>{output + (first + t) * width + k, output_step},
+                                       [&](int i, int j, V value) __attribute__((always_inline)) {
+                                         put(window + i * band_row + j * width, value + plus);
+                                       });
+        }
+      });
+      write_pixels(band, width, run.window(tile_size, 0, 0), first_channel, channels, to);
+    });
+  }
+}
+
 template <typename Source, typename W, typename Sink>
 void winograd_product(const Correlation& p, const Threads& threads, const Source& source, const W* weight,
                       const WeightView& view, const W* bias, int64_t bias_stride, const Sink& result) {
@@ -112,71 +181,26 @@ void winograd_product(const Correlation& p, const Threads& threads, const Source
   parallel_for(threads, ranges * p.groups, [&](int64_t task) {
     const int64_t g = task / ranges, begin = task % ranges * blocking.tiles;
     const int64_t end = least(begin + blocking.tiles, grid.count());
-    const int64_t rows = blocking.rows, channels_padded = blocking.channels_padded;
-    const int64_t input_step = blocking.input_step(), output_step = blocking.output_step(panels);
     const Source from = of_group(source, g);
-    const Sink to = for_task(of_group(result, g), task);
-
-    float* input = static_cast<float*>(scratch(Scratch::panel, points * input_step * sizeof(float)));
-    float* output = static_cast<float*>(scratch(Scratch::accumulators, points * output_step * sizeof(float)));
-    const int64_t band_channels = round_up(source.channels, lanes);
-    const int64_t band_columns = (end - begin) * tile_size + tile_reach - tile_size;
+    const TilesAtPoints input(Scratch::panel, round_up(blocking.tiles, blocking.rows), in_channels);
+    float* output = static_cast<float*>(
+        scratch(Scratch::accumulators, points * (input.tiles * panels.whole.width() + off_the_set) * sizeof(float)));
     float* band = static_cast<float*>(scratch(
-        Scratch::band, tile_reach * band_columns * most(band_channels, panels.whole.width()) * sizeof(float)));
+        Scratch::band, band_size(end - begin, most(source.channels, panels.whole.width())) * sizeof(float)));
 
     for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
       for (int64_t block = 0; block < blocks.count(); ++block) {
         Window under = run.window(tile_reach, p.padding_h, p.padding_w);
         under.y += blocks.y(block), under.x += blocks.x(block);
-        read_pixels(from, under, band, band_channels);
-        const int64_t band_row = under.columns * band_channels;
-        for_each_vector(source.channels, [&]<typename V>(int64_t c) {
-          for (int64_t t = 0; t < run.count; ++t) {
-            const int64_t panel = (first + t) / rows, row = (first + t) % rows;
-            const int64_t at = panel * rows * channels_padded + (block * band_channels + c) * rows + row * lanes;
-            const float* window = band + t * tile_size * band_channels + c;
-            const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-              return get<V>(window + i * band_row + j * band_channels);
-            };
-            transform<InputToPoints, V>(pixel, AtPoints<V>{input + at, input_step});
-          }
-        });
+        const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
+          return input.at(first + t, block * source.channels + c);
+        };
+        read_tiles<InputToPoints>(from, under, run.count, band, to, input.step);
       }
     });
-
-    for (int64_t panel = 0; panel < panels.count; ++panel) {
-      const int64_t width = panels.at(panel).width(), row_panels = ceil_div(end - begin, rows);
-      const MultiplyPanel multiply = multiply_panel_for<Depth::in_blocks>(rows, panels.at(panel));
-      const float* panel_weights =
-          weights + g * group_weights + panels.first_channel(panel) * points * in_channels;
-      for (int64_t point = 0; point < points; ++point)
-        for (int64_t i = 0; i < row_panels; ++i)
-          for (int64_t c = 0; c < in_channels; c += summed_at_once)
-            multiply(least(summed_at_once, in_channels - c),
-                     input + point * input_step + i * rows * channels_padded + c * rows, rows * lanes,
-                     panel_weights + (point * in_channels + c) * width, output + point * output_step + i * rows * width,
-                     width, c > 0);
-
-      const int64_t first_channel = panels.first_channel(panel), channels = panels.channels_of(panel);
-      float add[3 * lanes] = {};
-      if (bias)
-        for (int64_t k = 0; k < channels; ++k)
-          add[k] = load<float>(bias[(g * result.channels + first_channel + k) * bias_stride]);
-      for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-        const int64_t band_row = run.count * tile_size * width;
-        for_each_vector(channels, [&]<typename V>(int64_t k) {
-          const V plus = get<V>(add + k);
-          for (int64_t t = 0; t < run.count; ++t) {
-            float* window = band + t * tile_size * width + k;
-            transform<PointsToOutput, V>(AtPoints<V>{output + (first + t) * width + k, output_step},
-                                         [&](int i, int j, V value) __attribute__((always_inline)) {
-                                           put(window + i * band_row + j * width, value + plus);
-                                         });
-          }
-        });
-        write_pixels(band, width, run.window(tile_size, 0, 0), first_channel, channels, to);
-      });
-    }
+    const W* of_bias = bias ? bias + g * result.channels * bias_stride : nullptr;
+    write_tiles(grid, begin, end, input, in_channels, blocking.rows, weights + g * group_weights, panels, of_bias,
+                bias_stride, output, band, for_task(of_group(result, g), task));
   });
 }
 
