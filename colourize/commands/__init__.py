@@ -1,0 +1,1 @@
+"""The commands, each in a file of its own. They read options, call the library and print."""

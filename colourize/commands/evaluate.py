@@ -1,0 +1,60 @@
+"""`colourize evaluate`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import evaluation, pictures, tables, training
+from ..runs import Run
+from .options import (
+    ClassName,
+    Data,
+    DataDir,
+    Device,
+    Limit,
+    RunFolder,
+    Threads,
+    Weights,
+    Which,
+    chosen,
+    console,
+)
+
+
+def evaluate(
+    run: RunFolder,
+    data: Data = None,
+    data_dir: DataDir = None,
+    class_name: ClassName = None,
+    limit: Limit = None,
+    whole: Annotated[
+        list[Path] | None, typer.Option("--whole", metavar="PATH", help="whole pictures instead: files or folders")
+    ] = None,
+    weights: Weights = Which.last,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    device: Device = None,
+    threads: Threads = None,
+) -> None:
+    """Scores a trained network beside baselines without any network, on the data of the run unless told
+    otherwise.
+
+    Example: `colourize evaluate runs/horses`
+    """
+    given = chosen(locals())
+    opened = Run.open(run)
+    split = training.load_data(opened.settings.replace(**given))
+    paths = pictures.files(whole or ())
+    options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
+    result = evaluation.evaluate(opened, split, **options)
+    if as_json:
+        defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
+        content = {"run": str(run), "data": result.data, "scores": result.scores}
+        content |= {"intervals": result.intervals, "loses_to": defeats}
+        print(json.dumps(content, indent=2))
+    else:
+        console.print(tables.evaluation(result, opened.task))
+        console.print(tables.verdict(result, opened.task), markup=False)

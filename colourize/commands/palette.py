@@ -1,0 +1,48 @@
+"""`colourize palette fit` and `show`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import tables, training
+from ..colour import Palette
+from ..files import UserError
+from ..settings import Settings
+from .options import ClassName, Colours, Data, DataDir, Limit, Seed, Size, chosen, console
+
+app = typer.Typer(help="Palettes: the colours that classification chooses from.", no_args_is_help=True)
+
+
+@app.command("fit")
+def fit_palette(
+    out: Annotated[Path, typer.Option("--out", help="file to write: .npy, .npz or .json")],
+    data: Data = None,
+    data_dir: DataDir = None,
+    class_name: ClassName = None,
+    size: Size = None,
+    limit: Limit = None,
+    colours: Colours = None,
+    seed: Seed = None,
+) -> None:
+    """Finds the colours of a set of pictures by k-means and saves them.
+
+    Example: `colourize palette fit --data cifar10 --colours 24 --out horses.npy`
+    """
+    settings = Settings("classification", "cnn", **chosen(locals()))
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another --out")
+    palette = training.fit_palette(settings, training.load_data(settings))
+    palette.save(out)
+    console.print(tables.palette(palette))
+
+
+@app.command("show")
+def show_palette(file: Annotated[Path, typer.Argument(metavar="FILE", help=".npy, .npz or .json")]) -> None:
+    """Prints the colours of a palette.
+
+    Example: `colourize palette show horses.npy`
+    """
+    console.print(tables.palette(Palette.load(file)))
