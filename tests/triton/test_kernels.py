@@ -19,7 +19,7 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU; test_interpreter.py runs these in the interpreter", allow_module_level=True)
 
 from myconv2d import triton as kernels  # noqa: E402
-from myconv2d.triton import gather, grad_weight, tuning  # noqa: E402
+from myconv2d.triton import gather, grad_weight_gather, grad_weight_halo, halo, tuning  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
@@ -151,7 +151,7 @@ def test_64_bit_offsets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> N
         problem = Problem(by_name(name), torch.float32)
         narrow = problem.results(kernels, allow_tf32=False)
         with monkeypatch.context() as patch:
-            for module in (gather, grad_weight):
+            for module in (gather, halo, grad_weight_gather, grad_weight_halo):
                 patch.setattr(module, "needs_64_bit", lambda *tensors: True)
             wide = problem.results(kernels, allow_tf32=False)
         for a, b in zip(narrow, wide, strict=True):
