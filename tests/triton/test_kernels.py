@@ -61,6 +61,18 @@ LAYOUTS = {
 }
 
 
+# What the halo kernels serve, and what is just beyond: 16 channels or more, and rows on 16-byte boundaries.
+HALO_CASES = [
+    Case("halo: odd image", (2, 24, 7, 5), 24, (3, 3), padding=(1, 1)),
+    Case("halo: boxes divide", (2, 32, 8, 16), 64, (3, 3), padding=(1, 1)),
+    Case("halo: several blocks of channels and outputs", (1, 136, 4, 8), 72, (2, 3), padding=(0, 2)),
+    Case("halo: deep batch", (5, 16, 2, 4), 16, (1, 1)),
+    Case("halo: even kernel, dilation, groups", (2, 48, 9, 16), 32, (2, 4), (1, 1), (1, 3), (2, 1), 2),
+    Case("halo: strided", (2, 16, 9, 16), 32, (3, 3), (2, 2), (1, 1)),
+    Case("halo: a row of several boxes", (1, 16, 2, 136), 16, (1, 3), padding=(0, 1)),
+]
+
+
 class Problem:
     """Operands of one case in one type and layout, and the three results by a given implementation."""
 
@@ -90,8 +102,10 @@ class Problem:
             *operators.conv2d_grad_weight(grad_output, input, weight.shape, *self.geometry, True, **options),
         )
 
-    def check(self) -> None:
-        actual = self.results(kernels, allow_tf32=False)
+    def check(self, allow_tf32: bool = False) -> None:
+        """`allow_tf32`: products with 10 bits of each factor on a GPU; the interpreter keeps all."""
+        actual = self.results(kernels, allow_tf32=allow_tf32)
+        tf32 = 2**-10 if allow_tf32 and self.input.dtype == torch.float32 and not INTERPRETED else 0
         exact = self.results(reference, torch.Tensor.double)
         magnitude = self.results(reference, lambda tensor: tensor.double().abs())
         for result, truth, sum_of_sizes, terms in zip(actual, exact, magnitude, self.terms, strict=True):
@@ -99,7 +113,7 @@ class Problem:
             assert result.shape == truth.shape
             epsilon = torch.finfo(torch.float64 if result.dtype == torch.float64 else torch.float32).eps
             rounding = torch.finfo(result.dtype).eps / 2 * truth.abs() + torch.finfo(result.dtype).tiny
-            bound = 2 * terms * epsilon * sum_of_sizes + rounding
+            bound = (2 * terms * epsilon + 2 * tf32) * sum_of_sizes + rounding
             assert ((result.double() - truth).abs() <= bound).all()
 
 
@@ -121,6 +135,15 @@ def test_types(name: str, dtype: torch.dtype) -> None:
     if (why := kernels.unsupported(DEVICE, dtype)) is not None:
         pytest.skip(why)
     Problem(by_name(name), dtype, LAYOUTS["channels_last"]).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", HALO_CASES, ids=lambda case: case.name)
+def test_halo(case: Case, layout: str, dtype: torch.dtype) -> None:
+    if (why := kernels.unsupported(DEVICE, dtype)) is not None:
+        pytest.skip(why)
+    Problem(case, dtype, LAYOUTS[layout]).check(allow_tf32=True)
 
 
 @pytest.mark.parametrize("layout", ["permuted", "every second", "inner slice"])

@@ -149,12 +149,13 @@ def grad_weight_gather(
     pixels, (height, width) = (batch, rows, columns), source.shape[3:]
     grad, reads = Operand.of(grad_output), Operand.of(source)
     flat = channels < 32
-    block_k, block_j = tile(plan, arithmetic(source.dtype, allow_tf32), outputs, channels * (taps_h * taps_w if flat else 1))
+    taps = taps_h * taps_w
+    axis, repeats = (channels * taps, 1) if flat else (channels, taps)  # what a tile spans, and how often
+    block_k, block_j = tile(plan, arithmetic(source.dtype, allow_tf32), outputs, axis)
     box = pixel_box(plan.block_m, rows, columns)
     boxes = math.prod(map(ceil_div, pixels, box))
-    tiles_j = ceil_div(channels * taps_h * taps_w, block_j) if flat else ceil_div(channels, block_j) * taps_h * taps_w
-    tiles = tiles_j * ceil_div(outputs, block_k) * groups
-    partial, boxes_per_split = partial_sums(source, tiles, boxes, groups * outputs, taps_h * taps_w * channels)
+    tiles = ceil_div(axis, block_j) * repeats * ceil_div(outputs, block_k) * groups
+    partial, boxes_per_split = partial_sums(source, tiles, boxes, groups * outputs, taps * channels)
     launch(
         grad_weight_split, tiles * partial.shape[0], source.device,
         grad_output, source, partial, *grad.strides, *reads.strides,

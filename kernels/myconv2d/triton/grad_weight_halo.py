@@ -17,13 +17,15 @@ from .plans import Plan
 from .tuning import arithmetic
 
 
-# The idea: the GEMM of grad_weight_gather.py, where a step loads a box of grad_output and the box of the source that one
-#   tap pairs with it. Boxes are stepped by counters; whatever lies outside an image is zero.
-# Layout: channels innermost, or width innermost (NCHW) by the other box, the same for both images.
-# Tile: BLOCK_K outputs × BLOCK_C channels of one tap, accumulated in fp32. CHANNELS_FIRST makes the channels the rows of
-#   the product, which wgmma takes 64 at a time.
+# The idea: the GEMM of grad_weight_gather.py, where a step loads a box of grad_output and the box of the source that
+#   one tap pairs with it. Boxes are stepped by counters; whatever lies outside an image is zero. (Where boxes do not
+#   divide an image, its pixels meet zeros of grad_output beyond the edge: one that is not finite spoils taps that do
+#   not reach it.)
+# Layout: channels innermost, or width innermost (NCHW) by another box, the same for both images.
+# Tile: BLOCK_K outputs × BLOCK_C channels of one tap, accumulated in fp32. CHANNELS_FIRST makes the channels the rows
+#   of the product, which wgmma takes 64 at a time.
 # Bias: the programs of the first tap and channels also sum the grad_output they hold, as column `C·R·S` of the partial:
-#   16-bit types by a product with ones, which is exact and has no shuffles; TF32 would round it, so fp32 is added up.
+#   16-bit types by a product with ones, which is exact and has no shuffles; TF32 would round fp32, which is added up.
 # Bound: L2, which serves grad_output for every tap and block of channels; memory sees it once.
 @triton.jit(do_not_specialize=["rows", "columns", "offset_h", "offset_w", "boxes", "boxes_per_split"])
 def grad_weight_halo_split(
@@ -96,7 +98,11 @@ def grad_weight_halo_split(
     c = first_c + tl.arange(0, BLOCK_C)
     partial_rows = partial + ((split * G + g) * K + k) * (R * S * C + 1)
     in_k = below(k, K, BLOCK_K)
-    tl.store(partial_rows[:, None] + (tap * C + c)[None, :], accumulator, in_k[:, None] & below(c, C, BLOCK_C)[None, :])
+    tl.store(
+        partial_rows[:, None] + (tap * C + c)[None, :],
+        accumulator,
+        in_k[:, None] & below(c, C, BLOCK_C)[None, :],
+    )
     if BIAS and tile_j == 0:
         if HALF:
             bias_sum = tl.max(bias_rows, 0)
@@ -121,7 +127,9 @@ def grad_weight_halo(
     box = pixel_box(plan.block_m, rows, columns, flat=not channels_last)
     boxes = math.prod(map(ceil_div, (batch, rows, columns), box))
     tiles = ceil_div(channels, block_c) * taps_h * taps_w * ceil_div(outputs, block_k) * groups
-    partial, boxes_per_split = partial_sums(source, tiles, boxes, groups * outputs, taps_h * taps_w * channels)
+    partial, boxes_per_split = partial_sums(
+        source, tiles, boxes, groups * outputs, taps_h * taps_w * channels
+    )
     launch(
         grad_weight_halo_split, tiles * partial.shape[0], source.device,
         describe(grad_output, channels_last, box, block_k), describe(source, channels_last, box, block_c), partial,

@@ -57,10 +57,14 @@ def partial_sums(
     """The workspace (splits, outputs, columns + 1), of which the last column is the bias; boxes of pixels per split."""
     boxes_per_split = ceil_div(boxes, tuning.splits(tiles, boxes))
     dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
-    return source.new_empty((ceil_div(boxes, boxes_per_split), outputs, columns + 1), dtype=dtype), boxes_per_split
+    return source.new_empty(
+        (ceil_div(boxes, boxes_per_split), outputs, columns + 1), dtype=dtype
+    ), boxes_per_split
 
 
-def reduce_partial_sums(partial: torch.Tensor, grad_weight: torch.Tensor, grad_bias: torch.Tensor | None) -> None:
+def reduce_partial_sums(
+    partial: torch.Tensor, grad_weight: torch.Tensor, grad_bias: torch.Tensor | None
+) -> None:
     """Fill grad_weight (K, C, R, S) and grad_bias (K) from `partial`."""
     splits, outputs, columns = partial.shape
     _, channels, taps_h, taps_w = grad_weight.shape

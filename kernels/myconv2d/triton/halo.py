@@ -1,8 +1,9 @@
 """Forward and grad_input over tensor descriptors: the gather of gather.py where the copy engine can do it.
 
 A descriptor tells the copy engine a tensor's sizes and strides; it then loads a box at any coordinates, asynchronously
-and with zeros for whatever lies outside: channels beyond the last, images beyond the last, and the padding. So the halo
-is free: a tap is a shift of the box, and the loop holds no mask, no division and no address.
+and with zeros for whatever lies outside: channels and images beyond the last, and the padding. So the halo is free: a
+tap is a shift of the box, and the loop holds no mask and no address. (In the machine code for sm_90, beside gather.py:
+half the instructions a step and half the registers, both operands of wgmma in shared memory.)
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ CONTIGUOUS = (1, 0, 2, 3, 4)  # and as (G, N, C, H, W)
 
 # The idea: the GEMM of gather.py, both operands loaded box by box through descriptors into shared memory, from where
 #   wgmma reads them.
-# Layout: channels innermost, or width innermost (NCHW) by the other box; the weight with channels or outputs innermost.
-# Tile: a box of BOX_N × BOX_P × BOX_Q pixels × BLOCK_N outputs, accumulated in fp32; BLOCK_C channels of one tap a step.
-#   wgmma takes its rows 64 at a time: OUTPUTS_FIRST makes the outputs the rows, and leaves the pixels in shared memory
-#   where the compiler would take rows of pixels through registers.
+# Layout: channels innermost, or width innermost (NCHW) by another box; the weight with channels or outputs innermost.
+# Tile: BOX_N × BOX_P × BOX_Q pixels × BLOCK_N outputs, accumulated in fp32; BLOCK_C channels of one tap a step.
+#   wgmma takes its rows 64 at a time. OUTPUTS_FIRST makes the outputs the rows and leaves the pixels in shared memory;
+#   as rows, the compiler takes a box of pixels through registers (and does, where there are fewer than 64 outputs).
 # Bound: L2, which serves each pixel R·S times; memory sees it once.
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "offset_h", "offset_w"])
 def halo_gemm(
@@ -138,11 +139,12 @@ def why_not(images: torch.Tensor, *axes: Axis) -> str | None:
         return "boxes have no stride"
     if images.shape[2] < 16:
         return f"{images.shape[2]} channels do not fill a step of 16"
-    if images.stride(2) != 1 and (images.stride(4) != 1 or images.shape[4] * element < 16):
+    if images.stride(2) != 1 and images.stride(4) != 1:
         return "neither channels nor columns are innermost"
     order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
-    if not aligned(images.permute(order)) or images.shape[2] * element % 16:
-        return "not every row begins on a 16-byte boundary"
+    rows = images.shape[2] * element, images.shape[order[-1]] * element
+    if not aligned(images.permute(order)) or any(size % 16 for size in rows):
+        return "channels, or rows, are not whole units of 16 bytes"
     return None
 
 

@@ -35,7 +35,8 @@ def _gpu(device: torch.device) -> Gpu:
     return Gpu(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
-assumed: contextvars.ContextVar[Gpu] = contextvars.ContextVar("assumed", default=Gpu((9, 0), None))
+HOPPER = Gpu((9, 0), None)
+assumed: contextvars.ContextVar[Gpu] = contextvars.ContextVar("assumed", default=HOPPER)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 A plan file is JSON:
 
-    {"version": 1, "origin": "…", "plans": {"halo half channels_last small": "64 pixels, 64 outputs, …"}}
+    {"version": 1, "origin": "…", "plans": {"halo half channels_last small": "64 pixels × 64 outputs × …"}}
 
-A key is the beginning of a shape class in words (`Shape.words`), and the longest one that fits serves: "gather fp32" all
-strict fp32 gathers, "gather half wide large 64 64-64 3x3 16x16 stride 1x1" that very layer, whatever the batch. plans.json
-beside this file fits every class; what tuning.py measures stands in a file of its own per GPU, and goes before it.
+A key is the beginning of a shape in words (`Shape.words`), and the longest one that fits serves: "gather fp32" all
+strict fp32 gathers, "gather half wide large 64 64-64 3x3 16x16 stride 1x1" that very layer, whatever the batch.
+plans.json beside this file has a plan for every shape; what tuning.py measures stands in a file of its own per GPU,
+and goes before it.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class Plan(NamedTuple):
         if match is None:
             raise ValueError(f"{text!r} is not like {str(Plan(128, 64, 64, 4, 3))!r}")
         plan = cls(*map(int, match.groups()))
-        if any(size != power_of_two(size) for size in plan[:4]) or not all(16 <= size <= 256 for size in plan[:3]):
+        if not all(size == power_of_two(size) and 16 <= size <= 256 for size in plan[:3]):
             raise ValueError(f"{text!r}: sizes are powers of two from 16 to 256")
-        if plan.warps > 16 or not 1 <= plan.stages <= 8:
+        if plan.warps not in (1, 2, 4, 8, 16) or not 1 <= plan.stages <= 8:
             raise ValueError(f"{text!r}: 1, 2, 4, 8 or 16 warps and 1 to 8 stages")
         return plan
 
@@ -66,7 +67,7 @@ class Shape(NamedTuple):
 
     kernel: str
     arithmetic: str  # "half" (fp16, bf16), "tf32", "fp32" or "fp64"
-    layout: str  # how the kernel reads: see the words in plans.json
+    layout: str  # halo: "channels_last" or "contiguous"; gather: "wide" (16-byte accesses) or "narrow"
     channels: int
     outputs: int
     taps: tuple[int, int]
@@ -127,7 +128,9 @@ def read(path: Path) -> PlanFile:
         raise ValueError("not a plan file")
     if content.get("version") != VERSION:
         raise ValueError(f"of version {content.get('version')}, and this is version {VERSION}")
-    return PlanFile(str(content.get("origin")), {key: Plan.parse(text) for key, text in content["plans"].items()})
+    return PlanFile(
+        str(content.get("origin")), {key: Plan.parse(text) for key, text in content["plans"].items()}
+    )
 
 
 def write(path: Path, file: PlanFile) -> None:
@@ -186,7 +189,8 @@ shipped = functools.cache(lambda: read(SHIPPED))
 def find(shape: Shape, gpu: str | None) -> Choice:
     """The plan that serves on a GPU of this name: a measured one before the shipped one."""
     path = gpu and user_path(gpu)
-    for file, origin in ((path and user_file(path), f"measured: {path}"), (shipped(), "shipped, not measured")):
+    measured = path and user_file(path)
+    for file, origin in (measured, f"measured: {path}"), (shipped(), "shipped, not measured"):
         if file and (found := file.find(shape)):
             key, plan = found
             return Choice(plan, key, origin)

@@ -75,7 +75,11 @@ def candidates(shape: Shape) -> list[Plan]:
     outputs = [size for size in (32, 64, 128) if size < 2 * max(shape.outputs, 32)]
     channels = [size for size in (16, 32, 64) if size < 2 * max(shape.channels, 16)]
     grid = itertools.product(
-        (64, 128, 256) if tensor_cores else (32, 64), outputs, channels, (4, 8), (2, 3, 4) if tensor_cores else (2,)
+        (64, 128, 256) if tensor_cores else (32, 64),
+        outputs,
+        channels,
+        (4, 8),
+        (2, 3, 4) if tensor_cores else (2,),
     )
     return list(dict.fromkeys([shipped, *itertools.starmap(Plan, grid)]))
 
@@ -114,7 +118,9 @@ def arithmetic(dtype: torch.dtype, allow_tf32: bool) -> str:
 
 def no_tensor_cores(arithmetic: str) -> str | None:
     """Why the copy engine would not help, in words: the machine code of scalar products is no better for it."""
-    return f"{arithmetic} products, which are scalar, keep to loads" if arithmetic in ("fp32", "fp64") else None
+    return (
+        f"{arithmetic} products, which are scalar, keep to loads" if arithmetic in ("fp32", "fp64") else None
+    )
 
 
 def splits(tiles: int, steps: int) -> int:
