@@ -38,12 +38,12 @@ def explain(input: torch.Tensor, weight: torch.Tensor, numbers: Numbers, allow_t
         torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         for tensor in (input, weight)
     )
-    lines = []
+    lines: dict[str, None] = {}  # each once
     with set_in(assumed, Gpu.of(input.device)), set_in(intercept, lambda *launch: None):
         for name, run in operators(*on_meta, numbers, allow_tf32).items():
             served: list[Decision] = []
             with set_in(decisions, served):
                 run()
-            for shape, choice, note in dict.fromkeys(served):
-                lines.append(f"{name}: {shape.kernel} kernel ({note}), {choice}")
-    return lines
+            for shape, choice, note in served:
+                lines[f"{name}: {shape.kernel} kernel ({note}), {choice}"] = None
+    return list(lines)
