@@ -40,11 +40,11 @@ assumed: contextvars.ContextVar[Gpu] = contextvars.ContextVar("assumed", default
 
 
 @contextlib.contextmanager
-def set_in(variable: contextvars.ContextVar, value) -> Iterator[None]:
-    """Within the context, `variable` has this value."""
+def set_in(variable: contextvars.ContextVar, value) -> Iterator:
+    """Within the context, `variable` has this value, which the context yields."""
     token = variable.set(value)
     try:
-        yield
+        yield value
     finally:
         variable.reset(token)
 
