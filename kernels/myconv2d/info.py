@@ -64,6 +64,8 @@ def explain(
 ) -> str:
     """Which backend would serve `conv2d` with these arguments, why, and by which algorithm in each direction.
 
+    For Triton: by which kernels, with which plans (tile, warps, stages), and whether those were measured.
+
     Raises:
         As `conv2d` does, for arguments that it would refuse.
     """

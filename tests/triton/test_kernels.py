@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from myconv2d import reference
+from myconv2d import backends, info, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not INTERPRETED and not torch.cuda.is_available():
@@ -237,6 +237,16 @@ def test_boxes_read_nothing_beyond_their_images() -> None:
     with set_in(tuning.decisions, []) as served:
         Problem(HALO_CASES[0], torch.float16, surround).check()
     assert {decision.shape.kernel for decision in served} == {"halo", "grad_weight_halo"}
+
+
+def test_explain_names_the_kernels_of_a_call() -> None:
+    problem = Problem(by_name("odd"), torch.float32)
+    with backends.use_backend("triton"):
+        said = info.explain(problem.input, problem.weight, problem.bias, *problem.geometry)
+    assert said.startswith("triton serves this call")
+    for operator in ("forward: gather", "grad_input: gather", "grad_weight: grad_weight_gather"):
+        assert f"{operator} kernel (" in said
+    assert said.count("shipped, not measured") == 3 or not INTERPRETED
 
 
 def test_without_bias() -> None:

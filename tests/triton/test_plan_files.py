@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 from myconv2d import triton as kernels
-from myconv2d.triton import measure, plans, tuning
+from myconv2d.triton import launch, measure, plans, tuning
 from myconv2d.triton.launch import Gpu, assumed, set_in
 from myconv2d.triton.plans import Plan, PlanFile, Shape
 
@@ -166,6 +166,34 @@ def test_the_fastest_candidate_is_remembered(user_path: Path, capsys: pytest.Cap
     assert ran == tuning.candidates(SHAPE)
     assert plans.find(SHAPE, GPU)[:2] == (Plan(128, 32, 16, 4, 3), str(SHAPE))
     assert str(SHAPE) in capsys.readouterr().err
+
+
+def test_a_shape_is_measured_once_if_asked_for(user_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a device that only pretends."""
+    capturing, timed, ran = False, [], []
+    monkeypatch.setattr(launch, "_gpu", lambda device: Gpu((9, 0), GPU))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(tuning, "device_time", lambda action, device: timed.append(action()) or -len(timed))
+
+    def serve() -> None:
+        tuning.serve(SHAPE, torch.device("cuda"), ran.append)
+
+    serve()
+    assert (len(ran), len(timed), user_path.exists()) == (1, 0, False)
+    with set_in(tuning.requested, True):
+        capturing = True
+        with pytest.warns(UserWarning, match="CUDA graph is being captured"):
+            serve()
+        assert (len(ran), len(timed)) == (2, 0)
+        capturing = False
+        serve()
+        candidates = tuning.candidates(SHAPE)
+        assert ran[2:] == [*candidates, candidates[-1]]  # each later one seemed faster
+        serve()
+        assert ran[-1] == candidates[-1]
+        assert len(timed) == len(candidates)
+    serve()
+    assert ran[-1] == candidates[-1]
 
 
 def test_candidates() -> None:
