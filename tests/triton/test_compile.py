@@ -17,7 +17,8 @@ if INTERPRETED:
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
 
 from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo, plans
-from myconv2d.triton.compile_report import OPERATORS, Layer, Row, convolution, report
+from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
+from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
 from myconv2d.triton.machine_code import SM_80, SM_90, compile_for, occupancy
 from myconv2d.triton.tuning import decisions
@@ -95,7 +96,7 @@ def test_24_channels_are_read_16_bytes_at_a_time() -> None:
     assert "," not in main.code.asynchronous
 
 
-def launches(case: compile_report.Case) -> list[tuple]:
+def launches(case: Case) -> list[tuple]:
     seen: list[tuple] = []
     with set_in(intercept, lambda *launch: seen.append(launch)):
         case.run()

@@ -4,7 +4,7 @@
 a shipped plan serves none of the cases. The operators run on meta tensors with the launch intercepted, so what is
 compiled is exactly what a call would launch.
 
-Other operators are listed by a function in SOURCES, and a line in MOVED for each of their kernels.
+Other operators' cases are listed by a function in SOURCES; their kernels in MOVED, or in WITHOUT_PRODUCTS.
 """
 
 from __future__ import annotations
@@ -22,105 +22,17 @@ from triton.backends.compiler import GPUTarget
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import plans
-from .explanation import operators
+from .compile_cases import ARITHMETIC, Case, convolutions
 from .interpreter import INTERPRETED
 from .launch import Gpu, assumed, ceil_div, intercept, set_in
 from .machine_code import SM_80, SM_90, Code, compile_for, read
 from .tuning import Decision, decisions
 
-OPERATORS = ("forward", "grad_input", "grad_weight")
-ARITHMETIC = {  # name → type, allow_tf32
-    "tf32": (torch.float32, True),
-    "fp32": (torch.float32, False),
-    "bf16": (torch.bfloat16, False),
-    "fp16": (torch.float16, False),
-    "fp64": (torch.float64, False),
-}
-TENSOR_CORES = ("tf32", "bf16", "fp16")
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-
-
-class Layer(NamedTuple):
-    """A 3×3 convolution with padding 1: channels → outputs on images size × size."""
-
-    channels: int
-    outputs: int
-    size: int
-    batch: int = 100
-    stride: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.channels}→{self.outputs} @{self.size}" + (
-            f" /{self.stride}" if self.stride > 1 else ""
-        )
-
-
-HANDOUT = (
-    Layer(1, 32, 32), Layer(32, 64, 16), Layer(64, 64, 8), Layer(64, 32, 8), Layer(128, 32, 8),
-    Layer(32, 3, 16), Layer(64, 24, 16), Layer(3, 3, 32), Layer(25, 24, 32), Layer(64, 64, 256, batch=1),
-)  # fmt: skip
-STRIDED = Layer(64, 64, 32, stride=2), Layer(64, 64, 16, stride=2)
-
-
-class Case(NamedTuple):
-    """One call of one operator on meta tensors: `run` launches its kernels."""
-
-    operator: str
-    task: str
-    arithmetic: str
-    layout: str
-    run: Callable[[], object]
-
-
-class Row(NamedTuple):
-    """One kernel of one case. `moved` counts what its programs load and store, whole tiles, mostly from the L2 cache;
-    `floor` each tensor once, workspaces not at all."""
-
-    kernel: str
-    case: Case
-    plan: str  # the key of the plan
-    programs: int
-    moved: int | None  # bytes
-    floor: int
-    code: Code
-
-    @property
-    def complaint(self) -> str | None:
-        if self.code.spills:
-            return "spills registers"
-        tensor_cores = self.case.arithmetic in TENSOR_CORES and self.kernel not in WITHOUT_PRODUCTS
-        return "has no wgmma" if tensor_cores and self.code.matrix != "wgmma" else None
-
-
-def convolution(layer: Layer, operator: str, arithmetic: str, layout: str = "channels_last") -> Case:
-    dtype, allow_tf32 = ARITHMETIC[arithmetic]
-    batch, size = layer.batch, layer.size
-
-    def tensor(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device="meta").contiguous(memory_format=LAYOUTS[layout])
-
-    input, weight = tensor(batch, layer.channels, size, size), tensor(layer.outputs, layer.channels, 3, 3)
-    numbers = (layer.stride, layer.stride), (1, 1), (1, 1), 1
-    run = operators(input, weight, numbers, allow_tf32)[operator]
-    return Case(operator, str(layer), arithmetic, layout, run)
-
-
-def convolutions() -> Iterator[Case]:
-    """The handout's layers and two strided ones, channels_last; a few of each in NCHW and in float64."""
-    four = "tf32", "fp32", "bf16", "fp16"
-    few = *STRIDED, Layer(1, 32, 32), Layer(32, 64, 16), Layer(64, 64, 8)
-    for layout, layers, arithmetic in (
-        ("channels_last", HANDOUT + STRIDED, four),
-        ("contiguous", few, ("tf32", "bf16")),
-        ("channels_last", (Layer(64, 64, 8),), ("fp64",)),
-    ):
-        yield from itertools.starmap(convolution, itertools.product(layers, OPERATORS, arithmetic, (layout,)))
-
-
 SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions]
 WITHOUT_PRODUCTS = {"grad_weight_reduce"}
 WORKSPACES = {"partial"}
-# What a kernel's programs load (elements of its operands' type), from its arguments by name.
+RESULTS = {"result", "partial"}
+# What a kernel's program loads, in elements of its operands' type, from its arguments by name.
 MOVED: dict[str, Callable[[dict], int]] = {
     "halo_gemm": lambda a: (
         a["R"] * a["S"] * ceil_div(a["C"], a["BLOCK_C"]) * a["BLOCK_C"] * (_box(a) + a["BLOCK_N"])
@@ -139,6 +51,26 @@ def _box(arguments: dict) -> int:
     return math.prod(arguments[f"BOX_{axis}"] for axis in "NPQ")
 
 
+class Row(NamedTuple):
+    """One kernel of one case. `moved` counts what its programs load and store, whole tiles, mostly from the L2 cache;
+    `floor` each tensor once, workspaces not at all."""
+
+    kernel: str
+    case: Case
+    plan: str  # the key of the plan
+    programs: int
+    moved: int | None  # bytes
+    floor: int
+    code: Code
+
+    @property
+    def complaint(self) -> str | None:
+        if self.code.spills:
+            return "spills registers"
+        wanted = () if self.kernel in WITHOUT_PRODUCTS else self.case.matrix
+        return f"has no {' or '.join(wanted)}" if wanted and self.code.matrix not in wanted else None
+
+
 def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
     """A row for every kernel that these cases launch, in the order of launching."""
     capability = divmod(target.arch, 10)
@@ -148,14 +80,14 @@ def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
         with (
             set_in(assumed, Gpu(capability, None)),
             set_in(decisions, chosen),
-            set_in(intercept, lambda *launched: launches.append(launched)),  # noqa: B023
+            set_in(intercept, lambda *launch, launches=launches: launches.append(launch)),
         ):
             case.run()
         for kernel, programs, arguments, options in launches:
             code = read(compile_for(target, kernel, *arguments, **options))
             moved, floor = traffic(kernel, programs, arguments, options)
-            keys = dict.fromkeys(decision.choice.key for decision in chosen)
-            yield Row(kernel.__name__, case, ", ".join(keys), programs, moved, floor, code)
+            keys = ", ".join(dict.fromkeys(decision.choice.key for decision in chosen))
+            yield Row(kernel.__name__, case, keys, programs, moved, floor, code)
 
 
 def traffic(kernel, programs: int, arguments: tuple, options: dict) -> tuple[int | None, int]:
@@ -174,7 +106,7 @@ def traffic(kernel, programs: int, arguments: tuple, options: dict) -> tuple[int
     if (loaded := MOVED.get(kernel.__name__)) is None:
         return None, floor
     first = next(iter(tensors.values()))
-    written = sizes["partial"] if "partial" in sizes else sizes["result"]
+    written = sum(size for name, size in sizes.items() if name in RESULTS)
     return programs * loaded(bound) * first.element_size() + written, floor
 
 

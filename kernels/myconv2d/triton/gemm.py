@@ -26,7 +26,7 @@ def gemm(
     All are views with any strides and none is empty.
     """
     arithmetic = tuning.arithmetic(source.dtype, allow_tf32)
-    obstacle = tuning.no_tensor_cores(arithmetic) or why_not(source, vertical, horizontal)
+    obstacle = tuning.no_wgmma(arithmetic) or why_not(source, vertical, horizontal)
     if obstacle is None:
         kernel, run = "halo", halo
         layout = "channels_last" if source.stride(2) == 1 else "contiguous"

@@ -43,7 +43,7 @@ def conv2d_grad_weight(
     arithmetic = tuning.arithmetic(input.dtype, allow_tf32)
     channels_last = source.stride(2) == 1
     obstacle = (
-        tuning.no_tensor_cores(arithmetic)
+        tuning.no_wgmma(arithmetic)
         or why_not(source, vertical, horizontal)
         or why_not(grad)
         or (None if channels_last == (grad.stride(2) == 1) else "the two images are laid out differently")

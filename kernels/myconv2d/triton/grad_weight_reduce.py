@@ -46,7 +46,7 @@ def grad_weight_reduce(
 def tile(plan: Plan, arithmetic: str, outputs: int, columns: int) -> tuple[int, int]:
     """Outputs × taps·channels of one program: at least 64 of either on tensor cores, whose rows come 64 at a time."""
     block_k, block_j = fit(plan.block_n, outputs), fit(plan.block_c, columns)
-    if max(block_k, block_j) < 64 and tuning.no_tensor_cores(arithmetic) is None:
+    if max(block_k, block_j) < 64 and tuning.no_wgmma(arithmetic) is None:
         block_k = 64
     return block_k, block_j
 

@@ -144,7 +144,7 @@ def why_not(images: torch.Tensor, *axes: Axis) -> str | None:
     order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
     rows = images.shape[2] * element, images.shape[order[-1]] * element
     if not aligned(images.permute(order)) or any(size % 16 for size in rows):
-        return "channels, or rows, are not whole units of 16 bytes"
+        return "channels, rows or strides are not whole units of 16 bytes"
     return None
 
 

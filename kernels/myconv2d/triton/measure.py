@@ -6,7 +6,8 @@
     myconv2d.triton.tune(input, weight, padding=1)                        from Python
 
 What was measured goes before the shipped plans from then on, in every process, for every batch size; it is kept in a
-file per GPU, in $MYCONV2D_CACHE or ~/.cache/myconv2d.
+file per GPU, in $MYCONV2D_CACHE or ~/.cache/myconv2d. (Another plan may add up in another order: the last bits of a
+result are the same from run to run with the same plans.)
 """
 
 from __future__ import annotations

@@ -76,11 +76,11 @@ def measure(
 def candidates(shape: Shape) -> list[Plan]:
     """What is worth timing for `shape`, the shipped plan first."""
     shipped = plans.find(shape, None).plan
-    tensor_cores = shape.arithmetic in ("half", "tf32")
+    tensor_cores = no_wgmma(shape.arithmetic) is None
     outputs = [size for size in (32, 64, 128) if size < 2 * max(shape.outputs, 32)]
     channels = [size for size in (16, 32, 64) if size < 2 * max(shape.channels, 16)]
     grid = itertools.product(
-        (64, 128, 256) if tensor_cores else (32, 64),
+        (32, 64, 128, 256) if tensor_cores else (16, 32, 64),
         outputs,
         channels,
         (4, 8),
@@ -121,11 +121,9 @@ def arithmetic(dtype: torch.dtype, allow_tf32: bool) -> str:
     return "tf32" if allow_tf32 else "fp32"
 
 
-def no_tensor_cores(arithmetic: str) -> str | None:
-    """Why the copy engine would not help, in words: the machine code of scalar products is no better for it."""
-    return (
-        f"{arithmetic} products, which are scalar, keep to loads" if arithmetic in ("fp32", "fp64") else None
-    )
+def no_wgmma(arithmetic: str) -> str | None:
+    """Why boxes by the copy engine are not worth it, in words: its shared memory is read by wgmma or not well."""
+    return f"there is no wgmma in {arithmetic}" if arithmetic in ("fp32", "fp64") else None
 
 
 def splits(tiles: int, steps: int) -> int:
