@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import backends, block_operators, native
 from .functional import prepare
+from .operators import allow_tf32
 from .shapes import output_size
 
 
@@ -63,6 +64,8 @@ def explain(
 ) -> str:
     """Which backend would serve `conv2d` with these arguments, why, and by which algorithm in each direction.
 
+    For Triton: by which kernels, with which plans (tile, warps, stages), and whether those were measured.
+
     Raises:
         As `conv2d` does, for arguments that it would refuse.
     """
@@ -77,4 +80,10 @@ def explain(
         size = output_size(input_size, weight.shape, *numbers[:3])
         algorithms = native.cpu.algorithms(input_size, size, weight.shape, numbers, dtype)
         lines += [f"{name}: {algorithm}, {native.cpu.isa()}" for name, algorithm in algorithms.items()]
+    elif choice.backend == "triton":
+        from . import triton
+
+        images, filters = (part.real if part.is_complex() else part for part in (input, weight))
+        images = images if images.dim() == 4 else images[None]
+        lines += triton.explain(images, filters, numbers[:4], allow_tf32())
     return "\n".join(lines)
