@@ -34,6 +34,7 @@ inline Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   }
   const Correlation shape = correlation(conv, turned, {}, {});
   FewGrid grid;
+  if (shape.h.classes() > most_classes || shape.w.classes() > most_classes) return Algorithm::implicit_gemm;
   if (out <= most_few && choose_few_out_grid(shape, grid)) return Algorithm::few_out;
   if (out > most_few && in <= most_few && choose_few_in_grid(shape, grid)) return Algorithm::few_in;
   return Algorithm::implicit_gemm;

@@ -20,13 +20,14 @@ __device__ auto phase_of(Thread& thread) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(few_threads, 2) few_in(const __grid_constant__ FewArguments<T> args) {
+__global__ void __launch_bounds__(few_threads, 3) few_in(const __grid_constant__ FewArguments<T> args) {
   FewInThread<T> thread(args, blockIdx.x, threadIdx.x, reinterpret_cast<float*>(few_shared));
   run_few_in(phase_of(thread), thread.three_rows());
 }
 
 template <class T, int filters>
-__global__ void __launch_bounds__(few_threads, 2) few_out(const __grid_constant__ FewArguments<T> args) {
+__global__ void __launch_bounds__(few_threads, sizeof(T) == 4 && filters == 4 ? 2 : 3)  // 80 registers do not hold that
+    few_out(const __grid_constant__ FewArguments<T> args) {
   FewOutThread<T, filters> thread(args, blockIdx.x, threadIdx.x, reinterpret_cast<float*>(few_shared));
   run_few_out(phase_of(thread), thread.slices(), thread.three_rows());
 }
@@ -81,7 +82,7 @@ void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, Con
     using T = decltype(type);
     FewArguments<T> args = arguments<T>(conv, transposed, image, weight, bias, out);
     choose_few_in_grid(args.shape, args.grid);
-    args.lanes = Divisor(filter_lanes(args.shape.filters));
+    arrange_few_in(args);
     launch(few_in<T>, "few_in", args, args.blocks(), few_in_shared(args.shape, args.grid.tile), context);
   });
 }
@@ -92,6 +93,7 @@ void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, Co
     using T = decltype(type);
     FewArguments<T> args = arguments<T>(conv, transposed, image, weight, bias, out);
     choose_few_out_grid(args.shape, args.grid);
+    arrange_few_out(args);
     constexpr void (*kernels[])(FewArguments<T>) = {few_out<T, 1>, few_out<T, 2>, few_out<T, 3>, few_out<T, 4>};
     launch(kernels[args.shape.filters - 1], "few_out", args, args.blocks(),
            few_out_shared(args.shape, args.grid.tile), context);

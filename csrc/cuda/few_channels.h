@@ -14,6 +14,7 @@ namespace myconv2d::cuda {
 
 constexpr int few_threads = 256;  // of every block of these kernels
 constexpr int most_few = 4;       // channels that count as few
+constexpr int most_classes = 4;   // residue classes of an axis, so the stride of grad_input, at most
 constexpr int band_rows = 4;
 constexpr int most_shared = 96 * 1024;  // bytes of a block; what compute capability 8.6 and 8.9 have is 99 KB
 
@@ -24,7 +25,8 @@ struct Window {
   int size, outputs, taps, step, dilation, origin, first_output, output_step;
   int first_tap, tap_step;  // tap j is number first_tap + j·tap_step of the weight
 
-  HOST_DEVICE explicit Window(const Axis& axis)
+  Window() = default;
+  explicit Window(const Axis& axis)
       : size(axis.size), outputs(axis.outputs), taps(axis.taps), step(axis.step), dilation(axis.dilation),
         origin(axis.origin), first_output(axis.first_output), output_step(axis.output_step),
         first_tap(axis.first_tap), tap_step(axis.tap_step) {
@@ -85,9 +87,11 @@ inline int64_t plane_pitch(const Correlation& shape, const FewTile& tile) {
 // The rectangles that cover an operator's outputs: side by side, then down the image, then images; and the
 // halo of each.
 struct FewGrid {
+  Window h[most_classes], w[most_classes];  // of each residue class
+  int classes_h, classes_w;
   FewTile tile;
   int across, down;
-  int64_t deep;
+  int64_t deep, batch;
   int pitch;  // from plane to plane
   Divisor tile_rows, tile_columns, pixels, bands, band_columns;  // of a rectangle: columns × bands
   Divisor halo_rows, halo_columns, positions;                    // of its halo: images × rows × columns
@@ -95,13 +99,16 @@ struct FewGrid {
 
   FewGrid() = default;
   FewGrid(const Correlation& shape, const FewTile& tile)
-      : tile(tile), across(static_cast<int>(ceil_div(shape.w.most_outputs(), tile.columns))),
-        down(static_cast<int>(ceil_div(shape.h.most_outputs(), tile.rows))), deep(ceil_div(shape.batch, tile.images)),
+      : classes_h(shape.h.classes()), classes_w(shape.w.classes()), tile(tile), across(static_cast<int>(ceil_div(shape.w.most_outputs(), tile.columns))),
+        down(static_cast<int>(ceil_div(shape.h.most_outputs(), tile.rows))), deep(ceil_div(shape.batch, tile.images)), batch(shape.batch),
         pitch(static_cast<int>(plane_pitch(shape, tile))), tile_rows(tile.rows), tile_columns(tile.columns),
         pixels(tile.pixels()), bands(tile.images * tile.rows / band_rows), band_columns(tile.pixels() / band_rows),
         halo_rows(most_extent(shape.h, tile.rows)), halo_columns(most_extent(shape.w, tile.columns)),
         positions(most_positions(shape, tile)), kernel_columns(shape.w.most_taps()),
-        taps(shape.h.most_taps() * shape.w.most_taps()), filter_rows(shape.channels * taps.value) {}
+        taps(shape.h.most_taps() * shape.w.most_taps()), filter_rows(shape.channels * taps.value) {
+    for (int i = 0; i < classes_h; ++i) h[i] = Window(shape.h.axis(i));
+    for (int i = 0; i < classes_w; ++i) w[i] = Window(shape.w.axis(i));
+  }
 
   HOST_DEVICE int64_t rectangles() const { return static_cast<int64_t>(across) * down * deep; }
 
@@ -115,38 +122,36 @@ struct FewGrid {
 // One block's rectangle and the halo under it.
 struct Halo {
   const FewGrid& grid;
-  Window h, w;
-  int64_t first_image;
-  int images;                   // that there are
-  int first_row, first_column;  // outputs
-  int y, x;                     // of the halo's corner in the image
+  const Window &h, &w;
+  uint32_t images;              // the rectangle's, in units of tile.images
+  int first_row, first_column;  // its outputs
 
-  HOST_DEVICE Halo(const Correlation& shape, const FewGrid& grid, int residue_h, int residue_w)
-      : grid(grid), h(shape.h.axis(residue_h)), w(shape.w.axis(residue_w)) {}
+  HOST_DEVICE Halo(const FewGrid& grid, int residue_h, int residue_w)
+      : grid(grid), h(grid.h[residue_h]), w(grid.w[residue_w]) {}
 
-  HOST_DEVICE void move_to(uint32_t rectangle, int64_t batch) {
+  HOST_DEVICE void move_to(uint32_t rectangle) {
     first_column = split_off(rectangle, grid.across) * grid.tile.columns;
     first_row = split_off(rectangle, grid.down) * grid.tile.rows;
-    first_image = static_cast<int64_t>(rectangle) * grid.tile.images;
-    images = static_cast<int>(smaller<int64_t>(grid.tile.images, batch - first_image));
-    y = first_row * h.step + h.origin;
-    x = first_column * w.step + w.origin;
+    images = rectangle;
   }
 
   // Where a position of the halo lies in the image; negative outside it.
   HOST_DEVICE int64_t source(int position, const Strides& strides) const {
     const int line = grid.halo_columns.quotient(position), image = grid.halo_rows.quotient(line);
-    const int row = y + line - image * grid.halo_rows.value, column = x + position - line * grid.halo_columns.value;
-    const bool inside = image < images && static_cast<uint32_t>(row) < static_cast<uint32_t>(h.size) &&
+    const int row = first_row * h.step + h.origin + line - image * grid.halo_rows.value,
+              column = first_column * w.step + w.origin + position - line * grid.halo_columns.value;
+    const int64_t n = static_cast<int64_t>(images) * grid.tile.images + image;
+    const bool inside = n < grid.batch && static_cast<uint32_t>(row) < static_cast<uint32_t>(h.size) &&
                         static_cast<uint32_t>(column) < static_cast<uint32_t>(w.size);
-    return inside ? (first_image + image) * strides.n + row * strides.h + column * strides.w : -1;
+    return inside ? n * strides.n + row * strides.h + column * strides.w : -1;
   }
 
   // Where a pixel of the rectangle lies among the outputs; negative beyond the last.
   HOST_DEVICE int64_t output(const Pixel& pixel, const Strides& strides) const {
     const int64_t p = first_row + pixel.p, q = first_column + pixel.q;
-    if (pixel.n >= images || p >= h.outputs || q >= w.outputs) return -1;
-    return (first_image + pixel.n) * strides.n + (h.first_output + p * h.output_step) * strides.h +
+    const int64_t n = static_cast<int64_t>(images) * grid.tile.images + pixel.n;
+    if (n >= grid.batch || p >= h.outputs || q >= w.outputs) return -1;
+    return n * strides.n + (h.first_output + p * h.output_step) * strides.h +
            (w.first_output + q * w.output_step) * strides.w;
   }
 
@@ -164,6 +169,7 @@ template <class T>
 HOST_DEVICE void load_filters(float* shared, int pitch, int thread, const T* weight, const FilterStrides& strides,
                               const Halo& halo, int filters) {
   const FewGrid& grid = halo.grid;
+#pragma unroll 2
   for (int i = thread; i < grid.filter_rows.value * pitch; i += few_threads) {
     const int filter = grid.filter_rows.quotient(i), row = i - filter * grid.filter_rows.value;  // along the weight's rows
     const int channel = grid.taps.quotient(row), tap = row - channel * grid.taps.value;
@@ -231,18 +237,21 @@ struct FewArguments {
   const T* bias;  // null for none
   int64_t bias_stride;
   T* out;
-  Divisor lanes;                    // over the filters (few_in.h)
+  Divisor lanes;  // threads side by side: over the filters (few_in.h), or over the channels (few_out.h)
+  Divisor inner, middle;  // few_in.h: how threads follow each other,
+  int items;              // and how many bands they compute
+  int filter_pitch, filter_floats;  // in shared memory: from row to row, and all of them with the bias
   bool image_vectors, out_vectors;  // whether the channels of a pixel can be moved 16 bytes at a time
 
-  HOST_DEVICE int64_t blocks() const { return grid.rectangles() * shape.classes(); }
+  HOST_DEVICE int64_t blocks() const { return grid.rectangles() * grid.classes_h * grid.classes_w; }
 };
 
 // A block's number apart: its residue classes and its rectangle.
 template <class T>
 HOST_DEVICE Halo halo_of(const FewArguments<T>& args, uint32_t block) {
-  const int residue_w = split_off(block, args.shape.w.classes()), residue_h = split_off(block, args.shape.h.classes());
-  Halo halo(args.shape, args.grid, residue_h, residue_w);
-  halo.move_to(block, args.shape.batch);
+  const int residue_w = split_off(block, args.grid.classes_w), residue_h = split_off(block, args.grid.classes_h);
+  Halo halo(args.grid, residue_h, residue_w);
+  halo.move_to(block);
   return halo;
 }
 

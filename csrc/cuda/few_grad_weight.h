@@ -107,7 +107,7 @@ class FewGradWeightThread {
   using Arguments = FewGradWeightArguments<T>;
 
   HOST_DEVICE FewGradWeightThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
-      : args_(arguments), halo_(arguments.shape.narrow, arguments.shape.grid, 0, 0), thread_(thread), corner_(reinterpret_cast<int*>(shared)), wide_(shared + few_gw_pixels),
+      : args_(arguments), halo_(arguments.shape.grid, 0, 0), thread_(thread), corner_(reinterpret_cast<int*>(shared)), wide_(shared + few_gw_pixels),
         planes_(wide_ + few_gw_pixels * wide_pitch), sums_(shared) {
     const FewGradWeightShape& shape = arguments.shape;
     first_channel_ = split_off(block, shape.tiles_wide()) * wide_tile;
@@ -139,7 +139,7 @@ class FewGradWeightThread {
   // A rectangle's values on their way to shared memory.
   HOST_DEVICE void load(int number) {
     const FewGradWeightShape& shape = args_.shape;
-    halo_.move_to(static_cast<uint32_t>(first_rectangle_ + number), shape.narrow.batch);
+    halo_.move_to(static_cast<uint32_t>(first_rectangle_ + number));
 #pragma unroll
     for (int i = 0; i < narrow_loads; ++i) {
       const Value value = value_of(i);
@@ -151,7 +151,7 @@ class FewGradWeightThread {
     for (int i = 0; i < wide_loads; ++i) {
       const Place place = place_of(i);
       const int left = shape.narrow.filters - place.channel;
-      const int64_t offset = halo_.output(shape.grid.pixel(place.pixel), shape.wide);
+      const int64_t offset = output_of(place.pixel);
       const T* source = args_.wide + offset + place.channel * shape.wide.c;
       if (args_.wide_vectors) {
         next_wide_[i] = {};
@@ -162,8 +162,7 @@ class FewGradWeightThread {
           next_wide_[i].value[e] = load_if(offset >= 0 && e < left, source + e * shape.wide.c);
       }
     }
-    const Pixel pixel = shape.grid.pixel(thread_);
-    next_corner_ = halo_.output(pixel, shape.wide) < 0 ? -1 : halo_.corner(pixel);
+    next_corner_ = output_of(thread_) < 0 ? -1 : halo_.corner(shape.grid.pixel(thread_));
   }
 
   HOST_DEVICE void store() {
@@ -272,6 +271,12 @@ class FewGradWeightThread {
   static constexpr int wide_loads = few_gw_pixels * chunks / few_threads;
 
   HOST_DEVICE bool sums_wide() const { return args_.shape.bias && args_.shape.bias_of_wide; }
+
+  // Where a pixel of the rectangle lies in `wide`; negative where there is none.
+  HOST_DEVICE int64_t output_of(int pixel) const {
+    const FewGrid& grid = args_.shape.grid;
+    return pixel < grid.pixels.value ? halo_.output(grid.pixel(pixel), args_.shape.wide) : -1;
+  }
 
   // Which values of the halo a thread loads.
   struct Value {

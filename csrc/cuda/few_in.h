@@ -12,13 +12,13 @@ namespace myconv2d::cuda {
 
 constexpr int few_in_filters = 8;  // of a thread
 
-// Lanes over the filters, and the floats of a row of filters.
-HOST_DEVICE int filter_lanes(int filters) { return static_cast<int>(ceil_div(filters, few_in_filters)); }
-HOST_DEVICE int filter_pitch(int filters) { return round_up(filter_lanes(filters) * few_in_filters - 4, 32) + 4; }
+// Threads side by side over the filters, and the floats of a row of filters.
+inline int filter_lanes(int filters) { return static_cast<int>(ceil_div(filters, few_in_filters)); }
+inline int filter_pitch(int filters) { return round_up(filter_lanes(filters) * few_in_filters - 4, 32) + 4; }
 
-// Floats of shared memory: the filters, the bias, the planes.
-HOST_DEVICE int few_in_filter_floats(const Correlation& shape) {
-  return (shape.h.most_taps() * shape.w.most_taps() * shape.channels + 1) * filter_pitch(shape.filters);
+// Floats of shared memory: a row for the bias, the filters, the planes.
+inline int few_in_filter_floats(const Correlation& shape) {
+  return (1 + shape.h.most_taps() * shape.w.most_taps() * shape.channels) * filter_pitch(shape.filters);
 }
 
 inline int64_t few_in_shared(const Correlation& shape, const FewTile& tile) {
@@ -33,6 +33,18 @@ inline bool choose_few_in_grid(const Correlation& shape, FewGrid& grid) {
   return true;
 }
 
+// Threads follow each other by lane, column, band in channels_last, else by column, band, lane.
+template <class T>
+void arrange_few_in(FewArguments<T>& args) {
+  args.lanes = Divisor(filter_lanes(args.shape.filters));
+  args.filter_pitch = filter_pitch(args.shape.filters);
+  args.filter_floats = few_in_filter_floats(args.shape);
+  args.items = args.lanes.value * args.grid.band_columns.value;
+  const bool along_filters = args.shape.out.c == 1;
+  args.inner = along_filters ? args.lanes : args.grid.tile_columns;
+  args.middle = along_filters ? args.grid.tile_columns : args.grid.bands;
+}
+
 template <class T>
 class FewInThread {
  public:
@@ -40,13 +52,13 @@ class FewInThread {
 
   HOST_DEVICE FewInThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
       : args_(arguments), halo_(halo_of(arguments, block)), thread_(thread), shared_(shared),
-        planes_(shared + few_in_filter_floats(arguments.shape)) {}
+        planes_(shared + arguments.filter_floats) {}
 
   HOST_DEVICE bool three_rows() const { return halo_.three_rows(); }
 
   HOST_DEVICE void load() {
     const Correlation& shape = args_.shape;
-    const int pitch = filter_pitch(shape.filters);
+    const int pitch = args_.filter_pitch;
 #pragma unroll 2
     for (int i = thread_; i < args_.grid.positions.value; i += few_threads) {
       const int64_t source = halo_.source(i, shape.image);
@@ -63,13 +75,10 @@ class FewInThread {
 
   template <bool three_rows>
   HOST_DEVICE void compute() {
-    const FewGrid& grid = args_.grid;
     const bool along_filters = args_.shape.out.c == 1;
-    const Divisor first = along_filters ? args_.lanes : grid.tile_columns,
-                  second = along_filters ? grid.tile_columns : grid.bands;
-    for (int i = thread_; i < args_.lanes.value * grid.band_columns.value; i += few_threads) {
-      const int outer = first.quotient(i), a = i - outer * first.value;
-      const int c = second.quotient(outer), b = outer - c * second.value;
+    for (int i = thread_; i < args_.items; i += few_threads) {
+      const int outer = args_.inner.quotient(i), a = i - outer * args_.inner.value;
+      const int c = args_.middle.quotient(outer), b = outer - c * args_.middle.value;
       compute_band<three_rows>(along_filters ? a : c, along_filters ? b : a, along_filters ? c : b);
     }
   }
@@ -82,9 +91,9 @@ class FewInThread {
     const Correlation& shape = args_.shape;
     const FewGrid& grid = args_.grid;
     const int image = grid.tile_rows.quotient(band * band_rows);
-    const Pixel pixel{image, band * band_rows - image * grid.tile.rows, column};  // the first of the band
+    const Pixel pixel{image, band * band_rows - image * grid.tile.rows, column};  // its first
     // A thread's chunks of 16 bytes lie `lanes` apart, so that a warp writes whole lines.
-    const int pitch = filter_pitch(shape.filters), next_chunk = chunks == 1 ? 4 : args_.lanes.value * chunk;
+    const int pitch = args_.filter_pitch, next_chunk = chunks == 1 ? 4 : args_.lanes.value * chunk;
     const float* filter = shared_ + lane * chunk;
 
     float sum[band_rows][few_in_filters], bias[few_in_filters];

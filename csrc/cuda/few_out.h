@@ -16,7 +16,7 @@ template <class T>
 constexpr int slice_loads = 6 * Chunk<float>::size / Chunk<T>::size;  // chunks of a slice per thread
 
 // Floats of shared memory: all filters, then a slice's planes, whose place the threads' sums take in the end.
-HOST_DEVICE int few_out_filter_floats(const Correlation& shape) {
+inline int few_out_filter_floats(const Correlation& shape) {
   return shape.h.most_taps() * shape.w.most_taps() * shape.channels * most_few;
 }
 
@@ -35,6 +35,15 @@ inline bool choose_few_out_grid(const Correlation& shape, FewGrid& grid) {
   return true;
 }
 
+// As many threads share the channels of a slice as there are for them.
+template <class T>
+void arrange_few_out(FewArguments<T>& args) {
+  const int wanted = smaller(slice_channels, args.shape.channels);
+  args.lanes = Divisor(smaller(few_threads / args.grid.band_columns.value, wanted));
+  args.filter_pitch = most_few;
+  args.filter_floats = few_out_filter_floats(args.shape);
+}
+
 template <class T, int filters>
 class FewOutThread {
  public:
@@ -42,7 +51,7 @@ class FewOutThread {
 
   HOST_DEVICE FewOutThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
       : args_(arguments), halo_(halo_of(arguments, block)), thread_(thread), filter_(shared),
-        planes_(shared + few_out_filter_floats(arguments.shape)) {
+        planes_(shared + arguments.filter_floats) {
     const Correlation& shape = arguments.shape;
     const FewGrid& grid = arguments.grid;
     for (int i = 0; i < loads; ++i) {
@@ -50,8 +59,7 @@ class FewOutThread {
       source_[i] = place.position < grid.positions.value ? halo_.source(place.position, shape.image) : -1;
       if (source_[i] >= 0) source_[i] += place.chunk * chunk * shape.image.c;
     }
-    // What this thread multiplies: one band of one column, every lanes_-th channel.
-    lanes_ = smaller(few_threads / grid.band_columns.value, smaller(slice_channels, shape.channels));
+    // What this thread multiplies: one band of one column, every lanes-th channel.
     lane_ = grid.band_columns.quotient(thread);
     const int item = thread - lane_ * grid.band_columns.value, band = grid.tile_columns.quotient(item);
     first_pixel_ = band * band_rows * grid.tile.columns + item - band * grid.tile.columns;
@@ -97,17 +105,17 @@ class FewOutThread {
 
   template <bool three_rows>
   HOST_DEVICE void multiply(int slice) {
-    if (lane_ >= lanes_) return;
+    if (lane_ >= args_.lanes.value) return;
     const int taps = args_.grid.taps.value, first = slice * slice_channels,
               channels = smaller(args_.shape.channels - first, slice_channels);
-    for (int c = lane_; c < channels; c += lanes_)
+    for (int c = lane_; c < channels; c += args_.lanes.value)
       add_channel<filters, three_rows>(planes_ + c * args_.grid.pitch + corner_, halo_,
                                        filter_ + (first + c) * taps * most_few, most_few, 4, sum_);
   }
 
   // The sums of a lane, filter by filter, in the order of the pixels.
   HOST_DEVICE void stage_result() {
-    if (lane_ >= lanes_) return;
+    if (lane_ >= args_.lanes.value) return;
 #pragma unroll
     for (int f = 0; f < filters; ++f)
 #pragma unroll
@@ -123,7 +131,7 @@ class FewOutThread {
       const int f = along_filters ? i % filters : pixels.quotient(i),
                 pixel = along_filters ? i / filters : i - f * pixels.value;
       float sum = args_.bias ? static_cast<float>(args_.bias[f * args_.bias_stride]) : 0.f;
-      for (int lane = 0; lane < lanes_; ++lane) sum += planes_[(lane * filters + f) * pixels.value + pixel];
+      for (int lane = 0; lane < args_.lanes.value; ++lane) sum += planes_[(lane * filters + f) * pixels.value + pixel];
       const int64_t offset = halo_.output(args_.grid.pixel(pixel), shape.out);
       if (offset >= 0) args_.out[offset + f * shape.out.c] = static_cast<T>(sum);
     }
@@ -148,7 +156,7 @@ class FewOutThread {
   Halo halo_;
   int thread_;
   float *filter_, *planes_;
-  int lanes_, lane_, first_pixel_, corner_;
+  int lane_, first_pixel_, corner_;
   int64_t source_[loads];  // in the image, of the first slice; negative outside it
   Chunk<T> next_[loads];
   float sum_[band_rows][filters] = {};

@@ -66,13 +66,14 @@ struct Few {
     args.out_vectors = moves_vectors(result.strides, args.shape.filters, args.out);
     if (algorithm(transposed ? Pass::grad_input : Pass::forward) == Algorithm::few_in) {
       choose_few_in_grid(args.shape, args.grid);
-      args.lanes = Divisor(filter_lanes(args.shape.filters));
+      arrange_few_in(args);
       std::printf(", 16-byte stores: %d, %ld blocks: ", args.out_vectors, long(args.blocks()));
       emulate<FewInThread<T>>(
           args, args.blocks(), few_in_shared(args.shape, args.grid.tile),
           [](auto&& phase, const auto& thread) { run_few_in(phase, thread.three_rows()); });
     } else {
       choose_few_out_grid(args.shape, args.grid);
+      arrange_few_out(args);
       std::printf(", 16-byte loads: %d, %ld blocks: ", args.image_vectors, long(args.blocks()));
       switch (args.shape.filters) {
         case 1: few_out<1>(args); break;
