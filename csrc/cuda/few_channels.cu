@@ -25,8 +25,9 @@ __global__ void __launch_bounds__(few_threads, 3) few_in(const __grid_constant__
   run_few_in(phase_of(thread), thread.three_rows());
 }
 
+// Three blocks leave 80 registers, which hold three filters of 16 bits or two of 32, not more.
 template <class T, int filters>
-__global__ void __launch_bounds__(few_threads, sizeof(T) == 4 && filters == 4 ? 2 : 3)  // 80 registers do not hold that
+__global__ void __launch_bounds__(few_threads, filters * sizeof(T) > 8 || filters > 3 ? 2 : 3)
     few_out(const __grid_constant__ FewArguments<T> args) {
   FewOutThread<T, filters> thread(args, blockIdx.x, threadIdx.x, reinterpret_cast<float*>(few_shared));
   run_few_out(phase_of(thread), thread.slices(), thread.three_rows());
