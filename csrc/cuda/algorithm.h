@@ -24,11 +24,13 @@ inline Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
     return Algorithm::implicit_gemm;
 
   const bool turned = pass == Pass::grad_input;
-  const int64_t in = turned ? conv.out_channels : conv.in_channels, out = turned ? conv.in_channels : conv.out_channels;
+  const int64_t in = turned ? conv.out_channels : conv.in_channels,
+                out = turned ? conv.in_channels : conv.out_channels;
   if (pass == Pass::grad_weight) {
     const bool by_input = out <= most_few && conv.stride_h == 1 && conv.stride_w == 1;
     FewGradWeightShape shape{};
-    if ((in <= most_few || by_input) && choose_few_grad_weight_grid(shape = few_grad_weight_shape(conv, {}, {}, {}, true)))
+    if ((in <= most_few || by_input) &&
+        choose_few_grad_weight_grid(shape = few_grad_weight_shape(conv, {}, {}, {}, true)))
       return Algorithm::few_grad_weight;
     return Algorithm::implicit_gemm;
   }
@@ -42,10 +44,14 @@ inline Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
 
 inline const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
-    case Algorithm::few_in: return "few in channels";
-    case Algorithm::few_out: return "few out channels";
-    case Algorithm::few_grad_weight: return "few channels";
-    default: return "implicit GEMM";
+    case Algorithm::few_in:
+      return "few in channels";
+    case Algorithm::few_out:
+      return "few out channels";
+    case Algorithm::few_grad_weight:
+      return "few channels";
+    default:
+      return "implicit GEMM";
   }
 }
 

@@ -1,7 +1,7 @@
 // The operators of kernels.h: each call goes to the algorithm that algorithm.h chooses for its shape.
 #include <cstring>
 
-#include "algorithm.h"
+#include "cost.h"
 #include "kernels.h"
 
 namespace myconv2d::cuda {
@@ -11,9 +11,12 @@ void correlate(const Conv2d& conv, bool transposed, ConstImage image, ConstImage
                Image out, const Context& context) {
   const Pass pass = transposed ? Pass::grad_input : Pass::forward;
   switch (choose_algorithm(conv, context.type, pass)) {
-    case Algorithm::few_in: return correlate_few_in(conv, transposed, image, weight, bias, out, context);
-    case Algorithm::few_out: return correlate_few_out(conv, transposed, image, weight, bias, out, context);
-    default: return correlate_gemm(conv, transposed, image, weight, bias, out, context);
+    case Algorithm::few_in:
+      return correlate_few_in(conv, transposed, image, weight, bias, out, context);
+    case Algorithm::few_out:
+      return correlate_few_out(conv, transposed, image, weight, bias, out, context);
+    default:
+      return correlate_gemm(conv, transposed, image, weight, bias, out, context);
   }
 }
 
@@ -37,13 +40,35 @@ void grad_weight(const Conv2d& conv, ConstImage grad_output, ConstImage input, I
 
 }  // namespace myconv2d::cuda
 
-// The algorithm that serves a convolution: its 16 numbers in the order of struct Conv2d, Type and Pass as numbers.
-extern "C" __attribute__((visibility("default"))) const char* myconv2d_cuda_algorithm(const int64_t* numbers,
-                                                                                       int type, int pass) {
-  using namespace myconv2d;
-  Conv2d conv;
+namespace {
+
+myconv2d::Conv2d convolution(const int64_t* numbers) {
+  myconv2d::Conv2d conv;
   static_assert(sizeof conv == 16 * sizeof(int64_t), "one number per field");
   std::memcpy(&conv, numbers, sizeof conv);
-  return cuda::algorithm_name(
-      cuda::choose_algorithm(conv, static_cast<Type>(type), static_cast<cuda::Pass>(pass)));
+  return conv;
 }
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers.
+
+const char* myconv2d_cuda_algorithm(const int64_t* numbers, int type, int pass) {
+  using namespace myconv2d;
+  return cuda::algorithm_name(
+      cuda::choose_algorithm(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass)));
+}
+
+// The numbers of struct Cost.
+void myconv2d_cuda_cost(const int64_t* numbers, int type, int pass, int64_t* cost) {
+  using namespace myconv2d;
+  const cuda::Cost found =
+      cuda::cost(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass));
+  cost[0] = found.blocks, cost[1] = found.shared_bytes, cost[2] = found.moved_bytes;
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

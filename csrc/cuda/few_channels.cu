@@ -37,12 +37,12 @@ template <class T>
 __global__ void __launch_bounds__(few_threads, 2)
     few_grad_weight(const __grid_constant__ FewGradWeightArguments<T> args) {
   FewGradWeightThread<T> thread(args, blockIdx.x, threadIdx.x, reinterpret_cast<float*>(few_shared));
-  run_few_grad_weight(phase_of(thread), thread.rectangles(), thread.sums_narrow());
+  run_few_grad_weight(phase_of(thread), thread.rectangles(), thread.three_columns(), thread.sums_narrow());
 }
 
 template <class Arguments>
-void launch(void (*kernel)(Arguments), const char* name, const Arguments& args, int64_t blocks, int64_t floats,
-            const Context& context) {
+void launch(void (*kernel)(Arguments), const char* name, const Arguments& args, int64_t blocks,
+            int64_t floats, const Context& context) {
   const int bytes = static_cast<int>(floats * static_cast<int64_t>(sizeof(float)));
   if (bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   kernel<<<grid_size(blocks), few_threads, bytes, stream_of(context)>>>(args);
@@ -53,9 +53,12 @@ void launch(void (*kernel)(Arguments), const char* name, const Arguments& args, 
 template <class Use>
 void with_type(const Context& context, Use&& use) {
   switch (context.type) {
-    case Type::f16: return use(__half());
-    case Type::bf16: return use(__nv_bfloat16());
-    default: return use(float());
+    case Type::f16:
+      return use(__half());
+    case Type::bf16:
+      return use(__nv_bfloat16());
+    default:
+      return use(float());
   }
 }
 
@@ -77,26 +80,27 @@ FewArguments<T> arguments(const Conv2d& conv, bool transposed, ConstImage image,
 
 }  // namespace
 
-void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                      Image out, const Context& context) {
+void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                      ConstVector bias, Image out, const Context& context) {
   with_type(context, [&](auto type) {
     using T = decltype(type);
     FewArguments<T> args = arguments<T>(conv, transposed, image, weight, bias, out);
     choose_few_in_grid(args.shape, args.grid);
     arrange_few_in(args);
-    launch(few_in<T>, "few_in", args, args.blocks(), few_in_shared(args.shape, args.grid.tile), context);
+    launch(few_in<T>, "few_in", args, args.grid.blocks(), few_in_shared(args.shape, args.grid.tile), context);
   });
 }
 
-void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                       Image out, const Context& context) {
+void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                       ConstVector bias, Image out, const Context& context) {
   with_type(context, [&](auto type) {
     using T = decltype(type);
     FewArguments<T> args = arguments<T>(conv, transposed, image, weight, bias, out);
     choose_few_out_grid(args.shape, args.grid);
     arrange_few_out(args);
-    constexpr void (*kernels[])(FewArguments<T>) = {few_out<T, 1>, few_out<T, 2>, few_out<T, 3>, few_out<T, 4>};
-    launch(kernels[args.shape.filters - 1], "few_out", args, args.blocks(),
+    constexpr void (*kernels[])(FewArguments<T>) = {few_out<T, 1>, few_out<T, 2>, few_out<T, 3>,
+                                                    few_out<T, 4>};
+    launch(kernels[args.shape.filters - 1], "few_out", args, args.grid.blocks(),
            few_out_shared(args.shape, args.grid.tile), context);
   });
 }
@@ -118,7 +122,8 @@ void grad_weight_few(const Conv2d& conv, ConstImage grad_output, ConstImage inpu
     const int64_t bytes = shape.splits * shape.partial_size() * static_cast<int64_t>(sizeof(float));
     args.partial = static_cast<float*>(context.workspace(bytes));
     launch(few_grad_weight<T>, "few_grad_weight", args, shape.blocks(), few_gw_shared(shape), context);
-    reduce_splits(shape, args.partial, static_cast<T*>(grad_weight.data), static_cast<T*>(grad_bias), context);
+    reduce_splits(shape, args.partial, static_cast<T*>(grad_weight.data), static_cast<T*>(grad_bias),
+                  context);
   });
 }
 

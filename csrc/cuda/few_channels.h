@@ -16,6 +16,7 @@ constexpr int few_threads = 256;  // of every block of these kernels
 constexpr int most_few = 4;       // channels that count as few
 constexpr int most_classes = 4;   // residue classes of an axis, so the stride of grad_input, at most
 constexpr int band_rows = 4;
+constexpr int multiprocessors = 132;    // of an H100: fewer blocks leave some of them idle
 constexpr int most_shared = 96 * 1024;  // bytes of a block; what compute capability 8.6 and 8.9 have is 99 KB
 
 HOST_DEVICE constexpr int round_up(int a, int b) { return (a + b - 1) / b * b; }
@@ -27,9 +28,16 @@ struct Window {
 
   Window() = default;
   explicit Window(const Axis& axis)
-      : size(axis.size), outputs(axis.outputs), taps(axis.taps), step(axis.step), dilation(axis.dilation),
-        origin(axis.origin), first_output(axis.first_output), output_step(axis.output_step),
-        first_tap(axis.first_tap), tap_step(axis.tap_step) {
+      : size(axis.size),
+        outputs(axis.outputs),
+        taps(axis.taps),
+        step(axis.step),
+        dilation(axis.dilation),
+        origin(axis.origin),
+        first_output(axis.first_output),
+        output_step(axis.output_step),
+        first_tap(axis.first_tap),
+        tap_step(axis.tap_step) {
     if (dilation >= 0) return;
     origin += (taps - 1) * dilation;
     dilation = -dilation;
@@ -46,12 +54,13 @@ struct FewTile {
 };
 
 // About so many pixels, as even as the image's sides allow: full rows first, then rows, then images.
-inline FewTile choose_tile(const Correlation& shape, int pixels, int most_columns) {
+inline FewTile choose_tile(const Correlation& shape, int pixels) {
   const auto even = [](int size, int most) { return static_cast<int>(ceil_div(size, ceil_div(size, most))); };
-  FewTile tile{1, band_rows, even(larger(shape.w.most_outputs(), 1), most_columns)};
+  FewTile tile{1, band_rows, even(larger(shape.w.most_outputs(), 1), 32)};
   const int most_rows = larger(pixels / tile.columns / band_rows * band_rows, band_rows);
   tile.rows = round_up(even(larger(shape.h.most_outputs(), 1), most_rows), band_rows);
-  tile.images = static_cast<int>(smaller<int64_t>(larger(pixels / (tile.rows * tile.columns), 1), larger<int64_t>(shape.batch, 1)));
+  tile.images = static_cast<int>(
+      smaller<int64_t>(larger(pixels / (tile.rows * tile.columns), 1), larger<int64_t>(shape.batch, 1)));
   return tile;
 }
 
@@ -70,8 +79,10 @@ inline bool shrink(FewTile& tile) {
 
 // Image positions under so many neighbouring outputs, whatever their residue class.
 inline int most_extent(const AxisRule& rule, int64_t count) {
-  const int64_t step = rule.transposed ? 1 : rule.stride, dilation = rule.transposed ? rule.tap_dilation : rule.dilation;
-  return static_cast<int>(smaller<int64_t>((count - 1) * step + (rule.most_taps() - 1) * dilation + 1, 1 << 15));
+  const int64_t step = rule.transposed ? 1 : rule.stride,
+                dilation = rule.transposed ? rule.tap_dilation : rule.dilation;
+  return static_cast<int>(
+      smaller<int64_t>((count - 1) * step + (rule.most_taps() - 1) * dilation + 1, 1 << 15));
 }
 
 inline int64_t most_positions(const Correlation& shape, const FewTile& tile) {
@@ -92,25 +103,39 @@ struct FewGrid {
   FewTile tile;
   int across, down;
   int64_t deep, batch;
-  int pitch;  // from plane to plane
+  int pitch;                                                     // from plane to plane
   Divisor tile_rows, tile_columns, pixels, bands, band_columns;  // of a rectangle: columns × bands
   Divisor halo_rows, halo_columns, positions;                    // of its halo: images × rows × columns
   Divisor kernel_columns, taps, filter_rows;                     // of the filters: channels × taps
 
   FewGrid() = default;
   FewGrid(const Correlation& shape, const FewTile& tile)
-      : classes_h(shape.h.classes()), classes_w(shape.w.classes()), tile(tile), across(static_cast<int>(ceil_div(shape.w.most_outputs(), tile.columns))),
-        down(static_cast<int>(ceil_div(shape.h.most_outputs(), tile.rows))), deep(ceil_div(shape.batch, tile.images)), batch(shape.batch),
-        pitch(static_cast<int>(plane_pitch(shape, tile))), tile_rows(tile.rows), tile_columns(tile.columns),
-        pixels(tile.pixels()), bands(tile.images * tile.rows / band_rows), band_columns(tile.pixels() / band_rows),
-        halo_rows(most_extent(shape.h, tile.rows)), halo_columns(most_extent(shape.w, tile.columns)),
-        positions(most_positions(shape, tile)), kernel_columns(shape.w.most_taps()),
-        taps(shape.h.most_taps() * shape.w.most_taps()), filter_rows(shape.channels * taps.value) {
+      : classes_h(shape.h.classes()),
+        classes_w(shape.w.classes()),
+        tile(tile),
+        across(static_cast<int>(ceil_div(shape.w.most_outputs(), tile.columns))),
+        down(static_cast<int>(ceil_div(shape.h.most_outputs(), tile.rows))),
+        deep(ceil_div(shape.batch, tile.images)),
+        batch(shape.batch),
+        pitch(static_cast<int>(plane_pitch(shape, tile))),
+        tile_rows(tile.rows),
+        tile_columns(tile.columns),
+        pixels(tile.pixels()),
+        bands(tile.images * tile.rows / band_rows),
+        band_columns(tile.pixels() / band_rows),
+        halo_rows(most_extent(shape.h, tile.rows)),
+        halo_columns(most_extent(shape.w, tile.columns)),
+        positions(most_positions(shape, tile)),
+        kernel_columns(shape.w.most_taps()),
+        taps(shape.h.most_taps() * shape.w.most_taps()),
+        filter_rows(shape.channels * taps.value) {
     for (int i = 0; i < classes_h; ++i) h[i] = Window(shape.h.axis(i));
     for (int i = 0; i < classes_w; ++i) w[i] = Window(shape.w.axis(i));
   }
 
   HOST_DEVICE int64_t rectangles() const { return static_cast<int64_t>(across) * down * deep; }
+
+  HOST_DEVICE int64_t blocks() const { return rectangles() * classes_h * classes_w; }
 
   // A pixel of a rectangle, from its index among images × rows × columns.
   HOST_DEVICE Pixel pixel(int index) const {
@@ -118,6 +143,17 @@ struct FewGrid {
     return {image, line - image * tile.rows, index - line * tile.columns};
   }
 };
+
+// The grid of the largest tile that is allowed, or of smaller ones where those would leave the device idle.
+template <class Allowed>
+bool choose_grid(const Correlation& shape, FewGrid& grid, Allowed&& allowed) {
+  FewTile tile = choose_tile(shape, 256);
+  while (!allowed(tile))
+    if (!shrink(tile)) return false;
+  grid = FewGrid(shape, tile);
+  while (grid.blocks() < multiprocessors && tile.pixels() >= 128 && shrink(tile)) grid = FewGrid(shape, tile);
+  return true;
+}
 
 // One block's rectangle and the halo under it.
 struct Halo {
@@ -166,12 +202,13 @@ struct Halo {
 
 // The filters in shared memory: one row of `pitch` floats per channel and tap, one float per filter.
 template <class T>
-HOST_DEVICE void load_filters(float* shared, int pitch, int thread, const T* weight, const FilterStrides& strides,
-                              const Halo& halo, int filters) {
+HOST_DEVICE void load_filters(float* shared, int pitch, int thread, const T* weight,
+                              const FilterStrides& strides, const Halo& halo, int filters) {
   const FewGrid& grid = halo.grid;
 #pragma unroll 2
   for (int i = thread; i < grid.filter_rows.value * pitch; i += few_threads) {
-    const int filter = grid.filter_rows.quotient(i), row = i - filter * grid.filter_rows.value;  // along the weight's rows
+    const int filter = grid.filter_rows.quotient(i),
+              row = i - filter * grid.filter_rows.value;  // along the weight's rows
     const int channel = grid.taps.quotient(row), tap = row - channel * grid.taps.value;
     const int r = grid.kernel_columns.quotient(tap), s = tap - r * grid.kernel_columns.value;
     const bool inside = filter < filters && r < halo.h.taps && s < halo.w.taps;
@@ -193,11 +230,11 @@ HOST_DEVICE void read_filters(const float* row, int next_chunk, float (&factor)[
   }
 }
 
-// Adds one channel's products to a band's sums. `plane` is the corner of the band's first window, `filter` the
-// channel's first row of filters; `three_rows` says that halo.three_rows(), which the compiler unrolls.
+// Adds one channel's products to a band's sums. `plane` is the corner of the band's first window, `filter`
+// the channel's first row of filters; `three_rows` says that halo.three_rows(), which the compiler unrolls.
 template <int filters, bool three_rows>
-HOST_DEVICE void add_channel(const float* plane, const Halo& halo, const float* filter, int pitch, int next_chunk,
-                             float (&sum)[band_rows][filters]) {
+HOST_DEVICE void add_channel(const float* plane, const Halo& halo, const float* filter, int pitch,
+                             int next_chunk, float (&sum)[band_rows][filters]) {
   const int columns = halo.grid.halo_columns.value, next_row = halo.grid.kernel_columns.value * pitch;
   for (int s = 0; s < halo.w.taps; ++s, plane += halo.w.dilation, filter += pitch) {
     float factor[filters];
@@ -238,18 +275,17 @@ struct FewArguments {
   int64_t bias_stride;
   T* out;
   Divisor lanes;  // threads side by side: over the filters (few_in.h), or over the channels (few_out.h)
-  Divisor inner, middle;  // few_in.h: how threads follow each other,
-  int items;              // and how many bands they compute
+  Divisor inner, middle;            // few_in.h: how threads follow each other,
+  int items;                        // and how many bands they compute
   int filter_pitch, filter_floats;  // in shared memory: from row to row, and all of them with the bias
   bool image_vectors, out_vectors;  // whether the channels of a pixel can be moved 16 bytes at a time
-
-  HOST_DEVICE int64_t blocks() const { return grid.rectangles() * grid.classes_h * grid.classes_w; }
 };
 
 // A block's number apart: its residue classes and its rectangle.
 template <class T>
 HOST_DEVICE Halo halo_of(const FewArguments<T>& args, uint32_t block) {
-  const int residue_w = split_off(block, args.grid.classes_w), residue_h = split_off(block, args.grid.classes_h);
+  const int residue_w = split_off(block, args.grid.classes_w),
+            residue_h = split_off(block, args.grid.classes_h);
   Halo halo(args.grid, residue_h, residue_w);
   halo.move_to(block);
   return halo;

@@ -1,35 +1,38 @@
 // grad_weight + grad_bias of layers with few channels (1 to 4) on one side, in one pass over both tensors.
 //
-// The tensor with few channels is `narrow`, the other `wide`: grad_output where the layer has few channels in,
-// the input where it has few out (stride 1). So rows = (narrow channel, tap) are few, and
+// The tensor with few channels is `narrow`, the other `wide`: grad_output where the layer has few channels
+// in, the input where it has few out (stride 1). So rows = (narrow channel, tap) are few, and
 //
 //   D[row, channel] = Σ_pixel narrow[window of the pixel, row] · wide[pixel, channel]
 //
-// is a sum over a long run of pixels. A block takes some rectangles of pixels, one after the other through
-// shared memory: the narrow halo as planes, the wide pixels as rows of channels. A thread adds up 9 rows × 4
-// channels, in registers, over every lanes_-th pixel; at the end the block adds its lanes' sums in order and
-// writes one partial result to a workspace, and a second kernel adds those in order (reduce.cuh). No atomics: the same bits
-// from run to run. Bound by DRAM, nearly all of it `wide`; in 16 bits by the FFMA rate.
+// (taps in the order of the image) is a sum over a long run of pixels. A block takes some rectangles of
+// pixels, one after the other through shared memory: the narrow halo as planes, the wide pixels as rows of
+// channels, the next rectangle on its way into registers. A thread adds up 9 rows × 4 channels over every
+// lanes_-th pixel; at the end the block adds its lanes' sums in order and writes one partial result to a
+// workspace, and a second kernel adds those in order (reduce.cuh). No atomics: the same bits from run to run.
+// Bound by DRAM, nearly all of it `wide`, where the narrow channel is one; else by the instructions around
+// the FFMAs, of which every second one is an FFMA.
 #pragma once
 
 #include "few_channels.h"
 
 namespace myconv2d::cuda {
 
-constexpr int row_group = 9, channel_group = 4;    // what a thread adds up
+constexpr int row_group = 9, channel_group = 4;      // what a thread adds up
 constexpr int wide_tile = 32, most_row_groups = 16;  // of a block
-constexpr int few_gw_pixels = 128;                 // of a rectangle, at most
-constexpr int narrow_loads = 4;                    // values of the halo per thread, at most
-constexpr int wide_pitch = wide_tile + 4;          // floats from pixel to pixel: 16-byte stores meet no conflicts
+constexpr int few_gw_pixels = 128;                   // of a rectangle, at most
+constexpr int narrow_loads = 4;                      // values of the halo per thread, at most
+constexpr int wide_pitch = wide_tile + 4;  // floats from pixel to pixel: 16-byte stores meet no conflicts
 constexpr int thread_sums = (row_group + 1) * channel_group;  // with those of `wide` itself
 
 struct FewGradWeightShape {
-  Correlation narrow;  // the windows of the wide pixels in the narrow image: channels, filters = wide channels
+  Correlation
+      narrow;  // the windows of the wide pixels in the narrow image: channels, filters = wide channels
   Strides wide, narrow_strides;
   FilterStrides weight;  // of the result: filter is a wide channel, channel a narrow one
   bool bias, bias_of_wide;
   FewGrid grid;
-  int64_t splits, split_rectangles;
+  int64_t splits;
   int narrow_height, narrow_width;  // of grad_output where it is the narrow one
 
   HOST_DEVICE int taps() const { return narrow.h.kernel * narrow.w.kernel; }
@@ -43,9 +46,10 @@ struct FewGradWeightShape {
   HOST_DEVICE int64_t blocks() const { return splits * tiles_rows() * tiles_wide(); }
 };
 
-inline FewGradWeightShape few_grad_weight_shape(const Conv2d& conv, const Strides& grad_output, const Strides& input,
-                                                const Strides& weight, bool bias) {
-  const bool by_input = conv.in_channels > most_few;  // grad_output has few channels: the input is the wide one
+inline FewGradWeightShape few_grad_weight_shape(const Conv2d& conv, const Strides& grad_output,
+                                                const Strides& input, const Strides& weight, bool bias) {
+  const bool by_input =
+      conv.in_channels > most_few;  // grad_output has few channels: the input is the wide one
   FewGradWeightShape shape{};
   shape.narrow = correlation(conv, by_input, {}, {});
   shape.wide = by_input ? input : grad_output;
@@ -60,11 +64,13 @@ inline FewGradWeightShape few_grad_weight_shape(const Conv2d& conv, const Stride
 
 // Where element `index` of a split's partial sums, [row][wide channel], belongs in the result.
 HOST_DEVICE int64_t weight_offset(const FewGradWeightShape& shape, int64_t index) {
+  const Window &h = shape.grid.h[0], &w = shape.grid.w[0];
   const int row = static_cast<int>(divide(index, shape.narrow.filters)),
             filter = static_cast<int>(index - static_cast<int64_t>(row) * shape.narrow.filters);
-  const int channel = row / shape.taps(), tap = row - channel * shape.taps();
-  return filter * shape.weight.filter + channel * shape.weight.channel + tap / shape.narrow.w.kernel * shape.weight.h +
-         tap % shape.narrow.w.kernel * shape.weight.w;
+  const int channel = row / shape.taps(), tap = row - channel * shape.taps(), r = tap / w.taps,
+            s = tap - r * w.taps;
+  return filter * shape.weight.filter + channel * shape.weight.channel +
+         (h.first_tap + r * h.tap_step) * shape.weight.h + (w.first_tap + s * w.tap_step) * shape.weight.w;
 }
 
 inline int64_t few_gw_planes(const Correlation& narrow, const FewTile& tile) {
@@ -77,19 +83,15 @@ inline int64_t few_gw_shared(const FewGradWeightShape& shape) {
                          few_threads * thread_sums);
 }
 
-// Enough blocks to fill a large device twice, but no split of fewer than three rectangles.
+// As many splits as give every multiprocessor two blocks, of one rectangle at least.
 inline bool choose_few_grad_weight_grid(FewGradWeightShape& shape) {
-  FewTile tile = choose_tile(shape.narrow, few_gw_pixels, 32);
+  FewTile tile = choose_tile(shape.narrow, few_gw_pixels);
   while (tile.pixels() > few_gw_pixels ||
          shape.narrow.channels * most_positions(shape.narrow, tile) > few_threads * narrow_loads)
     if (!shrink(tile)) return false;
   shape.grid = FewGrid(shape.narrow, tile);
-  constexpr int64_t wanted_blocks = 264, least_rectangles = 3;
-  const int64_t rectangles = shape.grid.rectangles();
-  const int64_t wanted = ceil_div(wanted_blocks, shape.tiles_rows() * shape.tiles_wide());
-  shape.split_rectangles =
-      larger<int64_t>(smaller(rectangles, larger(least_rectangles, ceil_div(rectangles, wanted))), 1);
-  shape.splits = larger<int64_t>(ceil_div(rectangles, shape.split_rectangles), 1);
+  const int64_t wanted = ceil_div(2 * multiprocessors, shape.tiles_rows() * shape.tiles_wide());
+  shape.splits = larger<int64_t>(smaller(wanted, shape.grid.rectangles()), 1);
   return true;
 }
 
@@ -107,14 +109,19 @@ class FewGradWeightThread {
   using Arguments = FewGradWeightArguments<T>;
 
   HOST_DEVICE FewGradWeightThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
-      : args_(arguments), halo_(arguments.shape.grid, 0, 0), thread_(thread), corner_(reinterpret_cast<int*>(shared)), wide_(shared + few_gw_pixels),
-        planes_(wide_ + few_gw_pixels * wide_pitch), sums_(shared) {
+      : args_(arguments),
+        halo_(arguments.shape.grid, 0, 0),
+        thread_(thread),
+        corner_(reinterpret_cast<int*>(shared)),
+        wide_(shared + few_gw_pixels),
+        planes_(wide_ + few_gw_pixels * wide_pitch),
+        sums_(shared) {
     const FewGradWeightShape& shape = arguments.shape;
     first_channel_ = split_off(block, shape.tiles_wide()) * wide_tile;
     first_group_ = split_off(block, shape.tiles_rows()) * most_row_groups;
     split_ = block;
-    first_rectangle_ = split_ * shape.split_rectangles;
-    end_rectangle_ = smaller(first_rectangle_ + shape.split_rectangles, shape.grid.rectangles());
+    first_rectangle_ = divide(split_ * shape.grid.rectangles(), shape.splits);
+    end_rectangle_ = divide((split_ + 1) * shape.grid.rectangles(), shape.splits);
 
     // What this thread adds up: channels of `wide` fastest, so that a warp reads whole rows of them.
     const int channels = smaller(shape.narrow.filters - first_channel_, wide_tile);
@@ -125,14 +132,18 @@ class FewGradWeightThread {
     channel_ = thread % channel_lanes_ * channel_group;
     const int group = first_group_ + thread / channel_lanes_ % group_lanes_;
     for (int i = 0; i < row_group; ++i) {
-      const int row = smaller(group * row_group + i, shape.rows() - 1);  // beyond the last: dropped
+      int row = group * row_group + i;
+      if (row >= shape.rows())
+        row = smaller(i % 3, shape.rows() - 1);  // beyond the last: any, its sums are dropped
       const int channel = row / shape.taps(), tap = row % shape.taps();
-      int r = tap / shape.narrow.w.kernel, s = tap % shape.narrow.w.kernel;  // of the weight, then of the window
-      if (halo_.h.tap_step < 0) r = halo_.h.taps - 1 - r;
-      if (halo_.w.tap_step < 0) s = halo_.w.taps - 1 - s;
-      shift_[i] = channel * shape.grid.pitch + r * halo_.h.dilation * shape.grid.halo_columns.value + s * halo_.w.dilation;
+      const int r = tap / halo_.w.taps, s = tap % halo_.w.taps;
+      shift_[i] = channel * shape.grid.pitch + r * halo_.h.dilation * shape.grid.halo_columns.value +
+                  s * halo_.w.dilation;
     }
   }
+
+  // Whether rows 3n, 3n + 1 and 3n + 2 are neighbours in a plane.
+  HOST_DEVICE bool three_columns() const { return halo_.w.taps == 3 && halo_.w.dilation == 1; }
 
   HOST_DEVICE int rectangles() const { return static_cast<int>(end_rectangle_ - first_rectangle_); }
 
@@ -170,7 +181,8 @@ class FewGradWeightThread {
     for (int i = 0; i < narrow_loads; ++i) {
       const Value value = value_of(i);
       if (value.channel < args_.shape.narrow.channels)
-        planes_[value.channel * args_.shape.grid.pitch + value.position] = static_cast<float>(next_narrow_[i]);
+        planes_[value.channel * args_.shape.grid.pitch + value.position] =
+            static_cast<float>(next_narrow_[i]);
     }
 #pragma unroll
     for (int i = 0; i < wide_loads; ++i) {
@@ -179,23 +191,28 @@ class FewGradWeightThread {
       for (int e = 0; e < chunk; e += channel_group) {
         Chunk<float> values;
 #pragma unroll
-        for (int j = 0; j < channel_group; ++j) values.value[j] = static_cast<float>(next_wide_[i].value[e + j]);
-        *reinterpret_cast<Chunk<float>*>(wide_ + place.pixel * wide_pitch + place.channel - first_channel_ + e) = values;
+        for (int j = 0; j < channel_group; ++j)
+          values.value[j] = static_cast<float>(next_wide_[i].value[e + j]);
+        *reinterpret_cast<Chunk<float>*>(wide_ + place.pixel * wide_pitch + place.channel - first_channel_ +
+                                         e) = values;
       }
     }
     if (thread_ < few_gw_pixels) corner_[thread_] = next_corner_;
   }
 
+  template <bool three_columns>
   HOST_DEVICE void multiply() {
     if (lane_ >= lanes_) return;
     const int pixels = args_.shape.grid.tile.pixels();
-    for (int pixel = lane_; pixel < pixels; pixel += lanes_) {
+    const float* source = wide_ + lane_ * wide_pitch + channel_;
+    for (int pixel = lane_; pixel < pixels; pixel += lanes_, source += lanes_ * wide_pitch) {
       const int corner = corner_[pixel];
       if (corner < 0) continue;
-      const auto wide = *reinterpret_cast<const Chunk<float>*>(wide_ + pixel * wide_pitch + channel_);
+      const float* window = planes_ + corner;
+      const auto wide = *reinterpret_cast<const Chunk<float>*>(source);
 #pragma unroll
       for (int i = 0; i < row_group; ++i) {
-        const float narrow = planes_[corner + shift_[i]];
+        const float narrow = three_columns ? window[shift_[i / 3 * 3] + i % 3] : window[shift_[i]];
 #pragma unroll
         for (int j = 0; j < channel_group; ++j) sum_[i][j] += narrow * wide.value[j];
       }
@@ -208,7 +225,8 @@ class FewGradWeightThread {
 #pragma unroll
     for (int i = 0; i <= row_group; ++i)
 #pragma unroll
-      for (int j = 0; j < channel_group; ++j) sums_[(i * channel_group + j) * few_threads + thread_] = sum_[i][j];
+      for (int j = 0; j < channel_group; ++j)
+        sums_[(i * channel_group + j) * few_threads + thread_] = sum_[i][j];
   }
 
   HOST_DEVICE void write_result() {
@@ -221,14 +239,17 @@ class FewGradWeightThread {
       const int group = first_group_ + owner / channel_lanes_, i = sum / channel_group;
       const int row = group * row_group + i;
       const bool bias = i == row_group;
-      if (channel >= shape.narrow.filters || (bias ? group != 0 || !sums_wide() : row >= shape.rows())) continue;
+      if (channel >= shape.narrow.filters || (bias ? group != 0 || !sums_wide() : row >= shape.rows()))
+        continue;
       float total = 0;
       for (int lane = 0; lane < lanes_; ++lane) total += sums_[sum * few_threads + lane * per_lane + owner];
-      partial[bias ? shape.weights() + channel : static_cast<int64_t>(row) * shape.narrow.filters + channel] = total;
+      partial[bias ? shape.weights() + channel : static_cast<int64_t>(row) * shape.narrow.filters + channel] =
+          total;
     }
   }
 
-  // --- grad_bias where grad_output is the narrow tensor: each split adds up its share of it -------------------
+  // --- grad_bias where grad_output is the narrow tensor: each split adds up its share of it
+  // -------------------
 
   HOST_DEVICE bool sums_narrow() const {
     return args_.shape.bias && !args_.shape.bias_of_wide && first_channel_ == 0 && first_group_ == 0;
@@ -288,7 +309,8 @@ class FewGradWeightThread {
     return {channel, index - channel * positions.value};
   }
 
-  // Which chunk of `wide` a thread loads: neighbours walk along the channels in channels_last, else the pixels.
+  // Which chunk of `wide` a thread loads: neighbours walk along the channels in channels_last, else the
+  // pixels.
   struct Place {
     int pixel, channel;
   };
@@ -302,7 +324,8 @@ class FewGradWeightThread {
   const Arguments& args_;
   Halo halo_;
   int thread_;
-  int* corner_;  // per pixel of the rectangle: where its window begins in a plane; negative where there is none
+  int* corner_;  // per pixel of the rectangle: where its window begins in a plane; negative where there is
+                 // none
   float *wide_, *planes_, *sums_;
   int64_t split_, first_rectangle_, end_rectangle_;
   int first_channel_, first_group_, channel_lanes_, group_lanes_, lanes_, lane_, channel_;
@@ -315,14 +338,17 @@ class FewGradWeightThread {
 
 // The life of a block; `phase` as in run_block (tile.h).
 template <class Phase>
-HOST_DEVICE void run_few_grad_weight(Phase&& phase, int rectangles, bool sums_narrow) {
+HOST_DEVICE void run_few_grad_weight(Phase&& phase, int rectangles, bool three_columns, bool sums_narrow) {
   if (rectangles > 0) phase([](auto& thread) { thread.load(0); });
   for (int number = 0; number < rectangles; ++number) {
     const bool more = number + 1 < rectangles;
     phase([](auto& thread) { thread.store(); });
     phase([=](auto& thread) {
       if (more) thread.load(number + 1);
-      thread.multiply();
+      if (three_columns)
+        thread.template multiply<true>();
+      else
+        thread.template multiply<false>();
     });
   }
   phase([](auto& thread) { thread.stage_result(); });

@@ -26,11 +26,8 @@ inline int64_t few_in_shared(const Correlation& shape, const FewTile& tile) {
 }
 
 inline bool choose_few_in_grid(const Correlation& shape, FewGrid& grid) {
-  FewTile tile = choose_tile(shape, 256, 32);
-  while (few_in_shared(shape, tile) * 4 > most_shared)
-    if (!shrink(tile)) return false;
-  grid = FewGrid(shape, tile);
-  return true;
+  return choose_grid(shape, grid,
+                     [&](const FewTile& tile) { return few_in_shared(shape, tile) * 4 <= most_shared; });
 }
 
 // Threads follow each other by lane, column, band in channels_last, else by column, band, lane.
@@ -51,7 +48,10 @@ class FewInThread {
   using Arguments = FewArguments<T>;
 
   HOST_DEVICE FewInThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
-      : args_(arguments), halo_(halo_of(arguments, block)), thread_(thread), shared_(shared),
+      : args_(arguments),
+        halo_(halo_of(arguments, block)),
+        thread_(thread),
+        shared_(shared),
         planes_(shared + arguments.filter_floats) {}
 
   HOST_DEVICE bool three_rows() const { return halo_.three_rows(); }
@@ -70,7 +70,8 @@ class FewInThread {
     }
     load_filters(shared_ + pitch, pitch, thread_, args_.filter, args_.filter_strides, halo_, shape.filters);
     for (int f = thread_; f < pitch; f += few_threads)
-      shared_[f] = static_cast<float>(load_if(args_.bias && f < shape.filters, args_.bias + f * args_.bias_stride));
+      shared_[f] =
+          static_cast<float>(load_if(args_.bias && f < shape.filters, args_.bias + f * args_.bias_stride));
   }
 
   template <bool three_rows>

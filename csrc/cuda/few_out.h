@@ -26,13 +26,12 @@ inline int64_t few_out_shared(const Correlation& shape, const FewTile& tile) {
 }
 
 inline bool choose_few_out_grid(const Correlation& shape, FewGrid& grid) {
-  FewTile tile = choose_tile(shape, 256, 32);
-  while (few_out_shared(shape, tile) * 4 > most_shared ||
-         most_positions(shape, tile) * slice_channels > few_threads * slice_loads<float> * Chunk<float>::size ||
-         tile.pixels() > few_threads * band_rows)
-    if (!shrink(tile)) return false;
-  grid = FewGrid(shape, tile);
-  return true;
+  return choose_grid(shape, grid, [&](const FewTile& tile) {
+    constexpr int most_values =
+        few_threads * slice_loads<float> * Chunk<float>::size;  // of a slice, in registers
+    return few_out_shared(shape, tile) * 4 <= most_shared && tile.pixels() <= few_threads * band_rows &&
+           most_positions(shape, tile) * slice_channels <= most_values;
+  });
 }
 
 // As many threads share the channels of a slice as there are for them.
@@ -50,7 +49,10 @@ class FewOutThread {
   using Arguments = FewArguments<T>;
 
   HOST_DEVICE FewOutThread(const Arguments& arguments, uint32_t block, int thread, float* shared)
-      : args_(arguments), halo_(halo_of(arguments, block)), thread_(thread), filter_(shared),
+      : args_(arguments),
+        halo_(halo_of(arguments, block)),
+        thread_(thread),
+        filter_(shared),
         planes_(shared + arguments.filter_floats) {
     const Correlation& shape = arguments.shape;
     const FewGrid& grid = arguments.grid;
@@ -85,7 +87,8 @@ class FewOutThread {
       } else {
 #pragma unroll
         for (int e = 0; e < chunk; ++e)
-          next_[i].value[e] = load_if(source_[i] >= 0 && e < left, image + source_[i] + e * args_.shape.image.c);
+          next_[i].value[e] =
+              load_if(source_[i] >= 0 && e < left, image + source_[i] + e * args_.shape.image.c);
       }
     }
   }
@@ -99,7 +102,8 @@ class FewOutThread {
 #pragma unroll
       for (int e = 0; e < chunk; ++e)
         if (place.chunk * chunk + e < channels)
-          planes_[(place.chunk * chunk + e) * args_.grid.pitch + place.position] = static_cast<float>(next_[i].value[e]);
+          planes_[(place.chunk * chunk + e) * args_.grid.pitch + place.position] =
+              static_cast<float>(next_[i].value[e]);
     }
   }
 
@@ -120,7 +124,8 @@ class FewOutThread {
     for (int f = 0; f < filters; ++f)
 #pragma unroll
       for (int i = 0; i < band_rows; ++i)
-        planes_[(lane_ * filters + f) * args_.grid.pixels.value + first_pixel_ + i * args_.grid.tile.columns] = sum_[i][f];
+        planes_[(lane_ * filters + f) * args_.grid.pixels.value + first_pixel_ +
+                i * args_.grid.tile.columns] = sum_[i][f];
   }
 
   HOST_DEVICE void write_result() {
@@ -131,7 +136,8 @@ class FewOutThread {
       const int f = along_filters ? i % filters : pixels.quotient(i),
                 pixel = along_filters ? i / filters : i - f * pixels.value;
       float sum = args_.bias ? static_cast<float>(args_.bias[f * args_.bias_stride]) : 0.f;
-      for (int lane = 0; lane < args_.lanes.value; ++lane) sum += planes_[(lane * filters + f) * pixels.value + pixel];
+      for (int lane = 0; lane < args_.lanes.value; ++lane)
+        sum += planes_[(lane * filters + f) * pixels.value + pixel];
       const int64_t offset = halo_.output(args_.grid.pixel(pixel), shape.out);
       if (offset >= 0) args_.out[offset + f * shape.out.c] = static_cast<T>(sum);
     }
@@ -140,7 +146,8 @@ class FewOutThread {
  private:
   static constexpr int chunk = Chunk<T>::size, chunks = slice_channels / chunk, loads = slice_loads<T>;
 
-  // Which chunk of a slice a thread loads: neighbours walk along the channels in channels_last, else the positions.
+  // Which chunk of a slice a thread loads: neighbours walk along the channels in channels_last, else the
+  // positions.
   struct Place {
     int position, chunk;
   };

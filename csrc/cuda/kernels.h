@@ -33,14 +33,14 @@ void grad_weight(const Conv2d& conv, ConstImage grad_output, ConstImage input, I
 
 // The algorithms. Forward and grad_input are one correlation (correlation.h); `transposed` is grad_input.
 
-void correlate_gemm(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                    Image out, const Context& context);
+void correlate_gemm(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                    ConstVector bias, Image out, const Context& context);
 
-void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                      Image out, const Context& context);
+void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                      ConstVector bias, Image out, const Context& context);
 
-void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                       Image out, const Context& context);
+void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                       ConstVector bias, Image out, const Context& context);
 
 void grad_weight_gemm(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
                       void* grad_bias, const Context& context);

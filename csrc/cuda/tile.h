@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
-#include "portable.h"
 #include "../conv2d.h"
+#include "portable.h"
 
 namespace myconv2d::cuda {
 

@@ -67,11 +67,16 @@ class NativeLibrary:
         """Compiler, architectures and torch headers it was built with."""
         return self._function("build_info")().decode() if self.problem is None else self.problem
 
-    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
-        """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
+    @staticmethod
+    def _conv(input_size, output_size, weight_size, numbers) -> ctypes.Array:
+        """`struct Conv2d` (csrc/conv2d.h)."""
         fields = [*input_size, weight_size[0], *weight_size[2:], *output_size[2:]]
         fields += [*numbers.stride, *numbers.padding, *numbers.dilation, numbers.groups]
-        conv = (ctypes.c_int64 * len(fields))(*fields)
+        return (ctypes.c_int64 * len(fields))(*fields)
+
+    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
+        """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
+        conv = self._conv(input_size, output_size, weight_size, numbers)
         type_index = self.TYPES.index(dtype)
         return {
             name: self._function("algorithm")(conv, type_index, index).decode()
@@ -134,6 +139,16 @@ class CudaLibrary(NativeLibrary):
     """The CUDA library; it loads, and says which kernel would serve a call, on machines without a GPU too."""
 
     TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+    def cost(self, *sizes, dtype: torch.dtype, pass_name: str) -> tuple[int, int, int]:
+        """Blocks, bytes of shared memory of each, and bytes that all of them move (csrc/cuda/cost.h).
+
+        Sizes and numbers as in `algorithms`. All zero for the implicit GEMM, which is not counted.
+        """
+        counted = (ctypes.c_int64 * 3)()
+        conv, index = self._conv(*sizes), self.PASSES.index(pass_name)
+        self._function("cost")(conv, self.TYPES.index(dtype), index, counted)
+        return tuple(counted)
 
 
 cpu = CpuLibrary()

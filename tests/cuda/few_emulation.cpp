@@ -46,10 +46,9 @@ struct Few {
 
   template <int filters>
   void few_out(const FewArguments<T>& args) const {
-    emulate<FewOutThread<T, filters>>(args, args.blocks(), few_out_shared(args.shape, args.grid.tile),
-                                      [](auto&& phase, const auto& thread) {
-                                        run_few_out(phase, thread.slices(), thread.three_rows());
-                                      });
+    emulate<FewOutThread<T, filters>>(
+        args, args.grid.blocks(), few_out_shared(args.shape, args.grid.tile),
+        [](auto&& phase, const auto& thread) { run_few_out(phase, thread.slices(), thread.three_rows()); });
   }
 
   int correlate(bool transposed, Tensor<T>& image, Tensor<T>& weight, const T* bias, Tensor<T>& result,
@@ -67,19 +66,26 @@ struct Few {
     if (algorithm(transposed ? Pass::grad_input : Pass::forward) == Algorithm::few_in) {
       choose_few_in_grid(args.shape, args.grid);
       arrange_few_in(args);
-      std::printf(", 16-byte stores: %d, %ld blocks: ", args.out_vectors, long(args.blocks()));
+      std::printf(", 16-byte stores: %d, %ld blocks: ", args.out_vectors, long(args.grid.blocks()));
       emulate<FewInThread<T>>(
-          args, args.blocks(), few_in_shared(args.shape, args.grid.tile),
+          args, args.grid.blocks(), few_in_shared(args.shape, args.grid.tile),
           [](auto&& phase, const auto& thread) { run_few_in(phase, thread.three_rows()); });
     } else {
       choose_few_out_grid(args.shape, args.grid);
       arrange_few_out(args);
-      std::printf(", 16-byte loads: %d, %ld blocks: ", args.image_vectors, long(args.blocks()));
+      std::printf(", 16-byte loads: %d, %ld blocks: ", args.image_vectors, long(args.grid.blocks()));
       switch (args.shape.filters) {
-        case 1: few_out<1>(args); break;
-        case 2: few_out<2>(args); break;
-        case 3: few_out<3>(args); break;
-        default: few_out<4>(args);
+        case 1:
+          few_out<1>(args);
+          break;
+        case 2:
+          few_out<2>(args);
+          break;
+        case 3:
+          few_out<3>(args);
+          break;
+        default:
+          few_out<4>(args);
       }
     }
     return compare(result, expected);
@@ -113,10 +119,10 @@ struct Few {
     std::vector<float> partial(shape.splits * shape.partial_size(), 99);
     args.partial = partial.data();
     std::printf(", 16-byte loads: %d, %ld blocks: ", args.wide_vectors, long(shape.blocks()));
-    emulate<FewGradWeightThread<T>>(args, shape.blocks(), few_gw_shared(shape),
-                                    [](auto&& phase, const auto& thread) {
-                                      run_few_grad_weight(phase, thread.rectangles(), thread.sums_narrow());
-                                    });
+    emulate<FewGradWeightThread<T>>(
+        args, shape.blocks(), few_gw_shared(shape), [](auto&& phase, const auto& thread) {
+          run_few_grad_weight(phase, thread.rectangles(), thread.three_columns(), thread.sums_narrow());
+        });
     for (int64_t i = 0; i < shape.partial_size(); ++i) {
       float sum = 0;
       for (int64_t split = 0; split < shape.splits; ++split) sum += partial[split * shape.partial_size() + i];

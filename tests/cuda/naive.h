@@ -1,4 +1,5 @@
-// What the emulations compare with: tensors of small integers in any layout, and every product of a convolution.
+// What the emulations compare with: tensors of small integers in any layout, and every product of a
+// convolution.
 #pragma once
 
 #include <algorithm>
@@ -81,13 +82,16 @@ void for_each_product(const Conv2d& conv, Visit&& visit) {
 // What each operator must give. The bias has stride 2.
 
 template <class T>
-Tensor<double> naive_forward(const Conv2d& conv, Tensor<T>& input, Tensor<T>& weight, const std::vector<T>& bias) {
-  Tensor<double> output({conv.batch, conv.out_channels, conv.out_height, conv.out_width}, "contiguous", false);
+Tensor<double> naive_forward(const Conv2d& conv, Tensor<T>& input, Tensor<T>& weight,
+                             const std::vector<T>& bias) {
+  Tensor<double> output({conv.batch, conv.out_channels, conv.out_height, conv.out_width}, "contiguous",
+                        false);
   for (int64_t i = 0; i < int64_t(output.data.size()); ++i)
     output.data[i] = bias[i / conv.out_pixels() % conv.out_channels * 2];
-  for_each_product(conv, [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
-    output.at(n, k, p, q) += double(input.at(n, c, h, w)) * double(weight.at(k, gc, r, s));
-  });
+  for_each_product(conv,
+                   [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
+                     output.at(n, k, p, q) += double(input.at(n, c, h, w)) * double(weight.at(k, gc, r, s));
+                   });
   return output;
 }
 
@@ -95,9 +99,10 @@ template <class T>
 Tensor<double> naive_grad_input(const Conv2d& conv, Tensor<T>& grad_output, Tensor<T>& weight) {
   Tensor<double> grad({conv.batch, conv.in_channels, conv.in_height, conv.in_width}, "contiguous", false);
   std::fill(grad.data.begin(), grad.data.end(), 0.0);
-  for_each_product(conv, [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
-    grad.at(n, c, h, w) += double(grad_output.at(n, k, p, q)) * double(weight.at(k, gc, r, s));
-  });
+  for_each_product(
+      conv, [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
+        grad.at(n, c, h, w) += double(grad_output.at(n, k, p, q)) * double(weight.at(k, gc, r, s));
+      });
   return grad;
 }
 
@@ -106,9 +111,10 @@ Tensor<double> naive_grad_weight(const Conv2d& conv, Tensor<T>& grad_output, Ten
   Tensor<double> grad({conv.out_channels, conv.group_in_channels(), conv.kernel_height, conv.kernel_width},
                       "contiguous", false);
   std::fill(grad.data.begin(), grad.data.end(), 0.0);
-  for_each_product(conv, [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
-    grad.at(k, gc, r, s) += double(grad_output.at(n, k, p, q)) * double(input.at(n, c, h, w));
-  });
+  for_each_product(
+      conv, [&](auto n, auto k, auto p, auto q, auto c, auto gc, auto h, auto w, auto r, auto s) {
+        grad.at(k, gc, r, s) += double(grad_output.at(n, k, p, q)) * double(input.at(n, c, h, w));
+      });
   return grad;
 }
 

@@ -62,9 +62,8 @@ def test_few_channels_means_that_the_library_has_kernels(layer: tuple) -> None:
     assert few == (KERNELS[layer][:2] != (GEMM, GEMM))
 
 
+@needs_library
 def test_many_channels_that_do_not_fit_are_for_the_implicit_gemm() -> None:
-    if native.cuda.problem is not None:
-        pytest.skip(native.cuda.problem)
     assert kernels((4000, 3, 3, 3, 1, 1), torch.float32)[0] == GEMM
 
 
@@ -103,7 +102,6 @@ def test_without_the_cuda_library_triton_serves_few_channels(monkeypatch: pytest
 
 
 def test_an_operator_runs_where_the_choice_says(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From conv2d's way into autograd, and from the operator's default overload."""
     called = []
     monkeypatch.setattr(autograd, "overload", lambda name, backend: lambda *args: called.append(backend))
     for c in 1, 64:
