@@ -13,11 +13,13 @@ namespace myconv2d::cuda {
 constexpr int few_in_filters = 8;  // of a thread
 
 // Threads side by side over the filters, and the floats of a row of filters.
-inline int filter_lanes(int filters) { return static_cast<int>(ceil_div(filters, few_in_filters)); }
-inline int filter_pitch(int filters) { return round_up(filter_lanes(filters) * few_in_filters - 4, 32) + 4; }
+inline int64_t filter_lanes(int64_t filters) { return ceil_div(filters, few_in_filters); }
+inline int64_t filter_pitch(int64_t filters) {
+  return ceil_div(filter_lanes(filters) * few_in_filters - 4, 32) * 32 + 4;
+}
 
 // Floats of shared memory: a row for the bias, the filters, the planes.
-inline int few_in_filter_floats(const Correlation& shape) {
+inline int64_t few_in_filter_floats(const Correlation& shape) {
   return (1 + shape.h.most_taps() * shape.w.most_taps() * shape.channels) * filter_pitch(shape.filters);
 }
 
@@ -34,8 +36,8 @@ inline bool choose_few_in_grid(const Correlation& shape, FewGrid& grid) {
 template <class T>
 void arrange_few_in(FewArguments<T>& args) {
   args.lanes = Divisor(filter_lanes(args.shape.filters));
-  args.filter_pitch = filter_pitch(args.shape.filters);
-  args.filter_floats = few_in_filter_floats(args.shape);
+  args.filter_pitch = static_cast<int>(filter_pitch(args.shape.filters));
+  args.filter_floats = static_cast<int>(few_in_filter_floats(args.shape));
   args.items = args.lanes.value * args.grid.band_columns.value;
   const bool along_filters = args.shape.out.c == 1;
   args.inner = along_filters ? args.lanes : args.grid.tile_columns;

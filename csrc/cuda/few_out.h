@@ -16,8 +16,8 @@ template <class T>
 constexpr int slice_loads = 6 * Chunk<float>::size / Chunk<T>::size;  // chunks of a slice per thread
 
 // Floats of shared memory: all filters, then a slice's planes, whose place the threads' sums take in the end.
-inline int few_out_filter_floats(const Correlation& shape) {
-  return shape.h.most_taps() * shape.w.most_taps() * shape.channels * most_few;
+inline int64_t few_out_filter_floats(const Correlation& shape) {
+  return int64_t{most_few} * shape.h.most_taps() * shape.w.most_taps() * shape.channels;
 }
 
 inline int64_t few_out_shared(const Correlation& shape, const FewTile& tile) {
@@ -40,7 +40,7 @@ void arrange_few_out(FewArguments<T>& args) {
   const int wanted = smaller(slice_channels, args.shape.channels);
   args.lanes = Divisor(smaller(few_threads / args.grid.band_columns.value, wanted));
   args.filter_pitch = most_few;
-  args.filter_floats = few_out_filter_floats(args.shape);
+  args.filter_floats = static_cast<int>(few_out_filter_floats(args.shape));
 }
 
 template <class T, int filters>

@@ -27,6 +27,7 @@ CASES = {
     "33 to 1, one channel beyond whole slices": Case(2, 33, 13, 11, 1, 3, 3, padding=(1, 1)),
     "3 to 3": Case(3, 3, 32, 31, 3, 3, 3, padding=(1, 1)),
     "small images together": Case(9, 4, 5, 6, 24, 3, 3, padding=(1, 1)),
+    "more rectangles than blocks": Case(540, 1, 8, 8, 5, 3, 3, padding=(1, 1)),
     "no padding": Case(2, 2, 12, 13, 20, 3, 3),
     "7x7, stride 2": Case(1, 3, 29, 31, 16, 7, 7, stride=(2, 2), padding=(3, 3)),
     "7x7 to 3": Case(1, 20, 14, 35, 3, 7, 7, padding=(3, 3)),
@@ -118,7 +119,7 @@ def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_pa
     assert text.count(right) == 1
     file.write_text(text.replace(right, wrong))
     program = compile_emulation("few_emulation.cpp", tmp_path / "csrc")
-    case = Case(45, 3, 5, 6, 40, 3, 3, padding=(1, 1))
+    case = Case(290, 3, 5, 6, 40, 3, 3, padding=(1, 1))
     result = emulate(program, operator, "fp32", ("contiguous", "channels_last"), case)
     assert result.returncode == 1
     assert "expected" in result.stdout
