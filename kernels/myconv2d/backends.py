@@ -69,6 +69,8 @@ def choose_for_layer(
 def serving(name: str, operands: Sequence, groups: int, wanted: str | None) -> Choice:
     """The backend that serves the operator `name` with these leading operands."""
     first: torch.Tensor = operands[0]
+    if not first.is_cuda:
+        return choose(first.device.type, first.dtype, wanted)
     weight_size = operands[2] if name == "conv2d_grad_weight" else operands[1].shape
     return choose_for_layer(first.device.type, first.dtype, weight_size, groups, wanted)
 
