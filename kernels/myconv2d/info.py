@@ -71,15 +71,17 @@ def explain(
     """
     input, weight, _, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
     dtype = input.dtype.to_real() if input.is_complex() else input.dtype
-    choice = backends.choose(input.device.type, dtype, backends.wanted)
+    choice = backends.choose_for_layer(input.device.type, dtype, weight.shape, numbers.groups, backends.wanted)
     lines = [f"{choice.backend} serves this call: {choice.reason}"]
     if input.is_complex():
         lines.append(f"complex numbers as four convolutions of {dtype}")
-    if choice.backend == "native" and input.device.type == "cpu":
+    if choice.backend == "native":
         input_size = (1, *input.shape) if input.dim() == 3 else tuple(input.shape)
         size = output_size(input_size, weight.shape, *numbers[:3])
-        algorithms = native.cpu.algorithms(input_size, size, weight.shape, numbers, dtype)
-        lines += [f"{name}: {algorithm}, {native.cpu.isa()}" for name, algorithm in algorithms.items()]
+        library = native.cuda if input.is_cuda else native.cpu
+        algorithms = library.algorithms(input_size, size, weight.shape, numbers, dtype)
+        by = "CUDA, not yet run on a GPU" if input.is_cuda else native.cpu.isa()
+        lines += [f"{name}: {algorithm}, {by}" for name, algorithm in algorithms.items()]
     elif choice.backend == "triton":
         from . import triton
 
