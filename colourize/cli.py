@@ -20,7 +20,7 @@ from rich.text import Text
 
 import myconv2d
 
-from . import __version__, networks, schedule, tables, tasks, training
+from . import __version__, networks, precision, schedule, tables, tasks, training
 from . import demo as demonstration
 from .apply import apply_to_file
 from .colour import Palette
@@ -106,8 +106,15 @@ def train(
     batch_size: Annotated[int | None, _option("--batch-size", "pictures a step", Settings.batch_size)] = None,
     lr: Annotated[float | None, _option("--lr", "learning rate of Adam", Settings.lr)] = None,
     schedule: Annotated[str | None, _option("--schedule", _SCHEDULES, Settings.schedule)] = None,
+    precision: Annotated[
+        str | None, _option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")
+    ] = None,
     seed: Seed = None,
     device: Device = None,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="replay the step from a CUDA graph (default: where it can be)"),
+    ] = None,
     threads: Threads = None,
     out: Annotated[Path | None, _option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
@@ -120,7 +127,7 @@ def train(
     given = _given(locals())
     settings = Run.open(folder).settings.replace(**given) if resume else Settings(**given)
     try:
-        run = training.train(settings, folder, resume=resume, device=device, console=console)
+        run = training.train(settings, folder, resume=resume, device=device, graph=graph, console=console)
     except KeyboardInterrupt:
         command = [*sys.argv[1:], *([] if resume else ["--resume"])]
         errors.print(
@@ -252,7 +259,7 @@ def info(
     Example: `colourize info unet --size 64`
     """
     if network is None:
-        console.print(tables.facts({"colourize": __version__, **myconv2d.info()}))
+        console.print(tables.facts({"colourize": __version__, **myconv2d.info(), **training.habits()}))
         return
     names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck")
     given = {name: value for name, value in locals().items() if name in names and value is not None}

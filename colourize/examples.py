@@ -10,7 +10,7 @@ channels_last (N, C, H, W) that convolutions are fastest in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,7 @@ class Examples:
         *,
         advance: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self._images, self._task, self._device = images, task, device
+        self._images, self._task, self.device = images, task, torch.device(device)
         self._kept: Batch | None = None
         first = self._make(torch.arange(min(1, len(images))))
         if sum(tensor.nbytes for tensor in first) * len(images) > MEMORY:
@@ -60,15 +60,28 @@ class Examples:
     def __len__(self) -> int:
         return len(self._images)
 
-    def batch(self, indices: Tensor) -> Batch:
-        """The examples at `indices` (B,), which are on the CPU."""
+    def split(self, order: Tensor, size: int) -> Iterator[Tensor]:
+        """The numbers in `order` (on the CPU), `size` at a time, where `batch` looks them up without any copy."""
+        return iter((order if self._kept is None else order.to(self.device)).split(size))
+
+    def batch(self, indices: Tensor, into: Batch | None = None) -> Batch:
+        """The examples at `indices` (B,), on the CPU or as `split` gives them; overwrites `into`, where given."""
         if self._kept is None:
-            return self._make(indices)
-        indices = indices.to(self._device)
-        return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
+            made = self._make(indices)
+            if into is None:
+                return made
+            for old, new in zip(into, made, strict=True):
+                old.copy_(new)
+            return into
+        indices = indices.to(self.device)
+        if into is None:
+            return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
+        for tensor, rows in zip(into, self._kept, strict=True):
+            torch.index_select(rows, 0, indices, out=_rows(tensor))
+        return into
 
     def _make(self, indices: Tensor) -> Batch:
-        pictures = self._images.batch(indices).to(self._device)
+        pictures = self._images.batch(indices).to(self.device)
         made = Batch(self._task.degrade(pictures), self._task.target(pictures), pictures)
         return Batch(*(_pictures(_rows(tensor).contiguous()) for tensor in made))
 
