@@ -15,7 +15,7 @@ from colourize import networks
 from myconv2d import MyConv2d
 from myconv2d import cross_entropy as our_cross_entropy
 
-from . import plain
+from . import plain, precision
 from .modules import count_flop, gradients, laid_out, random_inputs, randomise
 from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
 from .variants import Variant, variants
@@ -161,7 +161,8 @@ def trainer(
 
     def gradient(number: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = objective(*sets[number])
+        with precision.autocast(device):
+            loss = objective(*sets[number])
         loss.backward()
         return loss
 
@@ -185,15 +186,16 @@ def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Itera
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
     converted = functools.partial(prepare, _converted, Variant("contiguous"))
     yield Contestant("torch with our convolutions", "converted", converted)
-    if device.type == "cpu":
+    if device.type == "cpu" and not precision.current().short:
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
 
 def _inferrer(case: NetworkCase, device: torch.device, create, variant: Variant) -> Ready:
-    module = laid_out(create(case.network), _weights(case.network), variant, device).eval()
+    dtype = precision.current().dtype
+    module = laid_out(create(case.network), _weights(case.network), variant, device).eval().to(dtype)
     function = variant.compile(module, freeze=True)
     pictures = [case.operands(number, device)[0] for number in range(SETS)]
-    pictures = [tensor.contiguous(memory_format=variant.memory_format) for tensor in pictures]
+    pictures = [tensor.to(dtype, memory_format=variant.memory_format) for tensor in pictures]
 
     @torch.no_grad()
     def call(number: int) -> Tensor:

@@ -55,7 +55,9 @@ class Subject:
         return f"{self.case} {self.pass_name}"
 
     def matches(self, pattern: str) -> bool:
-        return any(fnmatchcase(name, pattern) for name in (self.case, *self.tags))
+        """Whether the case or a tag is like `pattern` (shell style); NAME:PASS asks for one pass."""
+        names = (self.case, *self.tags)
+        return any(fnmatchcase(n, pattern) or fnmatchcase(f"{n}:{self.pass_name}", pattern) for n in names)
 
 
 def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
@@ -70,7 +72,7 @@ def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
 
 
 def choose(everything: Iterable[Subject], patterns: Iterable[str]) -> list[Subject]:
-    """The subjects of which the case's name or a tag matches one of the patterns (shell style).
+    """The subjects that match one of the patterns, in the order of these: time may run out.
 
     Raises:
         ValueError: a pattern matches nothing; the message lists the tags.
@@ -82,4 +84,5 @@ def choose(everything: Iterable[Subject], patterns: Iterable[str]) -> list[Subje
             raise ValueError(
                 f"--cases {pattern!r} is like no name and no tag of a case; the tags are {', '.join(tags)}"
             )
-    return [subject for subject in everything if any(map(subject.matches, patterns))]
+    chosen = [subject for pattern in patterns for subject in everything if subject.matches(pattern)]
+    return list(dict.fromkeys(chosen))

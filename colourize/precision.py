@@ -27,7 +27,9 @@ def default(device: torch.device) -> str:
 def choose(name: str | None, device: torch.device) -> str:
     """The precision of that name, or the device's own; `UserError` for one that it does not have."""
     if name == "tf32" and device.type != "cuda":
-        raise UserError(f"precision tf32 needs a CUDA device, and this training runs on {device.type}: choose fp32")
+        raise UserError(
+            f"precision tf32 needs a CUDA device, and this training runs on {device.type}: choose fp32"
+        )
     return name or default(device)
 
 

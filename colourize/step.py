@@ -19,7 +19,7 @@ from .files import say_once
 from .precision import autocast
 from .tasks import Task
 
-_WARM_UPS = 3  # plans, workspaces and compiled kernels come into being before the capture
+WARM_UPS = 3  # plans, workspaces and compiled kernels come into being before the capture
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> torch.optim.Adam:
@@ -124,7 +124,7 @@ class GraphedStep(Step):
     def _capture(self) -> str | None:
         """Captures the step, leaving network, optimizer and losses as they are; returns the reason if it fails."""
         before = {id(tensor): tensor.clone() for tensor in self._state()}
-        for _ in range(_WARM_UPS):
+        for _ in range(WARM_UPS):
             self._graph.warm_up(lambda: self._work(self._batch))
         with torch.no_grad():
             for tensor in self._state():

@@ -83,7 +83,9 @@ def train(
                 train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
             if not math.isfinite(train_loss):
-                raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
+                raise UserError(
+                    f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}"
+                )
 
             scores = mean_scores(network_scorer(network.eval(), run.task), unseen, settings.batch_size)
             row = {"epoch": epoch, "train_loss": train_loss}
@@ -139,7 +141,9 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
     def draw() -> None:
         nonlocal epochs, last
         if run.metrics and epochs < len(run.metrics):
-            network = run.load_network()  # the saved one: what is being trained may be in the middle of an epoch
+            network = (
+                run.load_network()
+            )  # the saved one: what is being trained may be in the middle of an epoch
             title = f"{run.settings.task}, {run.settings.network}"
             plots.curves(run.folder / "curves.png", run.metrics, title)
             plots.samples(run.folder / "samples.png", network, run.task, images)

@@ -10,7 +10,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def switches():
-    return [switch.fp32_precision == "tf32" for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)]
+    return [
+        switch.fp32_precision == "tf32" for switch in (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    ]
 
 
 def test_every_device_has_its_own():
