@@ -44,14 +44,22 @@ def gpu_check(
     ] = Device.cuda,
     out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
     quick: Annotated[
-        bool, typer.Option("--quick", help="a few cases and types: about a minute and a half")
+        bool,
+        typer.Option("--quick", help="correctness of a few cases and types: about a minute and a half of it"),
     ] = False,
     only: Annotated[str, typer.Option(metavar="PATTERN", help='jobs to run, such as "triton*"')] = "*",
     cases: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="names or tags of cases")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes at a time")] = _WORKERS,
-    minutes: Annotated[float, typer.Option(min=0.1, help="after this long nothing new is begun")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="for everything; every part has its share")] = 9.0,
+    parts: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help='of parts to run, such as "steps*"')
+    ] = None,
 ) -> None:
-    """Runs every backend over the table of cases, and behaviours such as CUDA graphs; writes a dated result.
+    """Checks a GPU: is everything right, and how fast is it beside PyTorch? Writes dated results and pictures.
+
+    The parts, in order: correctness (every backend over the table of cases, and behaviours such as CUDA graphs), cases
+    (layers), steps (of training and inference, in CUDA graphs), the same against torch.compile, epochs (images per
+    second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk at once.
 
     Exit status: 0 if all passed, 1 if not, 2 if there is nothing to check.
 
@@ -59,7 +67,8 @@ def gpu_check(
     """
     from .gpu_check import gpu_check
 
-    raise typer.Exit(gpu_check(device.value, out, quick, only, cases or (), workers, minutes))
+    options = device.value, out, quick, only, cases or (), workers, minutes, parts or ()
+    raise typer.Exit(gpu_check(*options))
 
 
 @app.command()

@@ -34,9 +34,9 @@ _STYLE = {
 _OURS, _RIVAL, _OTHER = "#0b6e4f", "#c8553d", "#b9bec5"
 _PASS_COLOURS = {
     **{"forward": "#2f6fb0", "grad_input": "#e08e2b", "grad_weight": "#7b519d", "backward": "#3b9a72"},
-    **{"training": "#3b9a72", "training step": "#3b9a72", "inference": "#2f6fb0"},
+    **{"training": "#3b9a72", "training step": "#3b9a72", "epoch": "#3b9a72", "inference": "#2f6fb0"},
 }
-_SHORT = {"training": "training", "training step": "training"}
+_SHORT = {"training": "training", "training step": "training", "epoch": "training"}
 _MOST_CASES = 24  # as bars of their own
 _BAR = 0.19  # height of a bar in inches
 

@@ -42,6 +42,7 @@ def compete(
         subject.unit,
         subject.threads,
         precision.name(),
+        subject.images,
     )
     with _threads(subject.threads):
         ready = _prepare(subject, row, excluded or {}, only)

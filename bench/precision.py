@@ -81,6 +81,6 @@ def unfit(kind: str, pass_name: str, precision: str) -> str | None:
     """Why a subject of this kind is not measured in a precision; None if it is."""
     if kind in ("memory", "overhead") and precision != "fp32":
         return f"{pass_name if kind == 'memory' else 'the tiny call'}: in fp32 only"
-    if pass_name == "training step" and precision == "fp16":
-        return "training step: fp16 needs a loss that is scaled"
+    if pass_name in ("training step", "epoch") and precision == "fp16":
+        return f"{pass_name}: fp16 needs a loss that is scaled"
     return None

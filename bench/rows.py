@@ -26,6 +26,7 @@ PASSES = {  # in the order of the tables, and their headings
     "backward": "backward",
     "training": "block, training",
     "training step": "training step",
+    "epoch": "epoch of training",
     "inference": "inference",
     "peak memory of a step": "peak memory of a step",
 }
@@ -45,6 +46,7 @@ class Row:
     unit: str = "s"
     threads: int | None = None
     precision: str = "fp32"  # of both sides
+    images: int = 0
     sides: dict[str, str] = field(default_factory=dict)  # of contestants
     samples: dict[str, list[float]] = field(default_factory=dict)  # by contestant, in `unit`
     errors: dict[str, dict[str, float]] = field(default_factory=dict)  # by contestant and result

@@ -47,6 +47,7 @@ class Subject:
     flop: Callable[[], int] = int  # of the convolutions, counted directly; 0 where it does not matter
     bytes: int = 0  # every operand and result once
     pixels: int = 0  # of one picture times the batch
+    images: int = 0  # in one call, where images per second are asked for
     kinks: int = 0  # layers with a ReLU or a max-pool, whose gradients jump (accuracy.py)
     threads: int | None = None  # on the CPU, if not those of the whole report
     unit: str = "s"  # or "B": `call` returns bytes instead of taking time
@@ -62,12 +63,13 @@ class Subject:
 
 def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
     """Everything there is, layers first; `compiled`: with torch.compile among the rivals."""
-    from . import blocks, layers, networks
+    from . import blocks, epochs, layers, networks
 
     return [
         *layers.subjects(device, compiled),
         *blocks.subjects(device, compiled),
         *networks.subjects(device, compiled),
+        *epochs.subjects(device, compiled),
     ]
 
 

@@ -96,18 +96,18 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "",
         _notes(rows, facts),
     ]
-    lines += ["", *_grid(("", ""), [(name, str(fact)) for name, fact in facts["environment"].items()])]
+    lines += ["", *grid(("", ""), [(name, str(fact)) for name, fact in facts["environment"].items()])]
     lines += ["", f"{threads(settings)}, {settings['clock']}. Rivals: {', '.join(rivals(rows)) or 'none'}."]
     for name, why in not_there(rows, settings).items():
         lines.append(f"Not there: {name} ({why}).")
-    lines += ["", "## Geometric means", "", *_grid(MEAN_COLUMNS, mean_cells(rows, facts["tags"]))]
+    lines += ["", "## Geometric means", "", *grid(MEAN_COLUMNS, mean_cells(rows, facts["tags"]))]
     networks = [row for row in rows if row.kind in ("network", "memory", "overhead")]
     if networks:
-        lines += ["", "## Whole networks", "", *_grid(NETWORK_COLUMNS, network_cells(networks, units))]
+        lines += ["", "## Whole networks", "", *grid(NETWORK_COLUMNS, network_cells(networks, units))]
     for kind, title in (("block", "Blocks"), ("layer", "Layers")):
         cells = [layer_cells(row, facts["roofs"], units) for row in rows if row.kind == kind]
         if cells:
-            lines += ["", f"## {title}", "", *_grid(layer_columns(units), cells)]
+            lines += ["", f"## {title}", "", *grid(layer_columns(units), cells)]
     return "\n".join(lines) + "\n"
 
 
@@ -193,6 +193,8 @@ def network_cells(rows: Iterable[Row], units: Units = UNITS["cpu"]) -> list[tupl
             value = row.median(name)
             memory = row.unit == "B"
             text = f"{value / 2**20:.1f} MiB" if memory else f"{units.times * value:.4g} {units.time}"
+            if row.images:
+                text += f", {row.images / value:,.0f} images/s"
             spreads = (
                 ("–", "–") if memory else (f"{row.error_of_median(name):.1%}", f"{row.spread(name):.0%}")
             )
@@ -216,9 +218,11 @@ def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
 
 
-def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+    return ["| " + " | ".join(line) + " |" for line in cells]
 
 
 def console_table(

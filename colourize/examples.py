@@ -45,7 +45,7 @@ class Examples:
         *,
         advance: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self._images, self._task, self.device = images, task, torch.device(device)
+        self._images, self.task, self.device = images, task, torch.device(device)
         self._kept: Batch | None = None
         first = self._make(torch.arange(min(1, len(images))))
         if sum(tensor.nbytes for tensor in first) * len(images) > MEMORY:
@@ -82,7 +82,7 @@ class Examples:
 
     def _make(self, indices: Tensor) -> Batch:
         pictures = self._images.batch(indices).to(self.device)
-        made = Batch(self._task.degrade(pictures), self._task.target(pictures), pictures)
+        made = Batch(self.task.degrade(pictures), self.task.target(pictures), pictures)
         return Batch(*(_pictures(_rows(tensor).contiguous()) for tensor in made))
 
 

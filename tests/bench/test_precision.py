@@ -39,7 +39,10 @@ def test_a_pin_is_taken_out_again() -> None:
         assert precision.name() == "tf32"
         raise KeyboardInterrupt
     assert precision.name() == "fp32"
-    assert before == ([switch.fp32_precision == "tf32" for switch in switches], torch.backends.cudnn.benchmark)
+    assert before == (
+        [switch.fp32_precision == "tf32" for switch in switches],
+        torch.backends.cudnn.benchmark,
+    )
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -74,7 +77,9 @@ def test_roofs_are_those_of_the_precision() -> None:
     roofs = {"fp32 GF/s": 50.0, "bf16 GF/s": 800.0, "GB/s": 1000.0}
     assert [peak(roofs, name) for name in ("fp32", "bf16")] == [50, 800]
     assert peak({"GF/s": 7.0}, "bf16") == 7
-    row = Row("a", "forward", "layer", [], flop=10**9, bytes=10**6, precision="bf16", samples={"x": [1e-3] * 5})
+    row = Row(
+        "a", "forward", "layer", [], flop=10**9, bytes=10**6, precision="bf16", samples={"x": [1e-3] * 5}
+    )
     assert row.share_of_roof("x", roofs) == pytest.approx(1000 / 800)
 
 

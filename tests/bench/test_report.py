@@ -270,10 +270,18 @@ def test_what_does_not_fit_a_precision_is_left_out_with_its_reason(monkeypatch, 
 def test_a_report_from_a_gpu_says_how_it_was_timed() -> None:
     """Made-up numbers: µs, TF/s, the roof of the row's own precision, and what is cold."""
     told = facts(device="cuda", clock="CUDA events") | {
-        "roofs": {"fp32 GF/s": 60e3, "tf32 GF/s": 400e3, "bf16 GF/s": 790e3, "fp16 GF/s": 790e3, "GB/s": 4300.0}
+        "roofs": {
+            "fp32 GF/s": 60e3,
+            "tf32 GF/s": 400e3,
+            "bf16 GF/s": 790e3,
+            "fp16 GF/s": 790e3,
+            "GB/s": 4300.0,
+        }
     }
     rows = [row(ours=1e-5, rival=2e-5, flop=10**9, bytes=10**6, precision=p) for p in ("tf32", "bf16")]
-    step = row("net", ours=2e-4, rival=4e-4, pass_name="training step", kind="network", bytes=0, precision="tf32")
+    step = row(
+        "net", ours=2e-4, rival=4e-4, pass_name="training step", kind="network", bytes=0, precision="tf32"
+    )
     text = markdown([*rows, step], told)
     assert "| case | pass | ours | µs | ± | IQR | TF/s | GB/s | roof |" in text
     assert "| a tf32 | forward | contiguous | 10 | " in text and "| 100 | 100 | 25% |" in text  # of 400 TF/s
