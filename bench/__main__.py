@@ -58,8 +58,8 @@ def gpu_check(
     """Checks a GPU: is everything right, and how fast is it beside PyTorch? Writes dated results and pictures.
 
     The parts, in order: correctness (every backend over the table of cases, and behaviours such as CUDA graphs), cases
-    (layers), steps (of training and inference, in CUDA graphs), the same against torch.compile, epochs (images per
-    second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk at once.
+    (layers), steps (of training and inference, in CUDA graphs), the same against torch.compile, throughput (images
+    per second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk.
 
     Exit status: 0 if all passed, 1 if not, 2 if there is nothing to check.
 
@@ -126,8 +126,9 @@ def report(
 ) -> None:
     """Measures speed beside the best rivals, checks accuracy in the same run; writes samples, tables and pictures.
 
-    Tags: networks (training, inference, memory), overhead, fused, fused-large (blocks), ten, handout (unet, cnn, …),
-    large, wide, strided, dilated, grouped, depthwise, kernels, kernelbench; NAME:PASS is one pass, as in ten:forward.
+    Tags: networks (training, inference, memory), throughput, overhead, fused, fused-large (blocks), ten, handout (unet,
+    cnn, …), large, wide, strided, dilated, grouped, depthwise, kernels, kernelbench; NAME:PASS is one pass of it, as in
+    ten:forward.
     Files are written after every row: whatever ends the command, what was measured so far is there.
 
     Exit status: 0 done, 1 a result of ours is not accurate, 2 nothing to measure, 130 interrupted.

@@ -135,10 +135,21 @@ def _prepare(case: BlockCase, training: bool, device: torch.device, create, vari
         inputs = [tensor.requires_grad_(training and not case.first) for tensor in inputs]
         sets.append((inputs, grad_output.contiguous(memory_format=variant.memory_format)))
 
-    def call(number: int) -> Tensor:
-        return _run(function, training, module, *sets[number])
+    tensors = *sets[0][0], *module.parameters()
 
-    return Ready(variant.ready(call, SETS), lambda: _results(call(0), module, sets[0][0]))
+    def run(number: int) -> tuple[Tensor, list[Tensor | None]]:
+        output = _run(function, training, module, *sets[number])
+        return output.detach(), [tensor.grad for tensor in (*sets[number][0], *module.parameters())]
+
+    call = variant.ready(run, SETS)
+
+    def results() -> Results:
+        output, grads = call(0)  # of a graph the gradients are its own, whatever `.grad` is by now
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = grad
+        return _results(output, module, sets[0][0])
+
+    return Ready(call, results)
 
 
 def _run(function, training: bool, module: nn.Module, inputs: list[Tensor], grad_output: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ PARTS = (
     Part("cases", 90, "tf32", _LAYERS, ("--no-compile", "--budget", "0.4")),
     Part("steps", 40, "tf32", _STEPS),
     Part("steps against torch.compile", 110, "tf32", _STEPS, (), _COMPILED),
-    Part("epochs", 25, "tf32", ("epochs",), ("--no-compile", "--budget", "1")),
+    Part("throughput", 25, "tf32", ("throughput",), ("--no-compile", "--budget", "1")),
     Part("large", 35, "tf32", _LARGE, ("--no-compile", "--budget", "0.4")),
     Part("bf16", 60, "bf16", (*_STEPS, *_LAYERS), ("--no-compile", "--budget", "0.3")),
     Part("blocks", 20, "tf32", ("fused",), ("--no-compile", "--budget", "0.2")),

@@ -166,16 +166,21 @@ def trainer(
         loss.backward()
         return loss
 
-    def step(number: int) -> Tensor:
+    def step(number: int) -> tuple[Tensor, list[Tensor]]:
         loss = gradient(number)
         optimizer.step()
-        return loss
+        return loss.detach(), [parameter.grad for parameter in module.parameters()]
+
+    call = variant.ready(step, SETS)
 
     def results() -> Results:
         module.load_state_dict(weights.state_dict())
-        return {"loss": gradient(0).detach(), **gradients(module)}
+        loss, grads = call(0)  # of a graph the gradients are its own, whatever `.grad` is by now
+        for parameter, grad in zip(module.parameters(), grads, strict=True):
+            parameter.grad = grad
+        return {"loss": loss, **gradients(module)}
 
-    return Ready(variant.ready(step, SETS), results)
+    return Ready(call, results)
 
 
 def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterator[Contestant]:
@@ -198,10 +203,11 @@ def _inferrer(case: NetworkCase, device: torch.device, create, variant: Variant)
     pictures = [tensor.to(dtype, memory_format=variant.memory_format) for tensor in pictures]
 
     @torch.no_grad()
-    def call(number: int) -> Tensor:
+    def infer(number: int) -> Tensor:
         return function(pictures[number])
 
-    return Ready(variant.ready(call, SETS), lambda: {"output": call(0)})
+    call = variant.ready(infer, SETS)
+    return Ready(call, lambda: {"output": call(0)})
 
 
 def _infer(module: nn.Module, pictures: Tensor) -> Results:

@@ -63,13 +63,13 @@ class Subject:
 
 def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
     """Everything there is, layers first; `compiled`: with torch.compile among the rivals."""
-    from . import blocks, epochs, layers, networks
+    from . import blocks, layers, networks, throughput
 
     return [
         *layers.subjects(device, compiled),
         *blocks.subjects(device, compiled),
         *networks.subjects(device, compiled),
-        *epochs.subjects(device, compiled),
+        *throughput.subjects(device, compiled),
     ]
 
 

@@ -8,11 +8,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import cuda
+from bench import blocks, cuda, layers, networks
+from bench.accuracy import bounds, errors
+from bench.blocks import BlockCase, block
+from bench.cases import CASES
 from bench.cuda import EventTimer, graphed
+from bench.layers import layer
 from bench.measure import StoppingRule, interleave
+from bench.networks import NetworkCase, inference, training
 from bench.roofs import measure_roofs
+from bench.subjects import SETS
+from bench.tape import Tape
+from bench.variants import Variant
+from myconv2d import use_backend
 
+CPU = torch.device("cpu")
 L2 = 1000  # bytes
 
 
@@ -105,6 +115,44 @@ def test_a_graph_is_warmed_up_captured_once_and_returns_its_tensors(monkeypatch:
     replay = graphed(lambda: next(made))
     assert [replay(), replay()] == [cuda.WARM_UPS] * 2  # what the capture made
     assert events == ["warm up"] * cuda.WARM_UPS + ["capture", "replay", "replay"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: training(NetworkCase("unet", 2, 8), CPU, compiled=False),
+        lambda: inference(NetworkCase("cnn", 2, 8), CPU, compiled=False),
+        lambda: block(BlockCase(2, (8, 8), 5, 8, "upsample"), True, CPU),
+        lambda: block(BlockCase(2, (8,), 5, 8, "pool"), False, CPU),
+        lambda: layer(CASES["c3-k3-32px-n1"], "backward", CPU),
+    ],
+)
+def test_results_of_graphs_are_their_own(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operand set has a graph; what is checked is what the first one has just written."""
+    tapes = []
+
+    def tape() -> Tape:
+        tapes.append(Tape())
+        return tapes[-1]
+
+    monkeypatch.setattr(cuda, "CudaGraph", tape)
+    for module in (networks, blocks, layers):
+        monkeypatch.setattr(module, "variants", lambda device, compiled: [Variant("channels_last", graph=True)])
+    with use_backend("reference"):
+        subject = make()
+        exact = subject.exact()
+        allowed = bounds(exact, subject.kinks)
+        for contestant in subject.contestants():
+            if "graph" not in contestant.name:
+                continue
+            tapes.clear()
+            ready = contestant.prepare()
+            assert [tape.warm_ups for tape in tapes] == [cuda.WARM_UPS] * SETS
+            for number in range(SETS):
+                ready.call(number)
+            found = errors(ready.results(), exact, subject.kinks)
+            assert all(found[name] <= bound for name, bound in allowed.items()), (contestant.name, found)
+            assert [tape.replays for tape in tapes] == [2, 1, 1]
 
 
 def test_roofs_are_those_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:

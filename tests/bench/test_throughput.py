@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import epochs
+from bench import throughput
 from bench.competition import compete
-from bench.epochs import BATCH, epoch
 from bench.measure import StoppingRule
 from bench.precision import pinned
 from bench.tables import network_cells
+from bench.throughput import BATCH, epoch
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_see_every_picture_and_come_to_like_losses(precision: str) -> None:
     count = BATCH + 50  # so that the last batch is smaller
-    examples, order = epochs._examples(CPU, count)
+    examples, order = throughput._examples(CPU, count)
     assert sorted(torch.cat(order).tolist()) == list(range(count))
     with pinned(precision):
         ours, *plain = epoch(CPU, count).contestants()

@@ -1,4 +1,4 @@
-"""Whole epochs as a subject: what `colourize train` does between two validations, beside a plain loop.
+"""The throughput of a training as a subject: epochs of what `colourize train` does between two validations.
 
 Ours is the application's own step on its own examples, in a CUDA graph where there is a GPU. The rival reads the same
 examples, from the device, in an ordinary loop over the plain UNet: forward, loss, backward, fused Adam; like ours he
@@ -39,7 +39,7 @@ def epoch(device: torch.device, count: int, compiled: bool = False) -> Subject:
         f"unet-{SIZE}px-n{BATCH}",
         "epoch",
         "network",
-        frozenset({"epochs"}),
+        frozenset({"throughput"}),
         lambda: list(_contestants(device, count, compiled)),
         pixels=count * SIZE**2,
         images=count,
