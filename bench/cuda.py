@@ -19,6 +19,8 @@ class EventTimer:
     """A `Timer` by CUDA events. `cold` overwrites the L2 before every call: right for single kernels, while the
     tensors of a whole step come from the kernel before."""
 
+    sample = 1e-3  # seconds: the flushes between the calls take longer than they
+
     def __init__(self, cold: bool) -> None:
         self.cold = cold
         size = 2 * torch.cuda.get_device_properties("cuda").L2_cache_size

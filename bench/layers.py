@@ -18,7 +18,7 @@ from . import precision
 from .cases import CASES, Case
 from .implementations import ORACLE, RESULTS, Implementation, backend
 from .operands import Values, draw
-from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
+from .subjects import BESIDE, OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
 from .variants import Variant, variants
 
 PASSES = {  # and the operators that it consists of
@@ -80,12 +80,20 @@ def exact(case: Case, operators: tuple[str, ...], device: torch.device) -> Resul
 
 
 def _contestants(case: Case, pass_name: str, device: torch.device, compiled: bool) -> Iterator[Contestant]:
-    ours = backend(backends.choose(device.type, precision.current().dtype, backends.wanted).backend)
+    dtype = precision.current().dtype
+    chosen = backends.choose(device.type, dtype, backends.wanted).backend
+    ours = backend(chosen)
     # The framework's compiler has no gradients of convolutions of its own, and on the CPU no convolution either.
     compiled = compiled and device.type == "cuda" and pass_name == "forward"
     for variant in variants(device, compiled=False):
         prepare = functools.partial(_ours, ours, case, pass_name, device, variant)
         yield Contestant(f"ours {variant.name}", OURS, prepare)
+    if device.type == "cuda":  # the backend that is not the first choice here
+        for name in ("triton", "native"):
+            if name != chosen and backends.problem(name, device.type, dtype) is None:
+                variant = Variant("channels_last", graph=True, device=device.type)
+                prepare = functools.partial(_ours, backend(name), case, pass_name, device, variant)
+                yield Contestant(f"our {name}, {variant.name}", BESIDE, prepare)
     for variant in variants(device, compiled):
         prepare = functools.partial(_framework, case, pass_name, device, variant)
         yield Contestant(f"torch {variant.name}", RIVAL, prepare)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-OURS, RIVAL = "ours", "rival"
+OURS, RIVAL, BESIDE = "ours", "rival", "beside"
 SETS = 3  # of operands
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .precision import PRECISIONS
 from .rows import PASSES, Row, geometric_means
+from .subjects import BESIDE
 
 _NOTES = """\
 {precision} **×** is the best rival's median over ours: above 1 ours is faster, or smaller. Both sides
@@ -108,7 +109,21 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         cells = [layer_cells(row, facts["roofs"], units) for row in rows if row.kind == kind]
         if cells:
             lines += ["", f"## {title}", "", *grid(layer_columns(units), cells)]
+    beside = list(beside_cells(rows, units))
+    if beside:
+        columns = "case", "pass", "backend", units.time, "to ours"
+        lines += ["", "## Other backends of ours", "", *grid(columns, beside)]
     return "\n".join(lines) + "\n"
+
+
+def beside_cells(rows: Iterable[Row], units: Units) -> Iterator[tuple[str, ...]]:
+    """What is shown of layers beside the two sides."""
+    for row in rows:
+        for name in row.samples if row.kind == "layer" else ():
+            if row.sides[name] == BESIDE:
+                value = row.median(name)
+                times = _number(value / row.median(row.ours) if row.ours else math.nan, ".2f")
+                yield row.title, PASSES[row.pass_name], name, f"{units.times * value:.4g}", f"{times}×"
 
 
 def verdict(rows: Sequence[Row], settings: dict[str, Any]) -> str:

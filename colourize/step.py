@@ -75,24 +75,29 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """The framework's."""
+    """The framework's, on `device` (the current one, if not given)."""
 
-    def __init__(self) -> None:
-        self._graph, self._side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._graph, self._side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
     def warm_up(self, work: Callable[[], None]) -> None:
-        self._side.wait_stream(torch.cuda.current_stream())
+        here = torch.cuda.current_stream(self._device)
+        self._side.wait_stream(here)
         with torch.cuda.stream(self._side):
             work()
-        torch.cuda.current_stream().wait_stream(self._side)
+        here.wait_stream(self._side)
 
     def capture(self, work: Callable[[], None]) -> None:
-        # Of this thread alone: the progress bar's may read a loss meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # Only this thread must do nothing that cannot be captured: the progress bar's reads losses.
+        mode = {"stream": self._side, "capture_error_mode": "thread_local"}
+        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, **mode):
             work()
 
     def replay(self) -> None:
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 class GraphedStep(Step):
@@ -161,7 +166,7 @@ def create(*args, size: int, graph: bool | None) -> Step:
         return Step(*args)
     problem = graph_hindrance(examples.device, len(examples), size)
     if problem is None:
-        return GraphedStep(*args, size=size, graph=CudaGraph())
+        return GraphedStep(*args, size=size, graph=CudaGraph(examples.device))
     if graph or examples.device.type == "cuda":
         say_once(f"the training step is not captured in a CUDA graph: {problem}")
     return Step(*args)

@@ -37,7 +37,7 @@ def graphs(monkeypatch):
     """Lets trainings on the CPU believe that they have CUDA graphs; the list of those made."""
     made = []
 
-    def graph():
+    def graph(device):
         made.append(Tape())
         return made[-1]
 
@@ -83,7 +83,7 @@ def test_a_step_never_waits_for_the_device(tiny, tmp_path, graphs):
 
 def test_a_capture_that_fails_is_said_and_costs_nothing(tiny, tmp_path, monkeypatch, graphs, said):
     train(tiny.replace(epochs=1), tmp_path / "graph")
-    monkeypatch.setattr(steps, "CudaGraph", Refusing)
+    monkeypatch.setattr(steps, "CudaGraph", lambda device: Refusing())
     train(tiny.replace(epochs=1), tmp_path / "run")
     assert said() == [
         "the training step is not captured in a CUDA graph, so it runs eagerly: "
