@@ -3,6 +3,8 @@
 No GPU is needed: `bench.tape.Tape` stands for the CUDA graph.
 """
 
+from unittest.mock import MagicMock, Mock, call, create_autospec
+
 import pytest
 import torch
 
@@ -115,6 +117,34 @@ def test_warming_up_leaves_no_trace(tiny):
         after = step._state()
         assert all(torch.equal(*pair) for pair in zip(before, after, strict=False))
         assert all((tensor == 0).all() for tensor in after[len(before) :])
+
+
+def test_the_framework_s_graph_is_asked_in_the_right_order(monkeypatch):
+    """Of torch.cuda, which does nothing here, only the calls: their names, arguments and order."""
+    told = Mock()
+    for name in ("CUDAGraph", "Stream", "current_stream", "stream", "graph", "device"):
+        double = create_autospec(getattr(torch.cuda, name))
+        if name in ("stream", "graph", "device"):
+            double.return_value = MagicMock()
+        told.attach_mock(double, name)
+        monkeypatch.setattr(torch.cuda, name, double)
+    gpu = torch.device("cuda:1")
+    graph = steps.CudaGraph(gpu)
+    side, here = torch.cuda.Stream.return_value, torch.cuda.current_stream.return_value
+    graph.warm_up(lambda: told.warm_up())
+    graph.capture(lambda: told.capture())
+    graph.replay()
+    order = [call for call in told.mock_calls if call[0] in ("warm_up", "capture", "stream", "graph", "device")]
+    recorded = torch.cuda.CUDAGraph.return_value
+    assert order == [
+        call.device(gpu),
+        *(call.stream(side), call.warm_up()),
+        *(call.device(gpu), call.graph(recorded, stream=side, capture_error_mode="thread_local"), call.capture()),
+        call.device(gpu),
+    ]
+    side.wait_stream.assert_called_once_with(here)
+    here.wait_stream.assert_called_once_with(side)
+    recorded.replay.assert_called_once_with()
 
 
 def test_where_a_graph_does_not_serve_is_said(tiny, tmp_path, said):
