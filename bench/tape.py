@@ -50,7 +50,9 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function._schema.is_mutable or "batch_norm" in function._schema.name:  # whose schema hides that it is
+        if (
+            function._schema.is_mutable or "batch_norm" in function._schema.name
+        ):  # whose schema hides that it is
             for tensor in _tensors((args, kwargs)):
                 storage = tensor.untyped_storage()
                 self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))

@@ -134,12 +134,18 @@ def test_the_framework_s_graph_is_asked_in_the_right_order(monkeypatch):
     graph.warm_up(lambda: told.warm_up())
     graph.capture(lambda: told.capture())
     graph.replay()
-    order = [call for call in told.mock_calls if call[0] in ("warm_up", "capture", "stream", "graph", "device")]
+    order = [
+        call for call in told.mock_calls if call[0] in ("warm_up", "capture", "stream", "graph", "device")
+    ]
     recorded = torch.cuda.CUDAGraph.return_value
     assert order == [
         call.device(gpu),
         *(call.stream(side), call.warm_up()),
-        *(call.device(gpu), call.graph(recorded, stream=side, capture_error_mode="thread_local"), call.capture()),
+        *(
+            call.device(gpu),
+            call.graph(recorded, stream=side, capture_error_mode="thread_local"),
+            call.capture(),
+        ),
         call.device(gpu),
     ]
     side.wait_stream.assert_called_once_with(here)

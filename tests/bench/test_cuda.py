@@ -137,7 +137,9 @@ def test_results_of_graphs_are_their_own(make, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(cuda, "CudaGraph", tape)
     for module in (networks, blocks, layers):
-        monkeypatch.setattr(module, "variants", lambda device, compiled: [Variant("channels_last", graph=True)])
+        monkeypatch.setattr(
+            module, "variants", lambda device, compiled: [Variant("channels_last", graph=True)]
+        )
     with use_backend("reference"):
         subject = make()
         exact = subject.exact()

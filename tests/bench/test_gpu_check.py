@@ -132,6 +132,12 @@ def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL = Part("cases", 90, "tf32", ("c3-k3-32px-n1:forward",), ("--no-compile", "--budget", "0.02"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the processes that are begun here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def run_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *parts: Part, minutes: float = 2):
     monkeypatch.setattr(gpu_check, "PARTS", parts)
     options = ["--device", "cpu", "--out", str(tmp_path), "--minutes", str(minutes)]
@@ -168,6 +174,21 @@ def test_a_part_that_takes_too_long_is_ended_and_the_next_goes_on(
     assert run.exit_code == 0, run.output
     outcomes = [row["outcome"] for row in result["parts"][1:]]
     assert outcomes[0].startswith("ended by force after 1 s") and outcomes[1] == "done"
+
+
+def test_what_a_part_had_measured_when_it_was_ended_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, _ = run_parts(monkeypatch, tmp_path, SMALL)
+    assert run.exit_code == 0, run.output
+    pictures = sorted(tmp_path.glob("*.png"))
+    for path in pictures:
+        path.unlink()
+    monkeypatch.setattr(gpu_check, "GRACE", 0.0)
+    check = _Check("cpu", tmp_path, gpu_check.Console(quiet=True), 0.0)
+    [check.speed] = [path.with_suffix("") for path in tmp_path.glob("*-gpu-speed-cpu.json")]
+    assert check._report(SMALL, 0.1).startswith("ended by force")
+    assert sorted(tmp_path.glob("*.png")) == pictures != []
 
 
 def test_a_part_that_breaks_fails_the_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -214,6 +235,7 @@ def test_time_that_a_part_does_not_need_goes_to_those_behind_it(
     assert check.result["parts"][-1]["outcome"] == "not begun: the time was up"
 
 
+@pytest.mark.filterwarnings("ignore:myconv2d. torch.float32 convolutions on cuda are served by")
 def test_the_parts_ask_for_what_there_is() -> None:
     assert gpu_check.CORRECTNESS[1] + sum(part.share for part in PARTS) <= 9 * 60 + 60
     everything = subjects(torch.device("cuda"), compiled=True)

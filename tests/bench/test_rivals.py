@@ -103,7 +103,9 @@ def test_on_a_gpu_the_other_backend_is_shown_beside(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(backends, "choose", lambda *args: backends.Choice("triton", "first choice", False))
     subject = layer(CASES["c3-k3-32px-n1"], "forward", torch.device("cuda"))
     sides = {contestant.name: contestant.side for contestant in subject.contestants()}
-    assert [name for name, side in sides.items() if side == "beside"] == ["our native, channels_last in a CUDA graph"]
+    assert [name for name, side in sides.items() if side == "beside"] == [
+        "our native, channels_last in a CUDA graph"
+    ]
     row = Row("a", "forward", "layer", [], sides={"our native": "beside", "ours": "ours"})
     row.samples = {"our native": [3e-6] * 5, "ours": [2e-6] * 5}
     assert list(beside_cells([row], UNITS["cuda"])) == [("a", "forward", "our native", "3", "1.50×")]
