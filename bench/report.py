@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -33,7 +33,7 @@ from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
-from .rows import PASSES, Row, dump, load, whole_tags
+from .rows import PASSES, Row, dump, load, merged, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
 
@@ -78,16 +78,16 @@ def report(settings: Settings) -> int:
         return 2
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    with precision.pinned(settings.precision):
+        return _report(settings, console)
+
+
+def _report(settings: Settings, console: Console) -> int:
     not_compiled = _why_not_compiled(settings)
+    everything = subjects(torch.device(settings.device), compiled=not not_compiled)
     try:
-        earlier = _Earlier.load(settings.add)
-    except ValueError as error:
-        console.print(escape(str(error)))
-        return 2
-    patterns = settings.cases or (_QUICK if settings.quick else _DEFAULT)
-    try:
-        everything = subjects(torch.device(settings.device), compiled=not not_compiled)
-        chosen = choose(everything, patterns)
+        earlier, told = load(settings.add) if settings.add and settings.add.exists() else ([], {})
+        chosen = choose(everything, settings.cases or (_QUICK if settings.quick else _DEFAULT))
     except ValueError as error:
         console.print(escape(str(error)))
         return 2
@@ -95,48 +95,27 @@ def report(settings: Settings) -> int:
         chosen = [s for s in chosen if s.kind != "memory" and s.threads is None]
     reasons = {s: precision.unfit(s.kind, s.pass_name, settings.precision) for s in chosen}
     chosen = [subject for subject in chosen if reasons[subject] is None]
-    roofs = earlier.roofs or measure_roofs(settings.device, _timer(settings))
+    roofs = told.get("roofs") or measure_roofs(settings.device, _timer(settings))
     facts = _facts(settings, not_compiled, roofs, sorted(set(filter(None, reasons.values()))))
     counts = Counter((tag, subject.pass_name) for subject in everything for tag in subject.tags)
     stem = settings.add.with_suffix("") if settings.add else _stem(facts, settings.out)
+    new: list[Row] = []
     rows: list[Row] = []
 
-    def save(done: Sequence[Row], stopped: str | None = "under way") -> None:
-        rows[:] = merged(earlier.rows, done)
-        facts["settings"] |= {"left_out": len(chosen) - len(done), "why_left_out": _STOPPED.get(stopped)}
+    def save(stopped: str | None) -> None:
+        rows[:] = merged(earlier, new)
+        facts["settings"] |= {"left_out": len(chosen) - len(new), "why_left_out": _STOPPED.get(stopped)}
         facts["tags"] = whole_tags(rows, counts)
         write(rows, facts, stem)
 
-    with precision.pinned(settings.precision):
-        stopped = _measure(chosen, settings, console, save)
+    stopped = _measure(chosen, settings, console, new, save)
     pictures = draw_all(rows, facts, stem)
     _summarise(rows, facts, console)
     written = stem.with_suffix(".json"), stem.with_suffix(".md"), *pictures
     console.print("Written:", *map(escape, map(str, written)), sep="\n  ")
     if stopped == "interrupted":
         return 130
-    return 1 if any(row.holds is False for row in rows) else 0
-
-
-class _Earlier(NamedTuple):
-    """What a report is added to."""
-
-    rows: Sequence[Row] = ()
-    roofs: Mapping[str, float] | None = None
-
-    @classmethod
-    def load(cls, path: Path | None) -> _Earlier:
-        """Raises ValueError for a file that is there but no report."""
-        if path is None or not path.exists():
-            return cls()
-        rows, facts = load(path)
-        return cls(rows, facts["roofs"])
-
-
-def merged(earlier: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """All rows; of one subject in one precision the newer, in the place of the older."""
-    rows = {row.key: row for row in earlier} | {row.key: row for row in new}
-    return list(rows.values())
+    return 1 if any(row.holds is False for row in new) else 0
 
 
 def _why_not_compiled(settings: Settings) -> str | None:
@@ -176,14 +155,14 @@ def _measure(
     chosen: Sequence[Subject],
     settings: Settings,
     console: Console,
-    save: Callable[[Sequence[Row], str | None], None],
+    rows: list[Row],
+    save: Callable[[str | None], None],
 ) -> str | None:
-    """Measures, and saves after every row: a report that is killed leaves what it had.
+    """Measures into `rows`, and saves after every one: a report that is killed leaves what it had.
 
     Returns:
         Why there are not more rows: "interrupted", "time", or nothing.
     """
-    rows: list[Row] = []
     minutes = _QUICK_MINUTES if settings.quick and settings.minutes is None else settings.minutes
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -202,13 +181,13 @@ def _measure(
                 timer = _timer(settings, cold=subject.kind == "layer")
                 only = settings.contestants or ("*",)
                 rows.append(compete(subject, _rule(subject, settings), timer, settings.excluded, only))
-                save(rows, "under way")
+                save("under way")
                 bar.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(_line(rows[-1], len(rows), len(chosen)))
         except KeyboardInterrupt:
             stopped = "interrupted"
-    save(rows, stopped)
+    save(stopped)
     return stopped
 
 

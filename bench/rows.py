@@ -135,6 +135,12 @@ def peak(roofs: Mapping[str, float], precision: str) -> float:
     return roofs.get(f"{precision} GF/s") or roofs["GF/s"]
 
 
+def merged(earlier: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """All rows; of one subject in one precision the newer, in the place of the older."""
+    rows = {row.key: row for row in earlier} | {row.key: row for row in new}
+    return list(rows.values())
+
+
 def whole_tags(rows: Iterable[Row], tags: Mapping[tuple[str, str], int]) -> list[str]:
     """The tags of which every row of a pass is there, wherever there is one; `tags`: how many each (tag, pass) has."""
     counts = Counter((tag, row.pass_name, row.precision) for row in rows for tag in row.tags)

@@ -253,6 +253,27 @@ def test_a_report_is_added_to_row_by_row(monkeypatch, tmp_path: Path) -> None:
     assert reporting.report(asked) == 2
 
 
+def test_subjects_are_made_in_the_precision_that_is_measured(monkeypatch, tmp_path: Path) -> None:
+    bytes = {}
+    for precision in ("fp32", "bf16"):
+        file = tmp_path / f"{precision}.json"
+        command = ["report", "--quick", "--cases", "c3-k3-32px-n1:forward", "--precision", precision]
+        monkeypatch.setattr(reporting, "measure_roofs", lambda device, timer: ROOFS)
+        result = CliRunner().invoke(app, [*command, "--add", str(file), "--out", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        [found] = load(file)[0]
+        bytes[found.precision] = found.bytes
+    assert bytes["fp32"] == 2 * bytes["bf16"] > 0
+
+
+def test_a_wrong_row_of_before_does_not_fail_what_is_added(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    assert run_report(monkeypatch, tmp_path, [wrong_subject()], add=file)[0] == 1
+    second = dataclasses.replace(small(), case="second")
+    status, rows = run_report(monkeypatch, tmp_path, [second], add=file)
+    assert (status, [found.holds for found in rows]) == (0, [False, True])
+
+
 def test_nothing_is_begun_when_the_time_is_up(monkeypatch, tmp_path: Path, capsys) -> None:
     status, rows = run_report(monkeypatch, tmp_path, [small(), wrong_subject()], minutes=1e-9)
     assert (status, rows) == (0, [])
