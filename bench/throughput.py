@@ -53,7 +53,7 @@ def _examples(device: torch.device, count: int) -> tuple[Examples, list[Tensor]]
     pictures = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     task = Classification(Palette(torch.rand(COLOURS, 3, generator=generator)))
     examples = Examples(TensorImages(pictures), task, device)
-    return examples, list(examples.split(torch.randperm(count, generator=generator), BATCH))
+    return examples, list(examples.placed(torch.randperm(count, generator=generator).split(BATCH)))
 
 
 def _contestants(device: torch.device, count: int, compiled: bool) -> Iterator[Contestant]:

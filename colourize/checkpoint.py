@@ -72,10 +72,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for (
-        parameter,
-        values,
-    ) in optimizer.state.items():  # a fused step expects them in the parameter's own layout
+    for parameter, values in optimizer.state.items():  # a fused step expects them in the parameter's own layout
         for name, value in values.items():
             if value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)

@@ -43,9 +43,7 @@ app.add_typer(palettes, name="palette")
 console = Console()
 errors = Console(stderr=True)
 _SETTINGS = {field.name for field in dataclasses.fields(Settings)}
-_SCHEDULES = (
-    f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
-)
+_SCHEDULES = f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
 
 
 def _option(flag: str, help: str, default: object = None) -> Any:
@@ -103,9 +101,7 @@ def train(
     bottleneck: Bottleneck = None,
     epochs: Annotated[
         int | None,
-        _option(
-            "--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs
-        ),
+        _option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
     ] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "pictures a step", Settings.batch_size)] = None,
     lr: Annotated[float | None, _option("--lr", "learning rate of Adam", Settings.lr)] = None,

@@ -62,7 +62,7 @@ def network_scorer(network: torch.nn.Module, task: Task) -> Scorer:
 def mean_scores(scorer: Scorer, examples: Examples, batch_size: int) -> dict[str, float]:
     """Each score, averaged over `examples`."""
     totals: dict[str, torch.Tensor] = {}
-    for indices in examples.split(torch.arange(len(examples)), batch_size):
+    for indices in torch.arange(len(examples)).split(batch_size):
         for name, value in scorer(examples.batch(indices)).items():
             totals[name] = totals.get(name, 0) + value * len(indices)
     return {name: (total / len(examples)).item() for name, total in totals.items()}

@@ -10,7 +10,7 @@ channels_last (N, C, H, W) that convolutions are fastest in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -60,12 +60,15 @@ class Examples:
     def __len__(self) -> int:
         return len(self._images)
 
-    def split(self, order: Tensor, size: int) -> Iterator[Tensor]:
-        """The numbers in `order` (on the CPU), `size` at a time, where `batch` looks them up without any copy."""
-        return iter((order if self._kept is None else order.to(self.device)).split(size))
+    def placed(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The indices of batches, all of them where `batch` looks them up: with one copy, not one for each."""
+        batches = list(batches)
+        if self._kept is not None and self.device.type != "cpu":
+            batches = torch.cat(batches).to(self.device).split(list(map(len, batches)))
+        return iter(batches)
 
     def batch(self, indices: Tensor, into: Batch | None = None) -> Batch:
-        """The examples at `indices` (B,), on the CPU or as `split` gives them; overwrites `into`, where given."""
+        """The examples at `indices` (B,), on the CPU or as `placed` gives them; overwrites `into`, where given."""
         if self._kept is None:
             made = self._make(indices)
             if into is None:

@@ -74,7 +74,7 @@ def train(
     with pinned, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            batches = seen.split(shuffled(len(seen), settings.seed, epoch), settings.batch_size)
+            batches = seen.placed(shuffled(len(seen), settings.batch_size, settings.seed, epoch))
             rates = [
                 rate(settings.schedule, settings.lr, number, count * settings.epochs)
                 for number in range((epoch - 1) * count, epoch * count)
@@ -83,9 +83,7 @@ def train(
                 train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
             if not math.isfinite(train_loss):
-                raise UserError(
-                    f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}"
-                )
+                raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
             scores = mean_scores(network_scorer(network.eval(), run.task), unseen, settings.batch_size)
             row = {"epoch": epoch, "train_loss": train_loss}
@@ -123,10 +121,11 @@ def train_epoch(
     return loss()
 
 
-def shuffled(count: int, seed: int, epoch: int) -> Tensor:
-    """The numbers below `count`, in an order of their own for each seed and epoch."""
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
+    smaller."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator)
+    return iter(torch.randperm(count, generator=generator).split(batch_size))
 
 
 @contextmanager
@@ -141,9 +140,7 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
     def draw() -> None:
         nonlocal epochs, last
         if run.metrics and epochs < len(run.metrics):
-            network = (
-                run.load_network()
-            )  # the saved one: what is being trained may be in the middle of an epoch
+            network = run.load_network()  # the saved one: what is being trained may be in the middle of an epoch
             title = f"{run.settings.task}, {run.settings.network}"
             plots.curves(run.folder / "curves.png", run.metrics, title)
             plots.samples(run.folder / "samples.png", network, run.task, images)

@@ -258,7 +258,9 @@ def test_learning_rate_follows_the_schedule_through_a_resumption(tiny, tmp_path,
 def test_every_picture_once_an_epoch_in_a_new_order():
     orders = []
     for epoch in (1, 2, 1):
-        orders.append(training.shuffled(36, 0, epoch).tolist())
+        batches = list(training.shuffled(36, 7, 0, epoch))
+        assert [len(batch) for batch in batches] == [7] * 5 + [1]
+        orders.append(torch.cat(batches).tolist())
         assert sorted(orders[-1]) == list(range(36))
     assert orders[0] == orders[2] != orders[1]
 
