@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from colourize.precision import tf32_products
 from myconv2d.shapes import empty_beside
 
 from .cases import Case
@@ -98,7 +99,7 @@ def check(
     }
     tensors = Values(**{name: operand.tensor for name, operand in operands.items()})
     findings = []
-    with _precision(tf32), torch.no_grad():
+    with tf32_products(tf32), torch.no_grad():
         for operator, names in RESULTS.items():
             runs, problems = _run(implementation, operator, case, tensors, repeats)
             problems += [f"changes {name} or writes beside it" for name, o in operands.items() if o.touched()]
@@ -120,20 +121,6 @@ def check(
                 problems = []  # of the operator as a whole: said once
     type_name = str(dtype).removeprefix("torch.") + (" as TF32" if tf32 else "")
     return Report(f"{implementation.name}, {case}, {type_name}, {layout}, {device}", tuple(findings))
-
-
-@contextmanager
-def _precision(tf32: bool) -> Iterator[None]:
-    """Sets the framework's switches: of convolutions, which we obey, and of matrix products (reference)."""
-    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "tf32" if tf32 else "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 @contextmanager

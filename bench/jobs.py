@@ -16,12 +16,10 @@ from myconv2d.native import cpu
 from . import behaviours
 from .cases import select
 from .operands import LAYOUTS
+from .precision import PRECISIONS
 
 ARITHMETICS = {  # names, as tables have them: element type, and whether TF32 is allowed
-    "fp32": (torch.float32, False),
-    "tf32": (torch.float32, True),
-    "bf16": (torch.bfloat16, False),
-    "fp16": (torch.float16, False),
+    **{name: precision[:2] for name, precision in PRECISIONS.items()},
     "fp64": (torch.float64, False),
 }
 CORRECTNESS = ("weird", "blocks", "empty")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import networks, schedule, tasks
+from . import networks, precision, schedule, tasks
 from .files import UserError, atomic_write
 
 if sys.version_info >= (3, 11):
@@ -46,6 +46,7 @@ class Settings:
     batch_size: int = 100
     lr: float = 1e-3
     schedule: str = "one-cycle"
+    precision: str | None = None  # the device's own
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,6 +65,8 @@ class Settings:
             raise UserError(f"lr must be a positive number, not {self.lr}")
         if self.schedule not in schedule.NAMES:
             raise UserError(f"schedule must be one of {', '.join(schedule.NAMES)}, not {self.schedule!r}")
+        if self.precision not in (None, *precision.NAMES):
+            raise UserError(f"precision must be one of {', '.join(precision.NAMES)}, not {self.precision!r}")
         if self.colours < 2:
             raise UserError(f"colours must be at least 2, not {self.colours}")
         if self.size < _SMALLEST:

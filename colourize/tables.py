@@ -34,7 +34,7 @@ def training(run: Run) -> Table:
     rows = {
         "run": f"{settings.task}, {settings.network}",
         "data": f"{settings.data}, batch {settings.batch_size}, lr {settings.lr:g} {settings.schedule}, "
-        f"seed {settings.seed}",
+        f"seed {settings.seed}, {settings.precision}",
         f"last epoch, {last['epoch']}": describe(last, run.task),
         f"best epoch, {best['epoch']}": "the last" if best is last else describe(best, run.task),
         "files": f"{run.folder}: {', '.join(WEIGHTS.values())}, metrics.csv, curves.png, samples.png",

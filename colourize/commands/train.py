@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .. import networks, tables, tasks, training
+from .. import networks, precision, tables, tasks, training
 from ..runs import Run
 from ..settings import Settings
 from .options import (
@@ -62,8 +62,15 @@ def train(
     batch_size: Annotated[int | None, option("--batch-size", "pictures a step", Settings.batch_size)] = None,
     lr: Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)] = None,
     schedule: Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)] = None,
+    precision: Annotated[
+        str | None, option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")
+    ] = None,
     seed: Seed = None,
     device: Device = None,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="replay the step from a CUDA graph (default: where it can be)"),
+    ] = None,
     threads: Threads = None,
     out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
@@ -76,7 +83,7 @@ def train(
     given = chosen(locals())
     settings = Run.open(folder).settings.replace(**given) if resume else Settings(**given)
     try:
-        run = training.train(settings, folder, resume=resume, device=device, console=console)
+        run = training.train(settings, folder, resume=resume, device=device, graph=graph, console=console)
     except KeyboardInterrupt:
         command = [*sys.argv[1:], *([] if resume else ["--resume"])]
         errors.print(

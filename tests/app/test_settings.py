@@ -29,6 +29,7 @@ def test_file_holds_every_setting(tmp_path):
         batch_size=9,
         lr=2e-5,
         schedule="cosine",
+        precision="bf16",
         seed=11,
     )
     settings.save(tmp_path / "settings.toml")
@@ -50,6 +51,7 @@ def test_file_holds_every_setting(tmp_path):
         ({"lr": 0.0}, "lr.*positive.*0"),
         ({"lr": float("nan")}, "lr.*nan"),
         ({"schedule": "linear"}, "schedule.*constant, cosine, one-cycle.*'linear'"),
+        ({"precision": "fp16"}, "precision must be one of fp32, tf32, bf16, not 'fp16'"),
         ({"seed": -1}, "seed.*-1"),
         ({"colours": 1}, "colours.*at least 2"),
         ({"kernel_size": 2}, "kernel_size.*odd"),

@@ -83,7 +83,7 @@ def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path):
     train(constant.replace(epochs=1), tmp_path / "run")
     train(constant, tmp_path / "run", resume=True)
     assert results(tmp_path / "run") == results(tmp_path / "long")
-    assert Run.open(tmp_path / "run").settings == constant
+    assert Run.open(tmp_path / "run").settings == constant.replace(precision="fp32")
 
 
 def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path, caplog, straight):
@@ -92,6 +92,14 @@ def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path,
     train(tiny, tmp_path / "run", resume=True)
     assert "epochs was 1 and becomes 3" in caplog.text
     assert results(tmp_path / "run") != straight
+
+
+def test_another_precision_is_said_to_be_another_training(tiny, tmp_path, caplog):
+    train(tiny.replace(epochs=1, schedule="constant"), tmp_path / "run")
+    assert Run.open(tmp_path / "run").settings.precision == "fp32"
+    train(tiny.replace(schedule="constant", epochs=2, precision="bf16"), tmp_path / "run", resume=True)
+    assert "precision was fp32 and becomes bf16" in caplog.text
+    assert Run.open(tmp_path / "run").settings.precision == "bf16"
 
 
 @pytest.mark.parametrize("write", [2, 3, 4, 5, 6, 7, 13])

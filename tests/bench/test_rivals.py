@@ -14,9 +14,12 @@ from bench.cases import CASES
 from bench.layers import PASSES, layer
 from bench.modules import gradients, randomise
 from bench.networks import NetworkCase, inference, training
+from bench.rows import Row
 from bench.subjects import SETS, choose, subjects
+from bench.tables import UNITS, beside_cells
 from bench.variants import variants
 from colourize import networks
+from myconv2d import backends
 
 CPU = torch.device("cpu")
 _HAS_ONNX_RUNTIME = all(
@@ -93,6 +96,19 @@ def test_on_a_gpu_the_framework_competes_in_cuda_graphs_too() -> None:
     }
     assert names == layouts | {f"{name} in a CUDA graph" for name in layouts}
     assert {variant.name for variant in variants(CPU, compiled=True)} == layouts
+
+
+def test_on_a_gpu_the_other_backend_is_shown_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "problem", lambda *args: None)
+    monkeypatch.setattr(backends, "choose", lambda *args: backends.Choice("triton", "first choice", False))
+    subject = layer(CASES["c3-k3-32px-n1"], "forward", torch.device("cuda"))
+    sides = {contestant.name: contestant.side for contestant in subject.contestants()}
+    assert [name for name, side in sides.items() if side == "beside"] == [
+        "our native, channels_last in a CUDA graph"
+    ]
+    row = Row("a", "forward", "layer", [], sides={"our native": "beside", "ours": "ours"})
+    row.samples = {"our native": [3e-6] * 5, "ours": [2e-6] * 5}
+    assert list(beside_cells([row], UNITS["cuda"])) == [("a", "forward", "our native", "3", "1.50×")]
 
 
 def test_blocks_are_those_of_the_unet() -> None:
