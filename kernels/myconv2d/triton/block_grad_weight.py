@@ -18,7 +18,8 @@ from .tuning import splits
 
 # The idea: GEMM of (outputs × positions) by (positions × taps·channels) of one feed, both operands computed as they
 #   are loaded. Each program sums over the tiles of one split and writes a partial; block_weight_reduce adds them up.
-# Tile: BLOCK_K outputs × BLOCK_J of the taps·channels; a step takes TILE_N·TILE_P·TILE_Q positions.
+# Tile: BLOCK_K outputs × BLOCK_J of the taps·channels, the longer edge as rows, of which wgmma wants 64; a step takes
+#   TILE_N·TILE_P·TILE_Q positions.
 # Bias: where there is one to have, the programs of the first J tile also sum the gradient they hold, as the last column.
 # Bound: memory at these channel counts; every J tile computes the gradient again (from L2).
 @triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles", "tiles_per_split"])
@@ -36,6 +37,7 @@ def block_grad_weight(
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = TILE_N * TILE_P * TILE_Q
+    TALL: tl.constexpr = BLOCK_J >= BLOCK_K
     tiles_k: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     tiles_j: tl.constexpr = (R * S * C + BLOCK_J - 1) // BLOCK_J if FLAT else R * S * ((C + BLOCK_J - 1) // BLOCK_J)
     program = tl.program_id(0)
@@ -45,7 +47,7 @@ def block_grad_weight(
     in_outputs = below(k, K, BLOCK_K)
     row, column, c, in_channels = columns_of(tile_j, C, R, S, FLAT, BLOCK_J)
 
-    accumulator = tl.zeros((BLOCK_K, BLOCK_J), tl.float32)
+    accumulator = tl.zeros((BLOCK_J, BLOCK_K) if TALL else (BLOCK_K, BLOCK_J), tl.float32)
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
     for tile in range(split * tiles_per_split, tl.minimum((split + 1) * tiles_per_split, tiles)):
         n, p, q = tile_positions(tile, rows, columns, TILE_N, TILE_P, TILE_Q, False)
@@ -57,10 +59,15 @@ def block_grad_weight(
                           rows, columns, K, False)  # fmt: skip
         b = feed_tile(tensor, scale, shift, n, p + (row - PADDING_H), q + (column - PADDING_W), c,
                       inside & in_channels, height, width, C, UPSAMPLE, PADDING_H > 0 or PADDING_W > 0)  # fmt: skip
-        accumulator = tl.dot(tl.trans(a), b, accumulator, PRECISION)
+        if TALL:
+            accumulator = tl.dot(tl.trans(b), a, accumulator, PRECISION)
+        else:
+            accumulator = tl.dot(tl.trans(a), b, accumulator, PRECISION)
         if BIAS and tile_j == 0:
             bias_sum += tl.sum(a.to(tl.float32), 0)
 
+    if TALL:
+        accumulator = tl.trans(accumulator)
     k = program // tiles_j % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
     partial_rows = partial + (split.to(tl.int64) * K + k) * COLUMNS
     j = (row * S + column) * CHANNELS + c
