@@ -113,7 +113,7 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
     return *grads[0], *grads[1], *parameters
 
 
-def activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool) -> Tensor:
+def activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, *, allow_tf32: bool = False) -> Tensor:
     n, c, h, w = raw.shape
     result = _image(raw, (n, c, 2 * h, 2 * w) if upsample else raw.shape)
     if result.numel():
@@ -122,7 +122,7 @@ def activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool) -> Tenso
 
 
 def activate_backward(
-    grad: Tensor, raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool
+    grad: Tensor, raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, *, allow_tf32: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     if raw.numel() == 0:
         return torch.empty_like(raw, memory_format=torch.channels_last), torch.zeros_like(scale), torch.zeros_like(shift)
