@@ -2,9 +2,9 @@
 
 Not yet run on a GPU: proved in Triton's interpreter against the reference, and compiled ahead of time for sm_90.
 
-Launches: `block` 1 (2 with batch norm), `block_inference` 1, `block_backward` 1 for the batch norm, 1 for each feed that
-wants gradients and 1 for its vectors, 1 for the weight's of each feed and 1 to reduce them. Images are read and written
-in channels_last, and a weight in its like: what comes in another layout is copied first.
+Launches: `block` 1 (2 with batch norm), `block_inference` 1, `block_backward` 1 for the batch norm, 1 for each feed
+that wants gradients and 1 for its scale and shift, 1 for each feed's part of the weight and 1 to reduce these. Images
+are read and written in channels_last, and so are weights: what comes in another layout is copied first.
 """
 
 from __future__ import annotations
@@ -125,5 +125,6 @@ def activate_backward(
     grad: Tensor, raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, *, allow_tf32: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     if raw.numel() == 0:
-        return torch.empty_like(raw, memory_format=torch.channels_last), torch.zeros_like(scale), torch.zeros_like(shift)
+        none = torch.empty_like(raw, memory_format=torch.channels_last)
+        return none, torch.zeros_like(scale), torch.zeros_like(shift)
     return block_activate.activate_backward(_dense(grad), _dense(raw), _vector(scale), _vector(shift), upsample)

@@ -49,10 +49,8 @@ def feed_tile(tensor, scale, shift,  # (N, H, W, C); (C) or None
     if HALO:
         inside = valid & (h >= 0) & (h < height) & (w >= 0) & (w < width)
     if UPSAMPLE:
-        at = (n * (height // 2) + (h >> 1)) * (width // 2) + (w >> 1)
-    else:
-        at = (n * height + h) * width + w
-    values = tl.load(tensor + (at * C + c), inside, other=0.0)
+        height, width, h, w = height // 2, width // 2, h >> 1, w >> 1
+    values = tl.load(tensor + (((n * height + h) * width + w) * C + c), inside, other=0.0)
     if scale is not None:
         image = activated(values, vector_tile(scale, c, C), vector_tile(shift, c, C))
         if HALO:

@@ -57,6 +57,7 @@ def block_grad_input(
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = TILE_N * TILE_P * TILE_Q
+    HALO: tl.constexpr = R > 1 or S > 1 or PADDING_H > 0 or PADDING_W > 0
     tiles_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     steps: tl.constexpr = (R * S * K + BLOCK_K - 1) // BLOCK_K if FLAT else R * S * ((K + BLOCK_K - 1) // BLOCK_K)
     program = tl.program_id(0)
@@ -74,7 +75,7 @@ def block_grad_input(
     for step in range(steps):
         row, column, k, in_outputs = columns_of(step, K, R, S, FLAT, BLOCK_K)
         a = gradient_tile(grad, index, y, mean, offset, slope, n[:, None], bottom - row, right - column, k,
-                          inside[:, None] & in_outputs, rows, columns, K, R > 1 or S > 1 or PADDING_H > 0 or PADDING_W > 0)  # fmt: skip
+                          inside[:, None] & in_outputs, rows, columns, K, HALO)  # fmt: skip
         b = tl.load(weight_rows + (row * WEIGHT_R + column * WEIGHT_S + k * WEIGHT_K),
                     in_channels[:, None] & in_outputs, other=0.0)  # fmt: skip
         to_image = tl.dot(a, tl.trans(b), to_image, PRECISION)

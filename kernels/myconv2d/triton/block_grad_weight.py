@@ -20,7 +20,7 @@ from .tuning import splits
 #   are loaded. Each program sums over the tiles of one split and writes a partial; block_weight_reduce adds them up.
 # Tile: BLOCK_K outputs × BLOCK_J of the taps·channels, the longer edge as rows, of which wgmma wants 64; a step takes
 #   TILE_N·TILE_P·TILE_Q positions.
-# Bias: where there is one to have, the programs of the first J tile also sum the gradient they hold, as the last column.
+# Bias: if it has a gradient, the programs of the first J tile also sum the y gradients they hold, as the last column.
 # Bound: memory at these channel counts; every J tile computes the gradient again (from L2).
 @triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles", "tiles_per_split"])
 def block_grad_weight(

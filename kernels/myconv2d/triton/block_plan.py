@@ -32,7 +32,7 @@ def plan(dtype: torch.dtype, allow_tf32: bool, outputs: int, picture: int) -> Pl
     """Of forward and grad_input, `outputs` being the channels of the result and `picture` its P·Q."""
     block = clamp(power_of_two(outputs), 16, 64)
     if dtype == torch.float32 and not allow_tf32:  # no tensor cores: registers are the limit
-        return Plan(64, min(block, 32), 16, warps=4, stages=2)
+        return Plan(64, min(block, 32), 16, warps=4, stages=3)
     return Plan(64 if picture <= 64 else 128, block, 64 if dtype.itemsize == 2 else 32, warps=4, stages=3)
 
 

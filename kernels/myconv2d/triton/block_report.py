@@ -1,6 +1,6 @@
 """The fused blocks' kernels compiled for sm_90, and what their machine code holds; see compile_report.py.
 
-`python -m myconv2d.triton.block_report` prints the table for the UNet's blocks, and fails if any kernel spills registers.
+`python -m myconv2d.triton.block_report` prints the table for the UNet's blocks, and fails if a kernel spills registers.
 """
 
 from __future__ import annotations
