@@ -118,7 +118,7 @@ class ConvBlock(nn.Module):
         )
         if norm.training and norm.track_running_stats:
             n, _, p, q = operands.size
-            _update(norm, mean, var, n * p * q)
+            _update(norm, mean, var, n * p * q, operands.backend)
         return Pending(raw, scale, shift, self.resize == "upsample")
 
     def _infer(self, operands: _Operands) -> Pending:
@@ -258,14 +258,18 @@ def _requires_grad(operands: _Operands, others: Iterable[Tensor | None]) -> bool
     return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
 
 
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
     """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
-    momentum = norm.momentum
+    momentum, unbias = norm.momentum, count / (count - 1)
+    if backend == "triton" and momentum is not None and norm.running_mean is not None:
+        from .triton.block_statistics import update  # imports triton
+
+        update(mean, var, norm.running_mean, norm.running_var, norm.num_batches_tracked, momentum, unbias)
+        return
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if momentum is None:  # the mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
     if norm.running_mean is not None:
-        unbiased = var * (count / (count - 1))
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum or 0.0)
+        norm.running_var.lerp_((var * unbias).to(norm.running_var.dtype), momentum or 0.0)

@@ -6,7 +6,6 @@ The interpreter's bfloat16 is wrong, so that type waits for a GPU.
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ from block_modules import Net, Plain, PlainNet, close, same_state  # noqa: E402
 
 from myconv2d import ConvBlock, block_operators, block_reference, explain_block, use_backend  # noqa: E402
 from myconv2d.operators import overload  # noqa: E402
-from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, unsupported  # noqa: E402
+from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, block_statistics, unsupported  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 # Relative to the largest value: what every backend's blocks are held to; in 16 bits, four roundings.
@@ -39,7 +38,7 @@ KINDS = ("plain", "affine", "upsample", "both")
 CASES = [
     *(Case((kind,), (3,), norm=norm, pool=pool)
       for kind in KINDS for norm, pool in ((False, False), (True, False), (True, True))),
-    *(Case(pair, (3, 2), bias=i % 2 == 0, pool=i % 3 == 0) for i, pair in enumerate(itertools.product(KINDS, KINDS))),
+    *(Case((KINDS[i % 4], KINDS[(i + 1 + i // 4) % 4]), (3, 2), bias=i % 2 == 0, pool=i % 3 == 0) for i in range(8)),
     Case(("affine",), (4,), size=(7, 9), pool=True),  # the last row and column are not pooled
     Case(("plain",), (4,), size=(5, 6), padding=(0, 0), pool=True),
     Case(("plain",), (1,), 1, size=(9, 8), kernel=(5, 5), padding=(2, 2), pool=True),
@@ -47,9 +46,9 @@ CASES = [
     Case(("upsample",), (2,), kernel=(4, 1), padding=(0, 3), pool=True),
     Case(("affine",), (32,), 16, size=(4, 6), kernel=(1, 1), padding=(0, 0)),  # no halo
     Case(("both", "plain"), (24, 1), 3, size=(6, 4), norm=False),
-    Case(("affine", "both"), (16, 24), 24, size=(4, 4), pool=True),
+    Case(("affine", "both"), (16, 24), 24, size=(4, 4), pool=True, batch=1),
     Case(("affine",), (5,), 40, size=(4, 4), batch=3),  # two blocks of outputs
-    Case(("both",), (20,), 3, size=(18, 4), pool=True),  # tall: several tiles, one of them in part
+    Case(("both",), (20,), 3, size=(18, 4), pool=True, batch=1),  # tall: several tiles, one of them in part
     Case(("affine",), (8,), 8, size=(1, 1), batch=5),
 ]  # fmt: skip
 
@@ -123,7 +122,7 @@ def test_forward_and_backward(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("case", CASES[0:3] + CASES[6:9] + [CASES[14], CASES[-11], *CASES[-6:-3]], ids=str)
+@pytest.mark.parametrize("case", CASES[0:3] + CASES[6:9] + [CASES[14], *CASES[-6:-2]], ids=str)
 def test_inference(case: Case, relu: bool, dtype: torch.dtype) -> None:
     args = arguments(case, usable(dtype))
     mean, var = torch.randn(case.out_channels), torch.rand(case.out_channels) + 0.1
@@ -175,11 +174,9 @@ def test_statistics_of_a_large_mean() -> None:
     check(scale, args[11].double() * (exact + EPS).rsqrt(), 1e-6)
 
 
-def test_more_tiles_than_the_last_kernels_read_at_once() -> None:
-    args = Case(("affine",), (1,), 1, size=(3, 3), kernel=(1, 1), padding=(0, 0), batch=4111).arguments(torch.float32)
-    raw, _, _, scale, shift, mean, var = run("block", *args)
-    check(mean, raw.double().mean((0, 2, 3)), 1e-6)
-    check(var, raw.double().var((0, 2, 3), correction=0), 1e-6)
+def test_more_tiles_than_the_last_kernels_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_statistics, "at_once", lambda tiles: 2)
+    test_forward_and_backward(Case(("affine",), (3,), 4, size=(17, 8)), torch.float32)
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -244,6 +241,20 @@ def test_network(training: bool) -> None:
             for one, other in zip(*pairs, strict=True):
                 close(one, other)
     same_state(ours, theirs)
+
+
+@pytest.mark.parametrize("change", [{"momentum": None}, {"num_batches_tracked": None}, {"momentum": 1.0}], ids=str)
+def test_running_statistics(change: dict) -> None:
+    ours = ConvBlock(3, 4).to(DEVICE)
+    for name, value in change.items():
+        setattr(ours.norm, name, value)
+    theirs, versions = Plain(ours), [b._version for b in ours.buffers()]
+    for _ in range(2):
+        x = torch.randn(2, 3, 3, 4, device=DEVICE)
+        with use_backend("triton"), torch.no_grad():
+            close(ours(x), theirs(x))
+        same_state(ours, theirs)
+    assert all(b._version > before for b, before in zip(ours.buffers(), versions, strict=True))
 
 
 def test_second_derivatives() -> None:

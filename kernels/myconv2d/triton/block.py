@@ -21,9 +21,10 @@ from .block_statistics import normalise, through_norm
 
 
 def _dense(image: Tensor) -> Tensor:
-    """An image in channels_last with exactly its strides, also along axes of size 1 (where torch is lenient)."""
-    n, c, h, w = image.shape
-    if image.stride() == (h * w * c, 1, w * c, c):
+    """An image in channels_last without gaps; the same one if it is that already."""
+    _, c, h, w = image.shape
+    strides = zip(image.shape, image.stride(), (h * w * c, 1, w * c, c), strict=True)
+    if all(size == 1 or stride == dense for size, stride, dense in strides):
         return image
     return torch.empty_like(image, memory_format=torch.channels_last).copy_(image)
 

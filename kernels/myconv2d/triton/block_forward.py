@@ -55,9 +55,9 @@ def convolve(accumulator, tensor, scale, shift, n, top, left, valid, height, wid
 #   loaded (block_feed.py), first all of the first feed, then all of the second: nothing is ever concatenated.
 # Layout: images channels_last and dense; weight (K, R, S, C), dense, rows of channels for both operands.
 # Tile: TILE_N·TILE_P·TILE_Q positions × BLOCK_K outputs, fp32.
-# Epilogue, training (`partial`): y rounded and written; of the rounded values each tile's mean and sum of squares
-#   about it, for block_statistics.py; with `index`, each 2 × 2 window's value of the largest sign(gamma)·y beside.
-#   Inference: batch norm as scale and shift, ReLU, max-pool.
+# Epilogue, training (`partial`): y rounded and written; of the rounded values each tile's mean, rounded, and the
+#   sums of the differences from it and of their squares, for block_statistics.py; with `index`, each 2 × 2 window's
+#   value of the largest sign(gamma)·y beside. Inference: batch norm as scale and shift, ReLU, max-pool.
 # Bound: memory at these channel counts; each input pixel is read R·S times, all but once from L1.
 @triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles"])
 def block_forward(
@@ -68,7 +68,7 @@ def block_forward(
     eps,
     result,  # (N, P, Q, K), or its windows (N, P/2, Q/2, K)
     full, index,  # training with pooling: (N, P, Q, K), (N, P/2, Q/2, K); else None
-    partial,  # training with batch norm: (2·K + 1, tiles); else None
+    partial,  # training with batch norm: (3·K + 1, tiles); else None
     batch, height, width, rows, columns, tiles,  # N, H, W of the images, P, Q
     C1: tl.constexpr, UPSAMPLE_1: tl.constexpr, FLAT_1: tl.constexpr, BLOCK_1: tl.constexpr,
     C2: tl.constexpr, UPSAMPLE_2: tl.constexpr, FLAT_2: tl.constexpr, BLOCK_2: tl.constexpr,
@@ -118,9 +118,10 @@ def block_forward(
         centred = y - average[None, :]
         centred = centred if EVEN else tl.where(inside[:, None], centred, 0.0)
         tl.store(partial + k.to(tl.int64) * tiles + tile, average, in_outputs)
-        tl.store(partial + (K + k).to(tl.int64) * tiles + tile, tl.sum(centred * centred, 0), in_outputs)
+        tl.store(partial + (K + k).to(tl.int64) * tiles + tile, tl.sum(centred, 0), in_outputs)
+        tl.store(partial + (2 * K + k).to(tl.int64) * tiles + tile, tl.sum(centred * centred, 0), in_outputs)
         if program % tiles_k == 0:
-            tl.store(partial + tl.full((), 2 * K, tl.int64) * tiles + tile, count)
+            tl.store(partial + tl.full((), 3 * K, tl.int64) * tiles + tile, count)
 
     if full is not None or not POOL:
         every = full if POOL else result
@@ -158,7 +159,7 @@ def forward(
     statistics: bool = False,
     allow_tf32: bool,
 ) -> torch.Tensor | None:
-    """Fills result, full and index; gives the tiles' partial statistics (2·K + 1, tiles), if they are wanted.
+    """Fills result, full and index; gives the tiles' partial statistics (3·K + 1, tiles), if they are wanted.
 
     Nothing is empty, but for the batch when there are `statistics`.
     """
@@ -168,7 +169,7 @@ def forward(
     chosen = plan(weight.dtype, allow_tf32, outputs, rows * columns)
     tile = Tile.of(chosen.positions, rows, columns, pool)
     tiles = tile.count(batch, rows, columns)
-    partial = weight.new_empty((2 * outputs + 1, tiles), dtype=torch.float32) if statistics else None
+    partial = weight.new_empty((3 * outputs + 1, tiles), dtype=torch.float32) if statistics else None
     if tiles == 0:
         return partial
     blocks = [chosen.reduction(feed.channels, taps_h * taps_w) for feed in feeds]

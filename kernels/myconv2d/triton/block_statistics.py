@@ -10,18 +10,20 @@ import triton
 import triton.language as tl
 
 from .launch import ceil_div, launch, power_of_two
+from .tuning import clamp
 
 
-# The statistics of the whole from those of its tiles (count, mean, sum of squares about the mean; Chan, Golub,
-# LeVeque 1983), and what the next block reads: scale = gamma/√(var + eps), shift = beta − mean·scale.
+# The statistics of the whole from those of its tiles (count, rounded mean, sums of differences from that and of their
+# squares; Chan, Golub, LeVeque 1983), and what the next block reads: gamma/√(var + eps) and beta − mean·scale.
 # Up to BLOCK tiles in one go; more, one after another. One program per channel. Bound: latency.
 @triton.jit(do_not_specialize=["tiles"])
 def norm_finish(partial, gamma, beta, eps, out_scale, out_shift, out_mean, out_var, tiles,
                 K: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     k = tl.program_id(0)
     means = partial + k.to(tl.int64) * tiles
-    squares = partial + (K + k).to(tl.int64) * tiles
-    counts = partial + tl.full((), 2 * K, tl.int64) * tiles
+    differences = partial + (K + k).to(tl.int64) * tiles
+    squares = partial + (2 * K + k).to(tl.int64) * tiles
+    counts = partial + tl.full((), 3 * K, tl.int64) * tiles
     count = tl.full((), 0.0, tl.float64)
     mean = tl.full((), 0.0, tl.float64)
     square = tl.full((), 0.0, tl.float64)
@@ -30,10 +32,12 @@ def norm_finish(partial, gamma, beta, eps, out_scale, out_shift, out_mean, out_v
         valid = i < tiles
         n = tl.load(counts + i, valid, other=0.0).to(tl.float64)
         m = tl.load(means + i, valid, other=0.0).to(tl.float64)
+        d = tl.load(differences + i, valid, other=0.0).to(tl.float64)
         s = tl.load(squares + i, valid, other=0.0).to(tl.float64)
         here = tl.sum(n, 0)
-        average = tl.sum(n * m, 0) / here
-        s = tl.sum(s + tl.where(valid, n * (m - average) * (m - average), 0.0), 0)
+        average = tl.sum(n * m + d, 0) / here
+        m -= average
+        s = tl.sum(s + m * (n * m + 2.0 * d), 0)  # about the average in place of the tile's own mean
         total = count + here
         apart = average - mean
         square += s + apart * apart * (count * here / total)
@@ -53,10 +57,50 @@ def normalise(partial: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, ep
     scale, shift = torch.empty_like(gamma), torch.empty_like(beta)
     mean, var = (gamma.new_empty(gamma.shape, dtype=torch.float32) for _ in range(2))
     outputs, tiles = gamma.shape[0], partial.shape[1]
-    block = min(max(power_of_two(tiles), 32), 1024)
     launch(norm_finish, outputs, gamma.device, partial, gamma, beta, eps, scale, shift, mean, var, tiles,
-           K=outputs, BLOCK=block, num_warps=4)  # fmt: skip
+           K=outputs, BLOCK=at_once(tiles), num_warps=4)  # fmt: skip
     return scale, shift, mean, var
+
+
+# One launch in place of the framework's five. Bound: latency.
+@triton.jit(do_not_specialize=["outputs", "momentum", "unbias"])
+def update_running(mean, var, running_mean, running_var, batches, momentum, unbias, outputs, BLOCK: tl.constexpr):
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    valid = k < outputs
+    for_mean = tl.load(running_mean + k, valid, other=0.0).to(tl.float32)
+    for_var = tl.load(running_var + k, valid, other=0.0).to(tl.float32)
+    for_mean += momentum * (tl.load(mean + k, valid, other=0.0) - for_mean)
+    for_var += momentum * (tl.load(var + k, valid, other=0.0) * unbias - for_var)
+    tl.store(running_mean + k, for_mean.to(running_mean.dtype.element_ty), valid)
+    tl.store(running_var + k, for_var.to(running_var.dtype.element_ty), valid)
+    if batches is not None and tl.program_id(0) == 0:
+        tl.store(batches, tl.load(batches) + 1)
+
+
+def update(
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    batches: torch.Tensor | None,
+    momentum: float,
+    unbias: float,
+) -> None:
+    """running += momentum·(new − running), in place; var is biased and `unbias` corrects it; batches += 1.
+
+    All but `batches` (int64) are vectors over the channels without gaps.
+    """
+    outputs = mean.shape[0]
+    launch(update_running, ceil_div(outputs, 128), mean.device, mean, var, running_mean, running_var, batches,
+           momentum, unbias, outputs, BLOCK=128, num_warps=4)  # fmt: skip
+    for changed in (running_mean, running_var, batches):
+        if changed is not None and not changed.is_inference():
+            torch.autograd.graph.increment_version(changed)
+
+
+def at_once(tiles: int) -> int:
+    """How many tiles' partial results a program reads before it adds them up."""
+    return clamp(power_of_two(tiles), 32, 1024)
 
 
 # Everything that scale, shift, mean and var depend on is y, whose gradient is grad + offset + slope·(y − mean) with
@@ -119,6 +163,6 @@ def scale_and_shift(partial: torch.Tensor, scale: torch.Tensor, shift: torch.Ten
     """The gradients of a feed's scale and shift from `partial` (2·C, tiles)."""
     to_scale, to_shift = torch.empty_like(scale), torch.empty_like(shift)
     rows, tiles = partial.shape
-    block = min(max(power_of_two(tiles), 32), 1024)
-    launch(sum_tiles, rows, partial.device, partial, to_scale, to_shift, tiles, C=rows // 2, BLOCK=block, num_warps=4)
+    launch(sum_tiles, rows, partial.device, partial, to_scale, to_shift, tiles, C=rows // 2, BLOCK=at_once(tiles),
+           num_warps=4)  # fmt: skip
     return to_scale, to_shift
