@@ -292,6 +292,23 @@ def test_autocast_keeps_vectors_wide() -> None:
     assert same == [b.dtype for b in plain.buffers()]
 
 
+def test_autocast_of_a_network() -> None:
+    """Down, up with a skip, and a convolution without batch norm, whose bias stays wide too."""
+    dtype = torch.float16 if INTERPRETED else torch.bfloat16
+    ours = Net().to(DEVICE)
+    theirs = PlainNet(ours)
+    x = torch.randn(1, 3, 4, 4, device=DEVICE, requires_grad=True)
+    with use_backend("triton"), torch.autocast(DEVICE, dtype):
+        output = ours(x)
+    assert output.dtype == dtype
+    expected, bound = theirs(x), 100 * torch.finfo(dtype).eps / 1e-4
+    close(output.float(), expected, bound)
+    grads = torch.autograd.grad(output.float().sum(), [x, *ours.parameters()])
+    for one, other in zip(grads, torch.autograd.grad(expected.sum(), [x, *theirs.parameters()]), strict=True):
+        assert one.dtype == torch.float32
+        close(one, other, bound)
+
+
 def test_default_operator_and_words() -> None:
     block = ConvBlock(3, 4, kernel_size=5).to(DEVICE)  # which the CPU's fused kernels do not serve
     x = torch.randn(1, 3, 6, 6, device=DEVICE)

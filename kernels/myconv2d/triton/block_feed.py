@@ -34,10 +34,15 @@ def vector_tile(vector, c, C: tl.constexpr):
 
 
 @triton.jit
+def relu(values):
+    """max(values, 0); not-a-number stays one."""
+    return tl.maximum(values, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def activated(values, scale, shift):
-    """relu(scale·values + shift) in fp32; not-a-number stays one."""
-    values = scale * values.to(tl.float32) + shift
-    return tl.where(values < 0, 0.0, values)
+    """relu(scale·values + shift) in fp32."""
+    return relu(scale * values.to(tl.float32) + shift)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .block_feed import columns_of, feed_tile, vector_tile
+from .block_feed import columns_of, feed_tile, relu, vector_tile
 from .block_plan import plan, precision
 from .block_tile import Tile, pick, pooled_positions, tile_positions
 from .indexing import below
@@ -108,7 +108,7 @@ def block_forward(
         shift = vector_tile(beta, k, K) - vector_tile(mean, k, K) * scale
         y = y * scale[None, :] + shift[None, :]
     if RELU:
-        y = tl.where(y < 0, 0.0, y)
+        y = relu(y)
     y = y.to(result.dtype.element_ty).to(tl.float32)  # what follows goes by the values that are written
 
     if partial is not None:

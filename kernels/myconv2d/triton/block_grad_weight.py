@@ -10,7 +10,7 @@ from .block_feed import columns_of, feed_tile, gradient_tile
 from .block_forward import Feed
 from .block_grad_input import Gradient
 from .block_plan import precision, weight_plan
-from .block_tile import Tile, tile_positions
+from .block_tile import Tile, next_origin, tile_origin, within_tile
 from .indexing import below
 from .launch import ceil_div, launch, needs_64_bit
 from .tuning import splits
@@ -49,8 +49,11 @@ def block_grad_weight(
 
     accumulator = tl.zeros((BLOCK_J, BLOCK_K) if TALL else (BLOCK_K, BLOCK_J), tl.float32)
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
-    for tile in range(split * tiles_per_split, tl.minimum((split + 1) * tiles_per_split, tiles)):
-        n, p, q = tile_positions(tile, rows, columns, TILE_N, TILE_P, TILE_Q, False)
+    within_n, within_p, within_q = within_tile(TILE_N, TILE_P, TILE_Q, False)
+    tile = split * tiles_per_split
+    first_n, first_p, first_q = tile_origin(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
+    for _ in range(tl.minimum(tiles_per_split, tiles - tile)):
+        n, p, q = within_n + first_n, within_p + first_p, within_q + first_q
         if INDEX_64:
             n = n.to(tl.int64)
         inside = tl.full((M,), 1, tl.int1) if EVEN else (n < batch) & (p < rows) & (q < columns)
@@ -65,6 +68,7 @@ def block_grad_weight(
             accumulator = tl.dot(tl.trans(a), b, accumulator, PRECISION)
         if BIAS and tile_j == 0:
             bias_sum += tl.sum(a.to(tl.float32), 0)
+        first_n, first_p, first_q = next_origin(first_n, first_p, first_q, rows, columns, TILE_N, TILE_P, TILE_Q)
 
     if TALL:
         accumulator = tl.trans(accumulator)

@@ -41,9 +41,8 @@ class Tile(NamedTuple):
 
 
 @triton.jit
-def tile_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
-                   WINDOWS: tl.constexpr):  # fmt: skip
-    """Picture, row and column, each [TILE_N·TILE_P·TILE_Q], of a tile's positions.
+def within_tile(TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr, WINDOWS: tl.constexpr):
+    """Picture, row and column, each [TILE_N·TILE_P·TILE_Q], of a tile's positions, counted from its first.
 
     Row by row; or, with WINDOWS, by windows of 2 × 2 with position 2·dy + dx fastest: then `pooled_positions` are
     those of the windows, in their order.
@@ -55,13 +54,35 @@ def tile_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constex
     else:
         q = i % TILE_Q
         p = i // TILE_Q % TILE_P
-    n = i // (TILE_Q * TILE_P)
+    return i // (TILE_Q * TILE_P), p, q
+
+
+@triton.jit
+def tile_origin(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr):
+    """Picture, row and column of a tile's first position."""
     tiles_q = tl.cdiv(columns, TILE_Q)
     tiles_p = tl.cdiv(rows, TILE_P)
-    n += tile // (tiles_q * tiles_p) * TILE_N
-    p += tile // tiles_q % tiles_p * TILE_P
-    q += tile % tiles_q * TILE_Q
+    return tile // (tiles_q * tiles_p) * TILE_N, tile // tiles_q % tiles_p * TILE_P, tile % tiles_q * TILE_Q
+
+
+@triton.jit
+def next_origin(n, p, q, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr):
+    """Of the tile after the one that starts at (n, p, q), without a division."""
+    q += TILE_Q
+    p += tl.where(q >= columns, TILE_P, 0)
+    q = tl.where(q >= columns, 0, q)
+    n += tl.where(p >= rows, TILE_N, 0)
+    p = tl.where(p >= rows, 0, p)
     return n, p, q
+
+
+@triton.jit
+def tile_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
+                   WINDOWS: tl.constexpr):  # fmt: skip
+    """Picture, row and column of a tile's positions, in the order of `within_tile`."""
+    n, p, q = within_tile(TILE_N, TILE_P, TILE_Q, WINDOWS)
+    first_n, first_p, first_q = tile_origin(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
+    return n + first_n, p + first_p, q + first_q
 
 
 @triton.jit
