@@ -4,7 +4,8 @@ Not yet run on a GPU: proved in Triton's interpreter against the reference, and 
 
 Launches: `block` 1 (2 with batch norm), `block_inference` 1, `block_backward` 1 for the batch norm, 1 for each feed
 that wants gradients and 1 for its scale and shift, 1 for each feed's part of the weight and 1 to reduce these. Images
-are read and written in channels_last, and so are weights: what comes in another layout is copied first.
+are read and written in channels_last, and so are weights: what comes in another layout is copied first, and grad_input
+in float32 always takes a copy of the weight, because TF32's operands want the axis that is summed innermost.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
         gradient = gradient._replace(y=_dense(y), mean=_vector(mean), offset=vectors[0], slope=vectors[1])
 
     grads = [none[:3], none[3:6]]
-    filters, first_channel = _dense(weight), 0
+    filters, first_channel = weight, 0
+    if weight.dtype != torch.float32 and any(wanted[:2]):  # (of float32 grad_feed makes its own copy)
+        filters = _dense(weight)
     for i, feed in enumerate(feeds):
         if wanted[i] and feed.tensor.numel():
             own = filters[:, first_channel : first_channel + feed.channels]

@@ -102,7 +102,7 @@ def block_grad_input(
 
 def grad_feed(
     gradient: Gradient,
-    weight: torch.Tensor,  # (K, C, R, S), of this feed's channels
+    weight: torch.Tensor,  # (K, C, R, S), of this feed's channels, any strides
     feed: Feed,
     padding: tuple[int, int],
     allow_tf32: bool,
@@ -110,7 +110,7 @@ def grad_feed(
     """The gradients of the feed's tensor, scale and shift; the last two empty if it has none. Nothing is empty."""
     (rows, columns), (height, width), batch = gradient.size, feed.size, feed.tensor.shape[0]
     outputs, channels, taps_h, taps_w = weight.shape
-    if weight.dtype == torch.float32:  # TF32's operands both have their summed axis innermost
+    if weight.dtype == torch.float32:
         weight = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last).transpose(0, 1)
     chosen = plan(weight.dtype, allow_tf32, channels, height * width)
     tile = Tile.of(chosen.positions, height, width, feed.upsample)
