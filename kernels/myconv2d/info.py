@@ -12,6 +12,7 @@ from . import backends, block_operators, native
 from .functional import prepare
 from .operators import allow_tf32
 from .shapes import output_size
+from .triton import UNTRIED
 
 
 def info() -> dict[str, Any]:
@@ -37,6 +38,9 @@ def info() -> dict[str, Any]:
     no_blocks = block_operators.unavailable()
     served = "native, float32: 3×3, or up to 6×6 with 4 channels at most"
     facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else served
+    no_blocks = backends.problem("triton", "cuda", torch.float32)
+    served = f"triton, float32, float16 and bfloat16, any kernel ({UNTRIED})"
+    facts["fused blocks on cuda"] = f"none ({no_blocks})" if no_blocks else served
     for backend in backends.BACKENDS:
         for device in devices:
             if (problem := backends.problem(backend, device, torch.float32)) is not None:

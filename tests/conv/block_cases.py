@@ -96,7 +96,7 @@ def operator(name: str, suffix: str):
         return call
 
     def checked(*args):
-        if (why_not := block_operators.problem(args[weight])) is not None:
+        if (why_not := block_operators.problem("native", args[weight])) is not None:
             pytest.skip(why_not)
         return call(*args)
 

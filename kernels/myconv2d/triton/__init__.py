@@ -1,4 +1,5 @@
-"""The convolution as Triton kernels: forward, grad_input, grad_weight with grad_bias, for NVIDIA GPUs.
+"""The convolution as Triton kernels: forward, grad_input, grad_weight with grad_bias, for NVIDIA GPUs; in block.py the
+fused block's operators.
 
 Not yet run on a GPU: the kernels are proved on the CPU by Triton's interpreter against an fp64 oracle, and
 compiled ahead of time for sm_90 (`python -m myconv2d.triton.compile_report`). Nothing here has been timed, and no plan
@@ -15,6 +16,7 @@ import torch
 
 __all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "explain", "tune", "unsupported"]
 
+UNTRIED = "not yet run on a GPU: proved in Triton's interpreter and compiled for sm_90"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -1,0 +1,107 @@
+"""The fused blocks' kernels compile for sm_90 without a GPU, use the matrix units where they should, spill nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+pytest.importorskip("triton.language", reason="Triton is not installed")
+
+from myconv2d.triton.interpreter import INTERPRETED
+
+if INTERPRETED:
+    pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
+
+from myconv2d import block_operators, triton
+from myconv2d.operators import overload
+from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, block_report
+from myconv2d.triton.block_report import UNET, BlockLayer, Row, report
+from myconv2d.triton.compile_report import intercepted
+
+CONVOLUTIONS = ("block_forward", "block_grad_input", "block_grad_weight")
+FULL = BlockLayer((64,), 64, 8)
+
+
+def rows(layer: BlockLayer, *passes: str, arithmetic: str) -> list[Row]:
+    found = list(report([layer], passes, [arithmetic]))
+    assert [row.spills for row in found] == [0] * len(found), [row for row in found if row.spills]
+    return found
+
+
+def of(found: list[Row], *kernels: str) -> list[Row]:
+    return [row for row in found if row.kernel.partition(": ")[2] in kernels]
+
+
+@pytest.mark.parametrize(
+    ("layer", "arithmetic"),
+    [(FULL, "tf32"), (FULL, "bf16"), (FULL, "fp16"), (UNET[1], "tf32"), (UNET[1], "bf16")], ids=str
+)  # fmt: skip
+def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
+    """Both operands are computed as they are loaded, and still come by 16-byte copies while wgmma works."""
+    found = of(rows(layer, "forward", "backward", "inference", arithmetic=arithmetic), *CONVOLUTIONS)
+    assert [row.matrix for row in found] == ["wgmma"] * 4
+    for row in found:
+        assert row.asynchronous.startswith("16 B") and "," not in row.asynchronous, row
+
+
+@pytest.mark.parametrize(
+    ("layer", "arithmetic"),
+    [(UNET[0], "tf32"), (UNET[0], "bf16"), (UNET[4], "bf16"), (UNET[5], "tf32"), (UNET[6], "bf16")], ids=str
+)  # fmt: skip
+def test_other_blocks_use_tensor_cores_and_spill_nothing(layer: BlockLayer, arithmetic: str) -> None:
+    found = of(rows(layer, "forward", "backward", arithmetic=arithmetic), *CONVOLUTIONS)
+    assert {row.matrix for row in found} <= {"wgmma", "mma"}
+
+
+def test_strict_fp32_spills_nothing() -> None:
+    found = of(rows(UNET[3], "forward", "backward", arithmetic="fp32"), *CONVOLUTIONS)
+    assert {row.matrix for row in found} == {"fma"}
+
+
+def test_elementwise_kernels_spill_nothing() -> None:
+    assert len(rows(FULL, "activate", arithmetic="bf16")) == 3
+
+
+def test_launches() -> None:
+    """As block.py says: of a block with two feeds, forward 2, backward 8, inference 1."""
+    names: list[str] = []
+    with intercepted(lambda kernel, *args, **options: names.append(kernel.__name__)):
+        for name in ("forward", "backward", "inference"):
+            block_report._run(UNET[3], name, torch.bfloat16, False)
+    assert names == [
+        *("block_forward", "norm_finish"),
+        *("norm_backward", "block_grad_input", "sum_tiles", "block_grad_input", "sum_tiles"),
+        *("block_grad_weight", "block_grad_weight", "block_weight_reduce"),
+        "block_forward",
+    ]
+
+
+def test_64_bit_offsets_spill_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (block_forward, block_grad_input, block_grad_weight):
+        monkeypatch.setattr(module, "needs_64_bit", lambda *tensors: True)
+    found = of(rows(FULL, "forward", "backward", arithmetic="bf16"), *CONVOLUTIONS)
+    assert [row.matrix for row in found] == ["wgmma"] * 3
+
+
+def test_choice_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tensors that say they are on a GPU: triton by itself, native never, and in words why not."""
+    monkeypatch.setattr(triton, "_unsupported_gpu", lambda: None)
+    choose = block_operators.choose
+    with FakeTensorMode():
+        weight, x = (torch.empty(size, device="cuda") for size in ((8, 3, 5, 5), (2, 3, 8, 8)))
+        vector = torch.empty(8, device="cuda")
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            assert choose(weight.to(dtype), x.to(dtype), vector) == ("triton", "first choice on cuda")
+        assert "not torch.float64" in choose(weight.double(), x.double())[1]
+        assert "on cuda:0 and on cpu" in choose(weight, torch.empty(2, 3, 8, 8))[1]
+        assert "float32 on the CPU, not torch.float32 on cuda" in choose(weight, x, wanted="native")[1]
+        assert choose(weight, x, wanted="reference") == (None, "backend 'reference' has no fused kernels")
+        raw, full, index, *vectors = overload("block", "triton")(
+            x, None, None, True, None, None, None, False, weight, vector, [2, 2], vector, vector, 1e-5, True
+        )
+        assert full.shape == (2, 8, 16, 16) and raw.shape == index.shape == (2, 8, 8, 8)
+        assert raw.device.type == "cuda" and [v.shape for v in vectors] == [(8,)] * 4
+    monkeypatch.setattr(triton, "_unsupported_gpu", lambda: "torch sees no CUDA device")
+    with FakeTensorMode():
+        assert choose(torch.empty(8, 3, 5, 5, device="cuda")) == (None, "torch sees no CUDA device")
