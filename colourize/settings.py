@@ -42,6 +42,7 @@ class Settings:
     depth: int | None = None
     loss: str | None = None
     temperature: float | None = None
+    flips: bool = False
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
@@ -55,7 +56,7 @@ class Settings:
             value = getattr(self, name)
             if kind in (float, float | None) and type(value) is int:
                 object.__setattr__(self, name, float(value))
-            elif not isinstance(value, kind) or isinstance(value, bool):
+            elif not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
             elif type(value) is int and name != "seed" and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import data, lookup, plots, precision, tables
 from . import step as steps
 from .colour import Palette
-from .data import Images, Split
+from .data import Images, Mirrored, Split
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
@@ -65,23 +65,28 @@ def train(
             run.save_results(network)
     elif hasattr(network, "prior"):
         network.prior.start(lookup.table(run.task, split.train))
-    with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
-        seen, unseen = (Examples(images, run.task, device, advance=advance) for images in split[:2])
+    with progress(console, "preparing", len(split.train) * (1 + settings.flips) + len(split.validation)) as advance:
+        learnt = Mirrored(split.train) if settings.flips else split.train
+        seen, unseen = (
+            Examples(images, run.task, device, advance=advance) for images in (learnt, split.validation)
+        )
 
     step = steps.create(
         network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
     )
-    count = math.ceil(len(seen) / settings.batch_size)  # of steps in an epoch
+    pictures = len(split.train)
+    count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
     pinned = precision.tf32_products(settings.precision != "fp32")
     with pinned, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            batches = seen.placed(shuffled(len(seen), settings.batch_size, settings.seed, epoch))
+            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, mirrored=settings.flips)
+            batches = seen.placed(order)
             rates = [
                 rate(settings.schedule, settings.lr, number, count * settings.epochs)
                 for number in range((epoch - 1) * count, epoch * count)
             ]
-            with progress(console, f"epoch {epoch}/{settings.epochs}", len(seen)) as advance:
+            with progress(console, f"epoch {epoch}/{settings.epochs}", pictures) as advance:
                 train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
             if not math.isfinite(train_loss):
@@ -92,7 +97,7 @@ def train(
             run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
             run.save_epoch(network, optimizer)
             draw()
-            training, whole = (len(seen) / (end - start) for end in (trained, time.perf_counter()))
+            training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
                 f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",
@@ -123,11 +128,14 @@ def train_epoch(
     return loss()
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, mirrored: bool = False) -> Iterator[Tensor]:
     """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
-    smaller."""
+    smaller. With `mirrored`, half of them, chosen anew, are those of the pictures' mirror images (data.Mirrored)."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return iter(torch.randperm(count, generator=generator).split(batch_size))
+    order = torch.randperm(count, generator=generator)
+    if mirrored:
+        order += count * torch.randint(2, (count,), generator=generator)
+    return iter(order.split(batch_size))
 
 
 @contextmanager

@@ -55,6 +55,9 @@ def train(
     temperature: Annotated[
         float | None, option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
     ] = None,
+    flips: Annotated[
+        bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
+    ] = None,
     epochs: Annotated[
         int | None,
         option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
