@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .. import networks, precision, tables, tasks, training
+from .. import networks, precision, presets, tables, tasks, training
 from ..runs import Run
 from ..settings import Settings
 from .options import (
@@ -36,9 +36,14 @@ from .options import (
 )
 
 
+_TASKS = f"a task: {' | '.join(tasks.NAMES)}; or a preset: {' | '.join(presets.NAMES)}"
+
+
 def train(
-    task: Annotated[str, typer.Argument(metavar="TASK", help=" | ".join(tasks.NAMES))],
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help=" | ".join(networks.NAMES))],
+    task: Annotated[str, typer.Argument(metavar="TASK|PRESET", help=_TASKS)],
+    network: Annotated[
+        str | None, typer.Argument(metavar="NETWORK", help=f"{' | '.join(networks.NAMES)}; a preset has its own")
+    ] = None,
     data: Data = None,
     data_dir: DataDir = None,
     class_name: ClassName = None,
@@ -78,13 +83,20 @@ def train(
     out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
 ) -> None:
-    """Trains NETWORK for TASK and leaves a run: a folder with the model, metrics, curves and samples.
+    """Trains NETWORK for TASK, or what a preset names, and leaves a run: a folder with the model, metrics, curves and
+    samples.
 
-    Example: `colourize train classification unet --data cifar10 --epochs 25 --out runs/horses`
+    Examples: `colourize train classification unet --data cifar10 --epochs 25 --out runs/horses`,
+    `colourize train best-colour --data cifar10`
     """
-    folder = out or Path("runs") / f"{task}-{network}"
-    given = chosen(locals())
-    settings = Run.open(folder).settings.replace(**given) if resume else Settings(**given)
+    folder = out or Path("runs") / (task if network is None else f"{task}-{network}")
+    options = chosen(locals())
+    given = {name: value for name, value in options.items() if name not in ("task", "network")}
+    complete = presets.complete(task, network, given)
+    if resume:
+        settings = Run.open(folder).settings.replace(task=complete["task"], network=complete["network"], **given)
+    else:
+        settings = Settings(**complete)
     try:
         run = training.train(settings, folder, resume=resume, device=device, graph=graph, console=console)
     except KeyboardInterrupt:
