@@ -82,7 +82,8 @@ def from_validation(images: Images, indices: Iterable[int]) -> list[Subject]:
     found = []
     for index in indices:
         if not 0 <= index < len(images):
-            raise UserError(f"index must be from 0 to {len(images) - 1}, the validation pictures of the run, not {index}")
+            allowed = f"from 0 to {len(images) - 1}, the validation pictures of the run"
+            raise UserError(f"index must be {allowed}, not {index}")
         found.append(Subject(f"index-{index}", images.batch(torch.tensor([index]))))
     return found
 
@@ -114,13 +115,15 @@ def save(network: nn.Module, task: Task, subject: Subject, folder: Path) -> None
 
 def sheet(name: str, channels: Tensor) -> Image.Image:
     """The channels (C, H, W) of a block in a grid, each over its own range, under what can be said of all."""
-    count, height, width = channels.shape
-    cell = min(max(_CELL[0], height, width), _CELL[1])
+    count, *sides = channels.shape
+    cell = min(max(_CELL[0], *sides), _CELL[1])
     columns = min(_WIDEST, max(4, math.ceil(math.sqrt(1.6 * count))), count)
     rows = math.ceil(count / columns)
     tiles = [pictures.fit(Image.fromarray(_levels(channel)), cell) for channel in channels]
     title, small = pictures.label_font(_TITLE), pictures.label_font(_FONT)
-    step = cell + _GAP, tiles[0].height + _FONT + 4 + _GAP
+    labels = [f"{number}: {_range(channel)}" for number, channel in enumerate(channels)]
+    width = max(cell, *(math.ceil(small.getlength(label)) for label in labels))
+    step = width + _GAP, tiles[0].height + _FONT + 4 + _GAP
     lines = _description(name, channels)
     header = _GAP + (_TITLE + 6) + (len(lines) - 1) * (_FONT + 7) + _GAP
     needed = max(title.getlength(lines[0]), *(small.getlength(line) for line in lines[1:]))
@@ -130,11 +133,10 @@ def sheet(name: str, channels: Tensor) -> Image.Image:
     for line in lines:
         draw.text((_GAP, top), line, font=title if line is lines[0] else small, fill="#333333")
         top += _TITLE + 6 if line is lines[0] else _FONT + 7
-    for number, (tile, channel) in enumerate(zip(tiles, channels, strict=True)):
+    for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         left, top = _GAP + number % columns * step[0], header + number // columns * step[1]
-        page.paste(tile, (left + (cell - tile.width) // 2, top))
-        text = f"{number}: {_range(channel)}"
-        draw.text((left + cell / 2, top + tile.height + 2), text, font=small, fill="#333333", anchor="ma")
+        page.paste(tile, (left + (width - tile.width) // 2, top))
+        draw.text((left + width / 2, top + tile.height + 2), label, font=small, fill="#333333", anchor="ma")
     return page
 
 
@@ -142,15 +144,16 @@ def _description(name: str, channels: Tensor) -> Sequence[str]:
     count, height, width = channels.shape
     flat = channels.flatten(1)
     constant = int((flat.amin(1) == flat.amax(1)).sum())
+    still = f"; the same everywhere, and drawn grey: {constant} channels" if constant else ""
     return (
         f"{name}: {count} channels of {height}×{width} (height × width)",
-        f"values {_range(channels)}, mean {channels.mean().item():.3g}; {constant} channels the same everywhere (grey)",
+        f"values {_range(channels)}, mean {channels.mean().item():.3g}{still}",
         "each channel over its own range, which stands under it: black is the lowest value, white the highest",
     )
 
 
 def _range(values: Tensor) -> str:
-    return f"{values.min().item():.2g} … {values.max().item():.2g}"
+    return f"{values.min().item():.2g}…{values.max().item():.2g}"
 
 
 def _levels(channel: Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ _FIRST = (0, 1, 2)
 def activations(
     run: RunFolder,
     index: Annotated[
-        list[int] | None, typer.Option("--index", help="number of a validation picture; may be repeated (default: 0, 1, 2)")
+        list[int] | None, typer.Option("--index", help="a validation picture; may be repeated (default: 0, 1, 2)")
     ] = None,
     image: Annotated[
         list[Path] | None, typer.Option("--image", metavar="FILE", help="a picture of your own; may be repeated")

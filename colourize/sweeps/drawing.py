@@ -20,7 +20,7 @@ from .sweep import Result, Sweep
 
 _COLUMNS = 6  # runs beside each other on a sheet
 _PICTURES = 5  # rows of a sheet
-_SPREAD = 10  # the largest score by the smallest from which on the scale is logarithmic
+_SPREAD = 10  # largest by smallest loss, from which on the scale is logarithmic: a high lr may begin very high
 _DASHES = ("--", ":", "-.", (0, (8, 2, 1, 2, 1, 2)))
 _LEGEND = 30  # runs in a column of it
 
@@ -53,7 +53,7 @@ def _panel(axis: Axes, metric: str, drawn: list[Result], scores: Scores) -> None
         axis.axhline(level, color="#555555", lw=1.2, ls=dashes, label=row.name, zorder=0)
         values.append(level)
     finite = [value for value in values if math.isfinite(value)]
-    if finite and 0 < _SPREAD * min(finite) < max(finite):  # the first losses of a high lr may be a hundred times the last
+    if metric == "loss" and finite and 0 < _SPREAD * min(finite) < max(finite):
         axis.set_yscale("log")
     plots.dress(axis, f"validation {plots.LABELS.get(metric, scores.label[metric])}")
 
