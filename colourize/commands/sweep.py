@@ -13,6 +13,7 @@ from ..sweeps import Plan, Sweep, drawing, read_values
 from ..sweeps.scores import Scores
 from .options import Device, Threads, chosen, console, option, resumable, takes_settings
 
+FILES = "sweep.csv, sweep.md, curves.png, samples.png"
 _MANY = 100  # runs that nobody asks for by mistake
 
 
@@ -55,7 +56,7 @@ def sweep(
                 scores.update()
         finally:
             _show(asked, scores)
-    if any(not result.finished for result in asked.results):
+    if any(result.note for result in asked.results):
         raise typer.Exit(1)
 
 
@@ -71,14 +72,14 @@ def _asked(task: str, network: str, given: dict[str, Any], vary: list[str]) -> t
 
 
 def _show(sweep: Sweep, scores: Scores) -> None:
-    """Draws and prints what there is."""
+    """Prints and draws what there is."""
+    if not (sweep.folder / "sweep.toml").is_file():
+        return
+    scores.update()
+    console.print(scores.table())
+    for line in scores.verdict:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(result.metrics for result in sweep.results):
-        scores.update()
         drawing.curves(sweep.folder / "curves.png", sweep.results, scores)
         drawing.samples(sweep.folder / "samples.png", sweep)
-    if scores.runs:
-        console.print(scores.table())
-        for line in scores.verdict:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        files = "sweep.csv, sweep.md, curves.png, samples.png"
-        console.print(f"files: {sweep.folder}: {files}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"files: {sweep.folder}: {FILES}", markup=False, highlight=False, soft_wrap=True)

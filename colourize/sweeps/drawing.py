@@ -67,8 +67,10 @@ def _colours(count: int) -> list[tuple[float, ...]]:
 
 @torch.inference_mode()
 def samples(path: Path, sweep: Sweep) -> None:
-    """The same validation pictures, spread over all of the first run's, as every run with a model makes them."""
-    drawn = [result for result in sweep.results if result.metrics]
+    """The same validation pictures, spread over all of the first run's, as every run makes them that has not failed."""
+    drawn = [result for result in sweep.results if result.metrics and not result.error]
+    if not drawn:
+        return
     images = sweep.pictures(drawn[0].settings).validation
     truth = images.batch(torch.linspace(0, len(images) - 1, min(_PICTURES, len(images))).long())
     made = {}

@@ -101,7 +101,8 @@ class Plan:
         """With further values of what varies. `fixed` may only repeat what it was, `data_dir` excepted."""
         for name, value in fixed.items():
             if name in self.vary:
-                raise UserError(f"{name} is varied in this sweep: give it by --vary")
+                values = ", ".join(map(written, self.vary[name]))
+                raise UserError(f"{name} is varied in this sweep, over {values}, and cannot be fixed to {value}")
             if value != (before := self.fixed.get(name, _default(name))) and name not in _MAY_CHANGE:
                 raise UserError(f"{name} was {before} when the sweep was begun, not {value}: choose another --out")
         if unknown := [name for name in vary if name not in self.vary]:

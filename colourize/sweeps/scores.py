@@ -61,7 +61,7 @@ class Scores:
         self.runs = [_row(result, varied) for result, varied in pairs]
         for result, varied in pairs:
             group = name_of({name: value for name, value in varied.items() if name in _DECIDES})
-            if group not in self._baselines and result.metrics:
+            if group not in self._baselines and result.metrics and not result.error:
                 self._baselines[group] = self._measure(result.settings, Run.open(result.folder))
         folder = self.sweep.folder
         atomic_write(folder / "sweep.csv", lambda file: file.write(self.csv().encode()))
@@ -116,7 +116,8 @@ class Scores:
         header, rows = self._cells()
         lines = [f"# {self.title}", "", _line(header), _line(["---", *("---:" for _ in header[1:])])]
         lines += [_line(f"**{text}**" if bold else text for text, bold in row) for row in rows]
-        lines += ["", CAPTION, "", *self.verdict, "", "![validation curves](curves.png)", "", "![samples](samples.png)"]
+        lines += ["", CAPTION, "", *(f"- {line}" for line in self.verdict)]
+        lines += ["", "![validation curves](curves.png)", "", "![samples](samples.png)"]
         return "\n".join(lines) + "\n"
 
     def table(self) -> Table:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..data import Split
 from ..files import UserError
-from ..runs import Metrics
+from ..runs import Metrics, Run
 from ..settings import Settings
 from ..training import choose_device, load_data, train
 from .plan import Plan, Settled, Varied
@@ -109,7 +109,9 @@ class Sweep:
         for number, result in enumerate(self.results, 1):
             title = f"run {number}/{len(self.results)}  {result.name}" + ": finished" * result.finished
             console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
-            if not result.finished:
+            if result.finished:
+                result.error = _damage(result.folder)
+            else:
                 self._train(result, device, console)
             yield result
 
@@ -138,6 +140,15 @@ def read_metrics(folder: Path) -> Metrics:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
     except (OSError, ValueError, TypeError, AttributeError):
         return []
+
+
+def _damage(folder: Path) -> str | None:
+    """Why a finished run cannot be opened; None if it can."""
+    try:
+        Run.open(folder)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _clear(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -169,10 +170,7 @@ def test_best_values_are_bold(swept):
 
 
 def test_resuming_skips_what_is_finished_and_adds_values(colourize, options, swept, tmp_path):
-    for path in swept.rglob("*"):
-        if path.is_file():
-            (tmp_path / path.relative_to(swept)).parent.mkdir(exist_ok=True)
-            (tmp_path / path.relative_to(swept)).write_bytes(path.read_bytes())
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
     (tmp_path / RUNS[1] / "metrics.csv").write_text("torn")  # goes on from its checkpoint
     (tmp_path / RUNS[2] / "settings.toml").unlink()  # never began
     for path in (tmp_path / RUNS[2]).iterdir():
@@ -190,7 +188,7 @@ def test_resuming_skips_what_is_finished_and_adds_values(colourize, options, swe
     assert rows[RUNS[0]]["images_per_second"] == speed
     for line, words in [
         ("--epochs 3", "epochs was 2 when the sweep was begun, not 3"),
-        ("--lr 0.1", "lr is varied in this sweep"),
+        ("--lr 0.1", "lr is varied in this sweep, over 0.01, 0.001, 0.0001, and cannot be fixed"),
         ("--vary seed=1", "seed is not varied in this sweep, only lr, filters"),
         ("--list", "without --list"),
     ]:
@@ -199,6 +197,15 @@ def test_resuming_skips_what_is_finished_and_adds_values(colourize, options, swe
         assert words in err
     code, _, err = colourize("sweep classification cnn --vary lr=1e-2,1e-3 --out", tmp_path)
     assert code == 1 and "already holds a sweep" in err
+
+
+def test_a_damaged_run_is_named(swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "sweep")
+    (tmp_path / "sweep" / RUNS[0] / "settings.toml").write_text("epochs = ")
+    sweep = Sweep.resume(tmp_path / "sweep", {}, {})
+    errors = [result.error for result in sweep.train()]
+    assert "does not hold the settings of a run" in errors[0]
+    assert errors[1:] == [None, None, None]
 
 
 def test_pairs_are_added_as_pairs():
