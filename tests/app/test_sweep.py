@@ -251,7 +251,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(colourize, options, sw
         line = "sweep classification cnn --vary lr=1e-2,1e-3 --vary filters=2,3 --out"
         code, out, err = colourize(line, tmp_path / "sweep", *options)
     assert code == 130
-    assert re.search(f"{RUNS[0]} .*\n.*{RUNS[1]} – not begun", out)
+    assert re.search(f"\n  {RUNS[0]}  +2 ", out) and f"{RUNS[1]} – not begun" in out
     command = err.split("go on with: colourize ")[1].strip()
     assert command.endswith("--resume")
     assert colourize(command)[0] == 0
