@@ -47,8 +47,9 @@ def _panel(axis: Axes, metric: str, drawn: list[Result], scores: Scores) -> None
         label = result.name + (" (failed)" if result.error else "")
         axis.plot(epochs, line, color=colour, marker="o", ms=2.5, lw=1.3, label=label)
         values += line
-    baselines = [row for row in scores.baselines if ("last", metric) in row.scores]
-    for row, dashes in zip(baselines, itertools.cycle(_DASHES), strict=False):
+    for row, dashes in zip(scores.baselines, itertools.cycle(_DASHES), strict=False):
+        if ("last", metric) not in row.scores:
+            continue
         level = scale * row.scores["last", metric]
         axis.axhline(level, color="#555555", lw=1.2, ls=dashes, label=row.name, zorder=0)
         values.append(level)
