@@ -34,8 +34,9 @@ def train(
     """Trains NETWORK for TASK, or what a preset names, and leaves a run: a folder with the model, metrics, curves and
     samples.
 
-    Examples: `colourize train classification unet --data cifar10 --epochs 25 --out runs/horses`,
-    `colourize train best-colour --data cifar10`
+    Example: `colourize train classification unet --data cifar10 --epochs 25 --out runs/horses`
+
+    With a preset: `colourize train best-colour --data cifar10`
     """
     folder = out or Path("runs") / (task if network is None else f"{task}-{network}")
     given = chosen(settings)

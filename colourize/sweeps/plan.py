@@ -14,14 +14,15 @@ from typing import get_args, get_type_hints
 from ..files import UserError, atomic_write
 from ..settings import Settings, tomllib
 
-Value = int | float | str
+Value = bool | int | float | str
 Settled = Mapping[str, Value]
 Varied = Mapping[str, list[Value]]
 _TYPES = {
-    name: next(part for part in (*get_args(kind), kind) if part in (int, float, str))
+    name: next(part for part in (*get_args(kind), kind) if part in (bool, int, float, str))
     for name, kind in get_type_hints(Settings).items()
 }
-_WORDS = {int: "a whole number", float: "a number", str: "a word"}
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _OTHER = re.compile(r"[^\w.+-]+")
 _MAY_CHANGE = ("data_dir",)  # between the parts of a resumed sweep
 
@@ -48,8 +49,8 @@ def read_values(texts: Iterable[str]) -> dict[str, list[Value]]:
 def _read(name: str, text: str) -> Value:
     kind = _TYPES[name]
     try:
-        return kind(text)
-    except ValueError:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
         raise UserError(f"{name} must be {_WORDS[kind]}, not {text!r}") from None
 
 

@@ -24,7 +24,10 @@ def test_what_is_given_takes_its_place():
 
 @pytest.mark.parametrize(
     ("first", "message"),
-    [("best", "'best' is neither a preset.*best-colour.*nor a task.*superres"), ("regression", "needs a NETWORK.*unet")],
+    [
+        ("best", "'best' is neither a preset.*best-colour.*nor a task.*superres"),
+        ("regression", "needs a NETWORK.*unet"),
+    ],
 )
 def test_unknown_names_list_the_known_ones(first, message):
     with pytest.raises(UserError, match=message):
