@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from . import block_reference, native
-from .operators import LIBRARY, _allow_tf32, overload
+from .operators import LIBRARY, allow_tf32, overload
 from .shapes import output_size
 
 BACKENDS = ("native", "triton", "reference")
@@ -202,7 +202,7 @@ def _automatic(name: str) -> Callable:
 def _triton(name: str) -> Callable:
     def run(*args):
         kernels = importlib.import_module(".triton.block", __package__)  # imports triton, which takes a second
-        return getattr(kernels, name)(*args, allow_tf32=_allow_tf32())
+        return getattr(kernels, name)(*args, allow_tf32=allow_tf32())
 
     return run
 
