@@ -41,7 +41,7 @@ def launches(layer: BlockLayer, *operators: str) -> list[tuple]:
 
 @pytest.mark.parametrize(
     ("layer", "arithmetic"),
-    [(FULL, "tf32"), (FULL, "bf16"), (FULL, "fp16"), (UNET[1], "tf32"), (UNET[1], "bf16")], ids=str
+    [(FULL, "tf32"), (FULL, "fp16"), (UNET[1], "bf16")], ids=str
 )  # fmt: skip
 def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
     """Both operands are computed as they are loaded, and still come by 16-byte copies while wgmma works."""
@@ -53,7 +53,7 @@ def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "arithmetic"),
-    [(UNET[0], "tf32"), (UNET[0], "bf16"), (UNET[4], "bf16"), (UNET[5], "tf32"), (UNET[6], "bf16")], ids=str
+    [(UNET[0], "tf32"), (UNET[4], "bf16"), (UNET[5], "tf32"), (UNET[6], "bf16")], ids=str
 )  # fmt: skip
 def test_other_blocks_use_tensor_cores_and_spill_nothing(layer: BlockLayer, arithmetic: str) -> None:
     found = rows(layer, "block", "block_backward", arithmetic=arithmetic)
