@@ -3,7 +3,7 @@
 `python -m myconv2d.cuda_report` reads the installed library with cuobjdump (the CUDA toolkit's, or the one in Triton's
 package) and fails if a kernel spills registers. The columns are those of `myconv2d.triton.compile_report`: `moved` is
 what all blocks load and store, halos and filters as often as they are loaded, mostly from the L2 cache; `floor` says
-how many times that is of each tensor once. Counted, not timed: these kernels have not yet run on a GPU.
+how many times that is of each tensor once. Counted, not timed.
 """
 
 from __future__ import annotations

@@ -125,8 +125,7 @@ def by_name(name: str) -> Case:
 
 
 def on_both(cases: list[Case], *others: list) -> list[tuple]:
-    """Each case with both layouts × `others`: all of these on a GPU, and every second in the interpreter, which is slow:
-    in turns, so that each case meets each value and each pair of values is met."""
+    """Cases × both layouts × `others`: all of them on a GPU, every second one in the interpreter, which is slow."""
     every = itertools.product(enumerate(cases), enumerate(("contiguous", "channels_last")), *map(enumerate, others))
     chosen = (values for values in every if not INTERPRETED or sum(i for i, _ in values) % 2 == 0)
     return [pytest.param(*(v for _, v in values), id=f"{values[0][1].name}-" + "-".join(str(v) for _, v in values[1:]))

@@ -1,8 +1,8 @@
-"""Compile every kernel of every shipped plan for sm_90 on a machine that needs no GPU, and print what the code holds.
+"""Compile every Triton kernel, of convolutions and of fused blocks, for sm_90, and print what the machine code holds.
 
-`python -m myconv2d.triton.compile_report` fails if a kernel spills registers, if a tensor-core case has no wgmma, or if
-a shipped plan serves none of the cases. The operators run on meta tensors with the launch intercepted, so what is
-compiled is exactly what a call would launch.
+`python -m myconv2d.triton.compile_report` needs no GPU. It fails if a kernel spills registers, if a tensor-core case
+uses none of the instructions that it should (convolutions: wgmma), or if a shipped plan serves none of the cases. The
+operators run on meta tensors with the launch intercepted, so what is compiled is exactly what a call would launch.
 
 The cases come from the functions in SOURCES; what their kernels move is counted in traffic.py.
 """
@@ -95,7 +95,7 @@ def main() -> int:
     ]
     for row in report(cases, SM_90 if options.arch == 90 else SM_80):
         case, code = row.case, row.code
-        moved = ("–", "–") if row.moved is None else (row.moved // 1000, f"×{row.moved / row.floor:.1f}")
+        moved = ("–", "–") if row.moved is None else (row.moved // 1000, f"×{row.moved / row.floor:.3g}")
         print(columns.format(row.kernel, case.operator, case.task, case.arithmetic, case.layout, row.programs,
                              code.registers, code.spills, code.shared, code.occupancy, code.matrix, code.loop or "–",
                              *moved, code.asynchronous, code.loads, row.plan or "–"), flush=True)  # fmt: skip
@@ -107,7 +107,7 @@ def main() -> int:
         unused.clear()
     for key in sorted(unused):
         print(f"no case above is served by the shipped plan {key!r}")
-    fine = "nothing spills" + ("; every tensor-core case has wgmma" if options.arch == 90 else "")
+    fine = "nothing spills" + ("; every tensor-core case has its instructions" if options.arch == 90 else "")
     print(f"{complaints} complaints" if complaints else fine)
     return 1 if complaints or unused else 0
 
