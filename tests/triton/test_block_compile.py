@@ -86,7 +86,7 @@ def test_traffic() -> None:
     moved, floor = traffic(*forward)
     statistics = (3 * 64 + 1) * 100 * 4
     assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image + statistics
-    assert floor == 100 * image + 9 * weight_of_a_tap + 100 * image + 3 * 64 * 4 + 2 * 64 * 4
+    assert floor == 100 * image + 9 * weight_of_a_tap + 100 * image + 4 * 64 * 4  # scale, shift, bias, gamma
     moved, _ = traffic(*to_input)  # of y's gradient two images are read, of the feed one more, for the ReLU
     assert moved == 100 * (9 * (2 * image + weight_of_a_tap) + image) + 100 * image + 2 * 64 * 100 * 4
     kernel, programs, arguments, options = to_weight
