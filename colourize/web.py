@@ -50,9 +50,7 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
     `port` 0 takes a free one.
     """
     check_packages()
-    with tempfile.TemporaryDirectory(prefix="colourize-") as name:
-        folder = Path(name).resolve()
-        _settle(folder)
+    with tempfile.TemporaryDirectory(prefix="colourize-") as name, _settled(folder := Path(name).resolve()):
         import gradio
         from starlette.middleware import Middleware
 
@@ -88,8 +86,10 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
             made.close(verbose=False)
 
 
-def _settle(folder: Path) -> None:
-    """Before gradio is imported: where it keeps files, and that it tells nobody."""
+@contextmanager
+def _settled(folder: Path) -> Iterator[None]:
+    """Says to gradio, before it is imported, where to keep files, and to tell nobody."""
+    before = dict(os.environ)
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": str(folder),
@@ -97,6 +97,11 @@ def _settle(folder: Path) -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
     }
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _free_port(host: str) -> int:
