@@ -23,7 +23,7 @@ from .apply import apply_to_picture
 from .files import UserError
 from .runs import Run
 
-FORMATS = "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF"  # PIL's others are rare, and some run programs (EPS)
+FORMATS = "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"  # PIL's others are rare, and some run programs (EPS)
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 24_000_000  # of the picture that is sent and of the one that comes back
 MAX_FILES = 50

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ _CSS = """
 """
 _INTRODUCTION = f"""
 # colourize
-Drop a picture; it is read here, on this machine, and forgotten within the hour.
+Drop a picture: it goes to this server and nowhere else, and is removed after an hour or when the server ends.
 PNG, JPEG, WebP, GIF, BMP or TIFF, up to {MAX_BYTES // 2**20} MB and {MAX_PIXELS // 10**6} megapixels.
 """
 
@@ -80,9 +81,12 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
             )
         except OSError as error:
             raise UserError(f"cannot serve at {host}:{port}: {error.strerror or error}") from error
+        over = threading.Event()
+        threading.Thread(target=_tidy, args=(folder, over), daemon=True).start()
         try:
             yield made.local_url
         finally:
+            over.set()
             made.close(verbose=False)
 
 
@@ -121,7 +125,6 @@ def page(converters: Sequence[Converter], folder: Path) -> Any:
     def one(title: str, file: str | None) -> tuple[Any, ...]:
         if file is None:
             return "", gr.update(value=None), gr.update(value=None, interactive=False)
-        _tidy(folder)
         try:
             converted = titles[title].convert(_read(file), file)
         except UserError as error:
@@ -139,7 +142,6 @@ def page(converters: Sequence[Converter], folder: Path) -> Any:
         if len(files) > MAX_FILES:
             words = f"{len(files)} files are too many at once: up to {MAX_FILES}, please"
             return _problems([words]), gr.update(value=None, interactive=False)
-        _tidy(folder)
         target = Path(tempfile.mkdtemp(dir=folder), "pictures.zip")
         named = [(file, lambda file=file: _read(file)) for file in files]
         with open(target, "wb") as archive:
@@ -187,8 +189,9 @@ def _preview(image: Image.Image) -> Image.Image:
     return image
 
 
-def _tidy(folder: Path) -> None:
-    """Removes what is older than `_KEPT`."""
-    for entry in folder.iterdir():
-        if time.time() - entry.stat().st_mtime > _KEPT:
-            shutil.rmtree(entry, ignore_errors=True)
+def _tidy(folder: Path, over: threading.Event) -> None:
+    """Removes what has not been touched for `_KEPT`, until it is `over`."""
+    while not over.wait(timeout=60):
+        for entry in folder.iterdir():
+            if time.time() - entry.stat().st_mtime > _KEPT:
+                shutil.rmtree(entry, ignore_errors=True)

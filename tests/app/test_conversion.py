@@ -59,7 +59,8 @@ HOSTILE = {
     "eps": (EPS, "not a picture"),
     "truncated": (encoded()[:-300], "damaged"),
     "header alone": (encoded()[:40], "damaged|not a picture"),
-    "bomb": (bomb(), "60000 × 60000 is over 24000000 pixels"),
+    "bomb": (bomb(), "decompression bomb"),
+    "smaller bomb": (bomb(10_000, 10_000), "10000 × 10000 is over 24000000 pixels"),
     "zip": (b"PK\x03\x04" + bytes(100), "not a picture"),
 }
 
