@@ -15,6 +15,7 @@ from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.info import info
 from .commands.options import errors, print_error
+from .commands.report import report
 from .commands.train import train
 from .files import UserError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (train, evaluate, apply, info, demo):
+for _command in (train, evaluate, apply, info, report, demo):
     app.command()(_command)
 app.add_typer(palette.app, name="palette")
 
