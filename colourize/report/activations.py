@@ -49,8 +49,8 @@ def _blocks(results: Results) -> list[Html]:
         shown += [blocks.part(f"{name}: the first validation picture"), blocks.rows_of_pictures(strips)]
     return [
         blocks.text(
-            f"Each row has {_CHANNELS} channels of one layer, each from its least value (black) to its largest. The "
-            f"numbers are means over {len(pictures)} validation pictures: likeness is the mean over a layer's channels "
+            f"Each row has up to {_CHANNELS} channels of one layer, each from its least value (black) to its largest. "
+            f"The numbers are means over {len(pictures)} validation pictures: likeness is the mean over a layer's channels "
             "of |r|, the correlation of the channel with the grey picture at that size."
         ),
         blocks.answers(_sentences(found)),

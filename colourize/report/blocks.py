@@ -105,12 +105,22 @@ def layer_table(layers: Iterable[Layer]) -> Html:
     return table(header, [*rows, ("total", "", "", "", "", *total)])
 
 
+def palette_limit(results: Results, name: str) -> Html:
+    """What the best choice among the colours of a run's palette would come to."""
+    limit = results.measured(name, lambda network, task, batch: task.palette.colours(batch.target))
+    psnr, difference = (tables.written(metric, limit[metric].value) for metric in ("psnr", "ciede2000"))
+    return text(
+        f"The networks answer with one of {len(results[name].run.task.palette)} colours a pixel. With the nearest one "
+        f"everywhere PSNR would be {psnr}, the most that these colours allow, and ΔE₀₀ {difference}."
+    )
+
+
 def curves(results: Results, *panels: str, names: Iterable[str] = ()) -> Html:
     """Learning curves of these runs, or of all."""
     chosen = {name: results[name] for name in names or results.of}
     alt = f"Learning curves of {', '.join(chosen)}; the last values are in the table"
-    note = "Dotted: training loss. Solid: validation." if "loss" in panels else ""
-    return tag("figure", image(charts.curves(chosen, *panels), alt, class_="chart"), tag("figcaption", note))
+    note = tag("figcaption", "Dotted: training loss. Solid: validation.")
+    return tag("figure", image(charts.curves(chosen, *panels), alt, class_="chart"), note)
 
 
 def some_pictures(results: Results, count: int = SHOWN) -> Tensor:

@@ -28,14 +28,12 @@ def experiment(base: Settings) -> Experiment:
 def _blocks(results: Results) -> list[Html]:
     classes, regression = results[_CNN], results[_REGRESSION]
     task = classes.run.task
-    limit = f"the nearest of {len(task.palette)} colours, the most that is possible"
     rows = blocks.network_rows(results, _CNN)
     rows[_REGRESSION] = {
         metric: score for metric, score in blocks.network_rows(results, _REGRESSION)[_REGRESSION].items()
         if metric != "loss"  # another loss
     }  # fmt: skip
     rows |= blocks.baseline_rows(classes)
-    best = results.measured(_CNN, lambda network, task, batch: task.palette.colours(batch.target))
     sentences = [
         *(
             against(measure(metric), "the CNN", classes.score(metric), classes.baselines(metric))
@@ -60,6 +58,6 @@ def _blocks(results: Results) -> list[Html]:
         blocks.answers(sentences),
         blocks.curves(results, "loss", "validation_accuracy", names=[_CNN]),
         blocks.score_table(rows, metrics, task),
-        blocks.text(f"With {limit}, PSNR would be {best['psnr'].value:.2f} dB and ΔE₀₀ {best['ciede2000'].value:.2f}."),
+        blocks.palette_limit(results, _CNN),
         blocks.rows_of_pictures(shown),
     ]

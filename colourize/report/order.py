@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ..measures import interval
 from ..networks import ORDERS
+from ..runs import Run
 from ..settings import Settings
 from . import blocks
 from .experiment import Experiment
@@ -32,7 +33,7 @@ def _blocks(results: Results) -> list[Html]:
     run = results[_RUN].run
     networks = {}
     for order in ORDERS[:2]:
-        network = run.__class__(run.folder, run.settings.replace(order=order), run.task).create_network()
+        network = Run(run.folder, run.settings.replace(order=order), run.task).create_network()
         network.load_state_dict(run.load_network().state_dict())
         networks[order] = network.eval()
     pictures = blocks.some_pictures(results, run.settings.batch_size)

@@ -104,7 +104,7 @@ def _settings(base: Settings, experiment: Experiment) -> Html:
         values = (f"{v:g}" if isinstance(v := getattr(settings, key), float) else str(v) for key in shared)
         rows.append((name, *values, ", ".join(own) or "–"))
     header = ["run", *(key.replace("_", " ") for key in shared), "also"]
-    return tag("details", tag("summary", "Settings and seeds"), table(header, rows))
+    return tag("details", tag("summary", "Settings and seeds"), table(header, rows), open="")
 
 
 def _footer() -> Html:

@@ -14,7 +14,7 @@ from .sentences import agreement, measure, ranking
 
 _METRICS = "psnr", "ssim", "ciede2000"
 _RGB, _LAB, _CNN, _UNET = "regression, RGB", "regression, CIELAB", "classes, CNN", "classes, UNet"
-_RARE = "classes of CIELAB, rare ones raised, UNet"
+_RARE = "classes, rare ones raised, UNet"
 
 
 def experiment(base: Settings) -> Experiment:
@@ -24,7 +24,7 @@ def experiment(base: Settings) -> Experiment:
         _LAB: regression.replace(task="lab-regression"),
         _CNN: base.replace(network="cnn"),
         _UNET: base,
-        _RARE: base.replace(task="lab-classification", palette=None),
+        _RARE: base.replace(loss="rebalanced"),
     }
     question = (
         "Measures of pixels correlate poorly with what people see. How could evaluation come nearer to it? PSNR, SSIM, "

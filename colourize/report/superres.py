@@ -29,9 +29,6 @@ def _blocks(results: Results) -> list[Html]:
     cnn, unet = results[_CNN], results[_UNET]
     task, size = unet.run.task, unet.run.settings.size
     rows = blocks.network_rows(results) | blocks.baseline_rows(unet)
-    rows[f"the nearest of {len(task.palette)} colours"] = results.measured(
-        _UNET, lambda network, task, batch: task.palette.colours(batch.target)
-    )
     sentences = [
         f"The input has {size // task.enlarges} × {size // task.enlarges} pixels, means of {task.enlarges} × "
         f"{task.enlarges}, repeated to {size} × {size}, the size of the output.",
@@ -59,10 +56,7 @@ def _blocks(results: Results) -> list[Html]:
         blocks.answers(sentences),
         blocks.curves(results, "loss", "validation_accuracy", "validation_psnr"),
         blocks.score_table(rows, metrics, task),
-        blocks.text(
-            f"The networks answer with one of {len(task.palette)} colours a pixel, interpolation with any; the last "
-            "row is the most that such a palette allows."
-        ),
+        blocks.palette_limit(results, _UNET),
         blocks.rows_of_pictures(shown),
         blocks.theory(
             "Two reasons why networks may do better than interpolation:",

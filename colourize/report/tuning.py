@@ -42,16 +42,18 @@ def _blocks(results: Results) -> list[Html]:
     sentences = [
         ranking(of, loss),
         ranking(measure("accuracy"), results.scores("accuracy")),
-        f"So “{top}” is shown to be better than the given setting."
+        f"So, by validation loss, “{top}” is shown to be better than the given setting."
         if shown
-        else "So nothing here is shown to be better than the given setting.",
+        else "So, by validation loss, nothing here is shown to be better than the given setting.",
     ]
     metrics = "loss", "accuracy", "top-5", "psnr", "ssim", "ciede2000", "colourfulness"
     return [
         blocks.text(
+            "Five: learning rate, its schedule, number of filters, their size, channels of the bottleneck. "
             f"Given: learning rate {given.run.settings.lr:g}, {given.run.settings.schedule}, "
             f"{given.run.settings.filters} filters of {given.run.settings.kernel_size} × "
-            f"{given.run.settings.kernel_size}, a bottleneck of {len(given.run.task.palette)} channels."
+            f"{given.run.settings.kernel_size}, a bottleneck of "
+            f"{given.run.settings.bottleneck or len(given.run.task.palette)} channels."
         ),
         blocks.answers(sentences),
         blocks.score_table(

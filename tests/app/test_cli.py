@@ -14,7 +14,7 @@ from colourize.colour import Palette
 from colourize.data import photos
 from colourize.runs import Run
 
-COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "demo")
+COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "report", "demo")
 
 
 @pytest.fixture
