@@ -50,8 +50,8 @@ def _blocks(results: Results) -> list[Html]:
     return [
         blocks.text(
             f"Each row has up to {_CHANNELS} channels of one layer, each from its least value (black) to its largest. "
-            f"The numbers are means over {len(pictures)} validation pictures: likeness is the mean over a layer's channels "
-            "of |r|, the correlation of the channel with the grey picture at that size."
+            f"The numbers are means over {len(pictures)} validation pictures: likeness is the mean over a layer's "
+            "channels of |r|, the correlation of the channel with the grey picture at that size."
         ),
         blocks.answers(_sentences(found)),
         table(["", "layer", _LIKENESS.name, _QUIET.name], _lines(found)),

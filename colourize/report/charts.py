@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Mapping
 
 import matplotlib as mpl
@@ -18,8 +19,6 @@ _STYLE = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
     "svg.fonttype": "none",
     "svg.hashsalt": "colourize",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["system-ui"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -58,4 +57,5 @@ def _svg(figure: Figure) -> str:
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue().decode()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub("font-family: [^;\"]*", "font-family: system-ui, sans-serif", text)
     return text.replace('<style type="text/css">', f'<style type="text/css">{_SCHEME}', 1)

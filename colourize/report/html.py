@@ -16,7 +16,7 @@ class Html(str):
     """Markup, to be taken as it is."""
 
 
-def tag(name: str, *content: str, **attributes: str | bool | None) -> Html:
+def tag(name: str, /, *content: str, **attributes: str | bool | None) -> Html:
     """An element; `class_` stands for class, and an attribute that is None or False is left out."""
     given = {key.rstrip("_"): value for key, value in attributes.items() if value not in (None, False)}
     opening = name + "".join(f' {key}="{html.escape(str(value))}"' for key, value in given.items())

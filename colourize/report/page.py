@@ -48,12 +48,13 @@ def page(base: Settings, split: Split, sections: Sections) -> Html:
 
 
 def _header(base: Settings, split: Split) -> Html:
+    source = base.data.partition(":")[0] if ":" in base.data else split.name  # without a path of the machine
     return tag(
         "header",
         tag("h1", _TITLE),
         tag(
             "p",
-            f"{split.name}: {len(split.train):,} pictures to train on, {len(split.validation):,} to validate, of "
+            f"{source}: {len(split.train):,} pictures to train on, {len(split.validation):,} to validate, of "
             f"{base.size} × {base.size}. Unless told otherwise: {base.epochs} epochs, batch {base.batch_size}, Adam, "
             f"{base.schedule} learning rate from {base.lr:g}, {base.colours} colours, seed {base.seed}.",
         ),
