@@ -21,7 +21,7 @@ _CNN, _UNET, _LARGE = "CNN", "UNet", "super-resolution UNet"
 _CHANNELS = 12  # shown of each layer
 _PICTURES = 64  # that the numbers are means over
 _LIKENESS = Measure("likeness to the grey picture", "{:.2f}".format)
-_QUIET = Measure("share of zeros", "{:.0%}".format)
+_QUIET = Measure("share of zeros", "{:.1%}".format)
 
 
 def experiment(base: Settings) -> Experiment:

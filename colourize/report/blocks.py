@@ -60,7 +60,7 @@ def _all_scores(result: Result, predictor: str) -> dict[str, Score]:
 def score_table(rows: Rows, metrics: Iterable[str], task: Task, caption: str | None = None) -> Html:
     """Predictors by scores, each ± half of its 95 % interval; the best of a column is bold."""
     shown = [metric for metric in metrics if any(metric in scores for scores in rows.values())]
-    arrows = {True: " ↑", False: " ↓", None: ""}
+    arrows = {True: "\u00a0↑", False: "\u00a0↓", None: ""}
     header = [tables.label(metric, task) + arrows[HIGHER_IS_BETTER.get(metric)] for metric in shown]
     best = {metric: _best(metric, rows) for metric in shown}
     lines = [[name, *(_cell(metric, scores, best[metric]) for metric in shown)] for name, scores in rows.items()]
@@ -139,20 +139,21 @@ def made(result: Result, pictures: Tensor) -> Tensor:
 
 def rows_of_pictures(rows: Mapping[str, Tensor], note: str = "") -> Html:
     """Rows of pictures (N, 3 or 1, H, W), each under its name."""
+    most = max(map(len, rows.values()))
     parts = [
-        join([tag("span", name), image(_strip(pictures), f"{name}: {len(pictures)} pictures in a row")])
+        join([tag("span", name), image(_strip(pictures, most), f"{name}: {len(pictures)} pictures in a row")])
         for name, pictures in rows.items()
     ]
     caption = [tag("figcaption", note)] if note else []
     return tag("figure", *(tag("div", row) for row in parts), *caption, class_="rows")
 
 
-def _strip(pictures: Tensor) -> Image.Image:
-    """Side by side, with transparent gaps."""
+def _strip(pictures: Tensor, room: int) -> Image.Image:
+    """Side by side, with transparent gaps, and as wide as `room` of them."""
     array = to_uint8(pictures.detach().cpu()).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-    count, height, width, _ = array.shape
+    _, height, width, _ = array.shape
     gap = max(1, round(width * _GAP))
-    strip = np.zeros((height, count * (width + gap) - gap, 4), np.uint8)
+    strip = np.zeros((height, room * (width + gap) - gap, 4), np.uint8)
     for number, picture in enumerate(array):
         left = number * (width + gap)
         strip[:, left : left + width, :3] = picture

@@ -45,7 +45,7 @@ def curves(results: Mapping[str, Result], *panels: str) -> str:
                     axes.plot(epochs, values, style, color=colour, marker="o", ms=2.5, lw=1.4, label=shown)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(alpha=0.25)
         figure.legend(loc="outside upper left", ncols=len(results))
         return _svg(figure)

@@ -55,7 +55,7 @@ def _header(base: Settings, split: Split) -> Html:
         tag(
             "p",
             f"{source}: {len(split.train):,} pictures to train on, {len(split.validation):,} to validate, of "
-            f"{base.size} × {base.size}. Unless told otherwise: {base.epochs} epochs, batch {base.batch_size}, Adam, "
+            f"{base.size} × {base.size}. Unless told otherwise: epochs {base.epochs}, batch {base.batch_size}, Adam, "
             f"{base.schedule} learning rate from {base.lr:g}, {base.colours} colours, seed {base.seed}.",
         ),
         tag(

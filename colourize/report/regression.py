@@ -67,7 +67,7 @@ def _training(results: Results, names: list[str]) -> list[Html]:
     shown = {"input": regression.run.task.degrade(pictures)}
     shown |= {name: blocks.made(results[name], pictures) for name in names} | {"truth": pictures}
     sentences = [
-        f"In the given setting RegressionCNN is trained for {regression.run.settings.epochs} epochs.",
+        f"In the given setting RegressionCNN is trained for {_epochs(regression.run.settings.epochs)}.",
         course("training loss", last),
         steps(of, loss),
         against(of, f"the network after {names[-1]}", loss[names[-1]], regression.baselines("loss")),
@@ -89,9 +89,8 @@ def _colour_spaces(results: Results) -> list[Html]:
         kept: results.measured(_RGB, lambda network, task, batch: task.finish(network(batch.input), batch.pictures)),
         _LAB: blocks.network_rows(results, _LAB)[_LAB],
     }
-    baselines = blocks.baseline_rows(rgb, truth=False) | {
-        f"{_LAB}: {name}": scores for name, scores in blocks.baseline_rows(lab).items()
-    }
+    baselines = {f"{_LAB}: {name}": scores for name, scores in blocks.baseline_rows(lab, truth=False).items()}
+    baselines |= blocks.baseline_rows(rgb)
     spread, pairs = _unequal_pairs()
     sentences = [
         f"Steps of one length in RGB, {_STEP * 256:.0f} of 256, are CIEDE2000 differences from {spread[0]:.1f} to "

@@ -62,7 +62,7 @@ def compare(of: Measure, first: str, one: Score, second: str, two: Score) -> str
     if not differ(one, two):
         return f"No difference in {of.name} is shown: {figures}."
     higher = one.value > two.value
-    verdict = f"{first} has the {'higher' if higher else 'lower'} {of.name}"
+    verdict = f"{_capital(of.name)} is {'higher' if higher else 'lower'} for {first}"
     if of.higher_is_better is not None:
         verdict += ", which is " + ("better" if higher == of.higher_is_better else "worse")
     return f"{verdict}: {figures}."
@@ -108,7 +108,7 @@ def steps(of: Measure, scores: Mapping[str, Score]) -> str:
         else:
             word = "better" if (two.value > one.value) == of.higher_is_better else "worse"
         parts.append(f"from {before} to {after}, {word} ({of.write(one.value)} → {of.write(two.value)})")
-    return f"{of.name[0].upper()}{of.name[1:]}: {'; '.join(parts)}."
+    return f"{_capital(of.name)}: {'; '.join(parts)}."
 
 
 def course(name: str, values: Mapping[str, float]) -> str:
@@ -143,6 +143,10 @@ def agreement(rows: Mapping[str, Mapping[str, Score]], first: Measure, second: M
         return f"{first.name} and {second.name}: no pair is shown to differ in both."
     text = f"{first.name} and {second.name} put {len(opposite)} of {pairs} pairs in opposite orders"
     return f"{text}, such as {opposite[0]}." if opposite else f"{text}."
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def listed(names: list[str]) -> str:

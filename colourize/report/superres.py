@@ -39,7 +39,7 @@ def _blocks(results: Results) -> list[Html]:
         *(
             against(measure(metric), f"the {name}", results[name].score(metric), results[name].baselines(metric))
             for name in (_CNN, _UNET)
-            for metric in ("accuracy", "psnr", "ssim", "ciede2000")
+            for metric in ("accuracy", "psnr", "ssim")
         ),
     ]
     pictures = blocks.some_pictures(results)

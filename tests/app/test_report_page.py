@@ -198,8 +198,8 @@ def faked(result: Result, **scores: tuple[float, float, float]) -> Result:
 @pytest.mark.parametrize(
     ("cnn", "expected"),
     [
-        ((0.5, 0.49, 0.51), "UNet has the higher accuracy, which is better: UNet 60.0% (59.0 to 61.0%)"),
-        ((0.7, 0.69, 0.71), "UNet has the lower accuracy, which is worse: UNet 60.0% (59.0 to 61.0%)"),
+        ((0.5, 0.49, 0.51), "Accuracy is higher for UNet, which is better: UNet 60.0% (59.0 to 61.0%)"),
+        ((0.7, 0.69, 0.71), "Accuracy is lower for UNet, which is worse: UNet 60.0% (59.0 to 61.0%)"),
         ((0.58, 0.57, 0.595), "No difference in accuracy is shown: UNet 60.0% (59.0 to 61.0%), CNN 58.0%"),
     ],
 )
@@ -243,10 +243,10 @@ LOW, MIDDLE, HIGH = Score(1.0, 0.9, 1.1), Score(1.15, 1.05, 1.25), Score(1.3, 1.
 
 def test_lower_is_better_for_a_loss_and_colourfulness_has_no_better():
     loss, colour = measure("loss"), measure("colourfulness")
-    assert sentences.compare(loss, "a", LOW, "b", HIGH).startswith("a has the lower validation loss, which is better:")
+    assert sentences.compare(loss, "a", LOW, "b", HIGH).startswith("Validation loss is lower for a, which is better:")
     assert sentences.compare(loss, "a", LOW, "b", MIDDLE).startswith("No difference in validation loss is shown:")
     found = sentences.compare(colour, "a", HIGH, "b", LOW)
-    assert found.startswith("a has the higher colourfulness: a 1.3 (1.2 to 1.4)")
+    assert found.startswith("Colourfulness is higher for a: a 1.3 (1.2 to 1.4)")
 
 
 def test_a_network_beside_baselines():
