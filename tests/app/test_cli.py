@@ -15,8 +15,8 @@ from colourize.data import photos
 from colourize.runs import Run
 
 COMMANDS = (
-    *("train", "sweep", "evaluate", "apply", "activations", "export", "serve", "palette fit", "palette show"),
-    *("info", "demo"),
+    *("train", "sweep", "evaluate", "apply", "activations", "report", "export", "serve", "palette fit"),
+    *("palette show", "info", "demo"),
 )
 
 
