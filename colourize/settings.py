@@ -111,5 +111,5 @@ class Settings:
             return cls(**values)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        except (UserError, ValueError, TypeError) as error:
+        except (UserError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} does not hold the settings of a run: {error}") from error

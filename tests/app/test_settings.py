@@ -79,7 +79,7 @@ def test_bad_settings_are_named(change, message):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff"],
+    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff", "a = " + "[" * 99999],
 )
 def test_bad_file_is_named(tmp_path, content):
     path = tmp_path / "settings.toml"
