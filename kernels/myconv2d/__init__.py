@@ -2,6 +2,7 @@
 
     from myconv2d import MyConv2d          # in place of torch.nn.Conv2d
     myconv2d.convert(model)                # or: every nn.Conv2d of a model at once
+    myconv2d.fuse(model)                   # and with them batch norm, ReLU and pooling
 """
 
 from .backends import use_backend
@@ -12,11 +13,13 @@ from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
 from .modules import MyConv2d, convert
+from .sequential import FusedSequential, fuse
 from .transposed import MyConvTranspose2d
 
 __all__ = [
     "ConvBlock",
     "Frozen",
+    "FusedSequential",
     "MyConv2d",
     "MyConvTranspose2d",
     "Pending",
@@ -27,6 +30,7 @@ __all__ = [
     "explain",
     "explain_block",
     "freeze",
+    "fuse",
     "info",
     "use_backend",
 ]
