@@ -1,7 +1,8 @@
 """myconv2d: a drop-in for the framework's 2-D convolution, for the small networks that people train and ship.
 
-    from myconv2d import MyConv2d          # in place of torch.nn.Conv2d
-    myconv2d.convert(model)                # or: every nn.Conv2d of a model at once
+    >>> layer = myconv2d.MyConv2d(3, 64, kernel_size=3, padding=1)  # in place of torch.nn.Conv2d
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU())
+    >>> model = myconv2d.convert(model)  # or every nn.Conv2d of a model at once
 """
 
 from .backends import use_backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from . import backends, block_operators
 from .block import Pending, block, hindrance
-from .functional import _AUTOCAST_DEVICES, IntPair, _autocast
+from .functional import _AUTOCAST_DEVICES, _autocast
 from .info import explain
 from .modules import MyConv2d
 from .operators import overload
@@ -20,6 +20,7 @@ from .shapes import output_size
 from .triton import UNTRIED
 
 Image = Tensor | Pending
+Pair = int | tuple[int, int]
 
 
 class ConvBlock(nn.Module):
@@ -30,6 +31,11 @@ class ConvBlock(nn.Module):
 
     Either input may be another block's `Pending` result, which this one computes as it loads; with `pending=True` the
     result may be one too. `explain_block` says whether a call is fused, and if not, why.
+
+        >>> down, up = myconv2d.ConvBlock(1, 32, resize="pool"), myconv2d.ConvBlock(32, 3, resize="upsample")
+        >>> grey = torch.rand(4, 1, 32, 32)
+        >>> up(down(grey, pending=True)).shape
+        torch.Size([4, 3, 32, 32])
 
     Args:
         padding: None keeps the size of the picture at stride 1 (dilation · (kernel_size // 2)).
@@ -43,8 +49,8 @@ class ConvBlock(nn.Module):
         out_channels: int,
         kernel_size: int = 3,
         *,
-        stride: IntPair = 1,
-        padding: str | IntPair | None = None,
+        stride: Pair = 1,
+        padding: str | Pair | None = None,
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
@@ -59,7 +65,7 @@ class ConvBlock(nn.Module):
             raise ValueError(f"ConvBlock: resize must be None, 'pool' or 'upsample', got {resize!r}")
         if padding is None:
             padding = dilation * (kernel_size // 2)
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = MyConv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **options
         )
@@ -74,7 +80,8 @@ class ConvBlock(nn.Module):
         operands = self._operands(input, skip)
         if isinstance(operands, str):
             return self._composed(_materialised(input, skip))
-        output = self._train(operands) if self._batch_statistics() else self._infer(operands)
+        norm = self._normalising()
+        output = self._infer(operands) if norm is None else self._train(norm, operands)
         return output if pending else output.materialise()
 
     def hindrance(self, input: Image, skip: Image | None = None) -> str | None:
@@ -84,7 +91,8 @@ class ConvBlock(nn.Module):
 
     def _operands(self, input: Image, skip: Image | None) -> _Operands | str:
         """What the fused operators take, or why they cannot serve."""
-        norm, others = self.norm, ()
+        norm = self.norm
+        others: tuple[Tensor | None, ...] = ()
         if (why_not := hindrance() or _changed(self, type(self))) is not None:
             return why_not
         if norm is not None:
@@ -99,7 +107,7 @@ class ConvBlock(nn.Module):
         n, _, p, q = operands.size
         if self.resize == "pool" and min(p, q) < 2:
             return f"nothing is left of {p}×{q} after pooling"
-        if self._batch_statistics():
+        if self._normalising() is not None:
             if not self.activation:
                 return "batch norm without ReLU"
             return "batch statistics of fewer than two values" if n * p * q < 2 else operands
@@ -107,12 +115,12 @@ class ConvBlock(nn.Module):
             return "gradients through running statistics, or without batch norm"
         return operands
 
-    def _batch_statistics(self) -> bool:
+    def _normalising(self) -> nn.BatchNorm2d | None:
+        """The batch norm, where it takes the statistics of the batch."""
         norm = self.norm
-        return norm is not None and (norm.training or norm.running_mean is None)
+        return norm if norm is not None and (norm.training or norm.running_mean is None) else None
 
-    def _train(self, operands: _Operands) -> Pending:
-        norm = self.norm
+    def _train(self, norm: nn.BatchNorm2d, operands: _Operands) -> Pending:
         raw, scale, shift, mean, var = block(
             *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
         )
@@ -123,12 +131,14 @@ class ConvBlock(nn.Module):
 
     def _infer(self, operands: _Operands) -> Pending:
         first, second, weight, bias, padding = operands[:5]
-        norm, statistics = self.norm, (None, None, None, None, 0.0)
+        norm = self.norm
+        statistics: tuple[Any, ...] = (None, None, None, None, 0.0)
         if norm is not None:
             statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
-        first, second = (
-            f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second)
-        )
+        if first.scale is not None:
+            first = Pending(first.materialise())
+        if second is not None and second.scale is not None:
+            second = Pending(second.materialise())
         skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
         output = overload("block_inference", operands.backend)(
             first.tensor,
@@ -158,7 +168,12 @@ class ConvBlock(nn.Module):
 
 
 def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tensor:
-    """conv(concatenation of `input` and `skip` along the channels); where fused, neither is activated or copied."""
+    """conv(concatenation of `input` and `skip` along the channels); where fused, neither is activated or copied.
+
+        >>> last, grey = myconv2d.MyConv2d(4, 3, 3, padding=1), torch.rand(1, 1, 8, 8)
+        >>> myconv2d.conv_concat(last, torch.rand(1, 3, 8, 8), grey).shape
+        torch.Size([1, 3, 8, 8])
+    """
     operands = hindrance() or _operands(conv, input, skip)
     if isinstance(operands, str):
         return conv(_materialised(input, skip))
@@ -166,7 +181,13 @@ def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tens
 
 
 def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> str:
-    """Whether a block would be fused with these arguments, or why not and which backend serves its convolution."""
+    """Whether a block would be fused with these arguments, or why not and which backend serves its convolution.
+
+        >>> block = myconv2d.ConvBlock(8, 8, stride=2)
+        >>> print(myconv2d.explain_block(block, torch.rand(1, 8, 32, 32)))
+        composed of plain modules: fused kernels have stride 1, dilation 1, ...
+        convolution: ...
+    """
     operands = block._operands(input, skip)
     if not isinstance(operands, str):
         untried = f" ({UNTRIED})" if operands.backend == "triton" else ""
@@ -195,7 +216,7 @@ class _Operands(NamedTuple):
     reason: str  # why that one
 
 
-def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor | None) -> _Operands | str:
+def _operands(conv: MyConv2d, input: Image, skip: Image | None, *others: Tensor | None) -> _Operands | str:
     """What the fused operators take, or why they cannot serve; `others` are tensors that they would take as well."""
     if (why_not := _changed(conv, MyConv2d)) is not None:
         return why_not
@@ -224,8 +245,8 @@ def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor
     if channels != weight.shape[1] or min(size[2:]) < 1:
         return "weight does not fit the input"
     vectors = (*others, *(vector for feed in feeds for vector in feed[1:3]))
-    images = (feed.tensor for feed in feeds)
-    backend, reason = block_operators.choose(weight, bias, *images, *vectors, wanted=backends.wanted)
+    tensors = (feed.tensor for feed in feeds)
+    backend, reason = block_operators.choose(weight, bias, *tensors, *vectors, wanted=backends.wanted)
     if backend is None:
         return reason
     return _Operands(feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size, backend, reason)
@@ -246,7 +267,8 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     if conv.padding_mode != "zeros":
         return None
     if not isinstance(conv.padding, str):
-        return conv.padding
+        vertical, horizontal = conv.padding
+        return vertical, horizontal
     if conv.padding == "valid":
         return 0, 0
     r, s = conv.kernel_size
@@ -261,15 +283,16 @@ def _requires_grad(operands: _Operands, others: Iterable[Tensor | None]) -> bool
 def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
     """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
     momentum, unbias = norm.momentum, count / (count - 1)
-    if backend == "triton" and momentum is not None and norm.running_mean is not None:
+    running_mean, running_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if backend == "triton" and momentum is not None and running_mean is not None and running_var is not None:
         from .triton.block_statistics import update  # imports triton
 
-        update(mean, var, norm.running_mean, norm.running_var, norm.num_batches_tracked, momentum, unbias)
+        update(mean, var, running_mean, running_var, batches, momentum, unbias)
         return
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if batches is not None:
+        batches.add_(1)
         if momentum is None:  # the mean over all batches
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    if norm.running_mean is not None:
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
-        norm.running_var.lerp_((var * unbias).to(norm.running_var.dtype), momentum or 0.0)
+            momentum = 1.0 / float(batches)
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
+        running_var.lerp_((var * unbias).to(running_var.dtype), momentum or 0.0)
