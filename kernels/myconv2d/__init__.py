@@ -1,8 +1,9 @@
 """myconv2d: a drop-in for the framework's 2-D convolution, for the small networks that people train and ship.
 
-    from myconv2d import MyConv2d          # in place of torch.nn.Conv2d
-    myconv2d.convert(model)                # or: every nn.Conv2d of a model at once
-    myconv2d.fuse(model)                   # and with them batch norm, ReLU and pooling
+    >>> layer = myconv2d.MyConv2d(3, 64, kernel_size=3, padding=1)  # in place of torch.nn.Conv2d
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.BatchNorm2d(64), torch.nn.ReLU())
+    >>> model = myconv2d.convert(model)  # or every nn.Conv2d of a model at once
+    >>> model = myconv2d.fuse(model)  # and with them batch norm, ReLU and pooling
 """
 
 from .backends import use_backend

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .block import block, hindrance
-from .functional import IntPair
 from .info import explain
 from .modules import MyConv2d
 from .parts import Image, Operands, Parts, changed, convolution_operands, materialised
 from .triton import UNTRIED
+
+Pair = int | tuple[int, int]
 
 
 class ConvBlock(nn.Module):
@@ -22,6 +25,11 @@ class ConvBlock(nn.Module):
 
     Either input may be another block's `Pending` result, which this one computes as it loads; with `pending=True` the
     result may be one too. `explain_block` says whether a call is fused, and if not, why.
+
+        >>> down, up = myconv2d.ConvBlock(1, 32, resize="pool"), myconv2d.ConvBlock(32, 3, resize="upsample")
+        >>> grey = torch.rand(4, 1, 32, 32)
+        >>> up(down(grey, pending=True)).shape
+        torch.Size([4, 3, 32, 32])
 
     Args:
         padding: None keeps the size of the picture at stride 1 (dilation · (kernel_size // 2)).
@@ -35,8 +43,8 @@ class ConvBlock(nn.Module):
         out_channels: int,
         kernel_size: int = 3,
         *,
-        stride: IntPair = 1,
-        padding: str | IntPair | None = None,
+        stride: Pair = 1,
+        padding: str | Pair | None = None,
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
@@ -51,7 +59,7 @@ class ConvBlock(nn.Module):
             raise ValueError(f"ConvBlock: resize must be None, 'pool' or 'upsample', got {resize!r}")
         if padding is None:
             padding = dilation * (kernel_size // 2)
-        options = {"device": device, "dtype": dtype}
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv = MyConv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, **options
         )
@@ -97,7 +105,12 @@ class ConvBlock(nn.Module):
 
 
 def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tensor:
-    """conv(concatenation of `input` and `skip` along the channels); where fused, neither is activated or copied."""
+    """conv(concatenation of `input` and `skip` along the channels); where fused, neither is activated or copied.
+
+        >>> last, grey = myconv2d.MyConv2d(4, 3, 3, padding=1), torch.rand(1, 1, 8, 8)
+        >>> myconv2d.conv_concat(last, torch.rand(1, 3, 8, 8), grey).shape
+        torch.Size([1, 3, 8, 8])
+    """
     operands = hindrance() or convolution_operands(conv, input, skip)
     if isinstance(operands, str):
         return conv(materialised(input, skip))
@@ -108,6 +121,11 @@ def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> 
     """Whether a block would be fused with these arguments, or why not and which backend serves its convolution.
 
     `FusedSequential.explain` says it of the blocks in a Sequential.
+
+        >>> block = myconv2d.ConvBlock(8, 8, stride=2)
+        >>> print(myconv2d.explain_block(block, torch.rand(1, 8, 32, 32)))
+        composed of plain modules: fused kernels have stride 1, dilation 1, ...
+        convolution: ...
     """
     operands = block._operands(block._parts(), input, skip)
     if not isinstance(operands, str):

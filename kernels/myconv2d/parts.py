@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ class Parts(NamedTuple):
 
     def operands(self, input: Image, skip: Image | None = None) -> Operands | str:
         """What the fused operators take, or why they cannot serve; nobody may be watching (`block.hindrance`)."""
-        norm, others = self.norm, ()
+        norm = self.norm
+        others: tuple[Tensor | None, ...] = ()
         if norm is not None:
             if (why_not := changed(norm, nn.BatchNorm2d)) is not None:
                 return why_not
@@ -42,7 +43,7 @@ class Parts(NamedTuple):
         n, _, p, q = operands.size
         if self.resize == "pool" and min(p, q) < 2:
             return f"nothing is left of {p}×{q} after pooling"
-        if self._batch_statistics():
+        if self._normalising() is not None:
             if not self.activation:
                 return "batch norm without ReLU"
             return "batch statistics of fewer than two values" if n * p * q < 2 else operands
@@ -52,14 +53,15 @@ class Parts(NamedTuple):
 
     def run(self, operands: Operands) -> Pending:
         """The block's result, by the fused operators."""
-        return self._train(operands) if self._batch_statistics() else self._infer(operands)
+        norm = self._normalising()
+        return self._infer(operands) if norm is None else self._train(norm, operands)
 
-    def _batch_statistics(self) -> bool:
+    def _normalising(self) -> nn.BatchNorm2d | None:
+        """The batch norm, where it takes the statistics of the batch."""
         norm = self.norm
-        return norm is not None and (norm.training or norm.running_mean is None)
+        return norm if norm is not None and (norm.training or norm.running_mean is None) else None
 
-    def _train(self, operands: Operands) -> Pending:
-        norm = self.norm
+    def _train(self, norm: nn.BatchNorm2d, operands: Operands) -> Pending:
         raw, scale, shift, mean, var = block(
             *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
         )
@@ -70,12 +72,14 @@ class Parts(NamedTuple):
 
     def _infer(self, operands: Operands) -> Pending:
         first, second, weight, bias, padding = operands[:5]
-        norm, statistics = self.norm, (None, None, None, None, 0.0)
+        norm = self.norm
+        statistics: tuple[Any, ...] = (None, None, None, None, 0.0)
         if norm is not None:
             statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
-        first, second = (
-            f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second)
-        )
+        if first.scale is not None:
+            first = Pending(first.materialise())
+        if second is not None and second.scale is not None:
+            second = Pending(second.materialise())
         skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
         output = overload("block_inference", operands.backend)(
             first.tensor,
@@ -111,7 +115,7 @@ class Operands(NamedTuple):
 
 
 def convolution_operands(
-    conv: nn.Module, input: Image, skip: Image | None, *others: Tensor | None
+    conv: MyConv2d, input: Image, skip: Image | None, *others: Tensor | None
 ) -> Operands | str:
     """What the fused operators take, or why they cannot serve; `others` are tensors that they would take as well."""
     if (why_not := changed(conv, MyConv2d)) is not None:
@@ -141,8 +145,8 @@ def convolution_operands(
     if channels != weight.shape[1] or min(size[2:]) < 1:
         return "weight does not fit the input"
     vectors = (*others, *(vector for feed in feeds for vector in feed[1:3]))
-    images = (feed.tensor for feed in feeds)
-    backend, reason = block_operators.choose(weight, bias, *images, *vectors, wanted=backends.wanted)
+    tensors = (feed.tensor for feed in feeds)
+    backend, reason = block_operators.choose(weight, bias, *tensors, *vectors, wanted=backends.wanted)
     if backend is None:
         return reason
     return Operands(
@@ -165,7 +169,8 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     if conv.padding_mode != "zeros":
         return None
     if not isinstance(conv.padding, str):
-        return conv.padding
+        vertical, horizontal = conv.padding
+        return vertical, horizontal
     if conv.padding == "valid":
         return 0, 0
     r, s = conv.kernel_size
@@ -180,15 +185,16 @@ def _requires_grad(operands: Operands, others: Iterable[Tensor | None]) -> bool:
 def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
     """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
     momentum, unbias = norm.momentum, count / (count - 1)
-    if backend == "triton" and momentum is not None and norm.running_mean is not None:
+    running_mean, running_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if backend == "triton" and momentum is not None and running_mean is not None and running_var is not None:
         from .triton.block_statistics import update  # imports triton
 
-        update(mean, var, norm.running_mean, norm.running_var, norm.num_batches_tracked, momentum, unbias)
+        update(mean, var, running_mean, running_var, batches, momentum, unbias)
         return
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    if batches is not None:
+        batches.add_(1)
         if momentum is None:  # the mean over all batches
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    if norm.running_mean is not None:
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
-        norm.running_var.lerp_((var * unbias).to(norm.running_var.dtype), momentum or 0.0)
+            momentum = 1.0 / float(batches)
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
+        running_var.lerp_((var * unbias).to(running_var.dtype), momentum or 0.0)

@@ -15,16 +15,19 @@ from torch import Tensor, nn
 
 from .block import Pending, hindrance
 from .conv_block import conv_concat
-from .modules import MyConv2d, convert
+from .modules import Model, MyConv2d, convert
 from .parts import Image, Operands, Parts, changed
 from .triton import UNTRIED
 
 
-def fuse(model: nn.Module) -> nn.Module:
+def fuse(model: Model) -> Model:
     """Makes every `nn.Sequential` with an `nn.Conv2d` in it a `FusedSequential`, and every `nn.Conv2d` a `MyConv2d`.
 
-        myconv2d.fuse(model)
-        loss = criterion(model(pictures), target)
+        >>> from torch import nn
+        >>> layers = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)
+        >>> model = myconv2d.fuse(nn.Sequential(*layers))
+        >>> model(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 8, 16, 16])
 
     In place; modules, parameters, state dict, hooks and results stay as they are, up to rounding. What runs as one is a
     convolution with whichever of batch norm, ReLU and a resize by two (max-pool or nearest upsampling) follow it in the
@@ -45,7 +48,7 @@ def fuse(model: nn.Module) -> nn.Module:
 def _convolves(module: nn.Module) -> bool:
     """Whether there is a convolution in it, or in a Sequential in it."""
     if type(module) in (nn.Sequential, FusedSequential):
-        return any(map(_convolves, module))
+        return any(map(_convolves, module.children()))
     return type(module) is MyConv2d
 
 
@@ -69,7 +72,15 @@ class Stage(NamedTuple):
 
 
 class FusedSequential(nn.Sequential):
-    """`nn.Sequential` whose blocks are fused; see `fuse`. Results have the layout that the plain modules give them."""
+    """`nn.Sequential` whose blocks are fused; see `fuse`. Results have the layout that the plain modules give them.
+
+        >>> from torch import nn
+        >>> model = myconv2d.fuse(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()))
+        >>> isinstance(model, myconv2d.FusedSequential)
+        True
+        >>> print(model.explain(torch.rand(2, 3, 32, 32)))
+        0 to 2: fused, by native
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return self._run(input)
@@ -85,12 +96,12 @@ class FusedSequential(nn.Sequential):
         x: Image = input
         last = _channels_last(input)
         for stage in _stages(_named(self)):
-            operands = watched or stage.operands(x)
-            if isinstance(operands, Operands):
-                x = stage.parts.run(operands)
-                last = last or _channels_last(stage.parts.conv.weight)
-            elif isinstance(x, Pending) and stage.parts is not None and len(stage.modules) == 1:
-                x = conv_concat(stage.parts.conv, x)
+            parts, operands = stage.parts, watched or stage.operands(x)
+            if parts is not None and isinstance(operands, Operands):
+                x = parts.run(operands)
+                last = last or _channels_last(parts.conv.weight)
+            elif parts is not None and isinstance(x, Pending) and len(stage.modules) == 1:
+                x = conv_concat(parts.conv, x)
                 x = x if last else x.contiguous()
             else:
                 x = _image(x, last)
