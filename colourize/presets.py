@@ -17,6 +17,17 @@ class Preset(NamedTuple):
     settings: dict[str, Any]
 
 
+def _superres(factor: int) -> Preset:
+    """Patches of 24 × 24 small pixels; a tenth of the usual rate, as nothing is normalised."""
+    return Preset(
+        f"{factor} times as large; best with --data crops:FOLDER",
+        {
+            "task": f"enlarge{factor}", "network": "enlarger", "depth": 4, "size": 24 * factor, "batch_size": 16,
+            "flips": True, "turns": True, "lr": 1e-4, "epochs": 40,
+        },
+    )  # fmt: skip
+
+
 _COLOUR = {"network": "colour-unet", "flips": True, "batch_size": 50, "weight_decay": 0.1, "epochs": 14}
 PRESETS = {
     "handout-regression": Preset(
@@ -43,10 +54,9 @@ PRESETS = {
         "colours as vivid as the pictures' own, rare ones included",
         {"task": "lab-classification", "loss": "rebalanced", **_COLOUR},
     ),
-    "best-superres": Preset(
-        "twice as large; best with --data crops:FOLDER",
-        {"task": "enlarge2", "network": "enlarger", "size": 48, "batch_size": 16, "flips": True, "epochs": 30},
-    ),
+    "best-superres": _superres(2),
+    "best-superres3": _superres(3),
+    "best-superres4": _superres(4),
 }
 NAMES = tuple(PRESETS)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import networks, precision, schedule, tasks
+from . import networks, perceptual, precision, schedule, tasks
 from .files import UserError, atomic_write
 
 if sys.version_info >= (3, 11):
@@ -41,6 +41,8 @@ class Settings:
     order: str | None = None
     depth: int | None = None
     loss: str | None = None
+    loss_weights: str | None = None
+    loss_layers: str | None = None
     temperature: float | None = None
     flips: bool = False
     turns: bool = False
@@ -81,6 +83,8 @@ class Settings:
             raise UserError(f"temperature must be a number from 0, the likeliest colour, up, not {self.temperature}")
         task = tasks.kind(self.task)
         task.check_loss(self.loss)
+        if self.loss_layers is not None:
+            perceptual.layers(self.loss_layers)
         multiple = task.size_multiple
         if not 0 <= self.shifts * multiple < self.size:
             raise UserError(

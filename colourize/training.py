@@ -175,6 +175,8 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
     task = create_task(settings, palette)
     if task.needs_frequencies:
         task.frequencies = lookup.frequencies(task, split.train)
+    if task.perceptual:
+        task.perceptual.load()
     return Run.begin(folder, settings, task), split
 
 

@@ -27,6 +27,8 @@ def test_file_holds_every_setting(tmp_path):
         bottleneck=3,
         order="resize-norm-relu",
         loss="rebalanced",
+        loss_weights="vgg.pth",
+        loss_layers="relu1_2+relu2_2",
         temperature=1,
         flips=True,
         turns=True,
