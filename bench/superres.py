@@ -12,10 +12,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 
 from colourize import pictures, presets, training
+from colourize.colour import to_uint8, upscale
+from colourize.data import photos
 from colourize.evaluation import Evaluation, evaluate
 from colourize.files import atomic_write
 from colourize.runs import Run
@@ -29,12 +33,16 @@ SRCNN = {  # dB over bicubic interpolation
     ("Set14", 2): 2.22, ("Set14", 3): 1.76, ("Set14", 4): 1.50,
 }  # fmt: skip
 
+_PARTS = ("astronaut", 24, 168), ("motorcycle", 240, 240), ("cat", 84, 84)  # of photographs: top and left
+_SIDE = 120  # pixels
+
 
 def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path, out: Path) -> Path:
     """Trains `names` of PRESETS on crops of the pictures below `crops` and evaluates them on the folders `sets`.
 
     Each is trained in a folder below `runs`, where one that is finished is taken as it is. Writes superres-DATE.json
-    and .md into `out`, anew after every preset; returns the latter.
+    and .md into `out`, anew after every preset, and superres-DATE.jpg, parts of photographs that training has not seen
+    if they are not below `crops`; returns the .md.
     """
     stem = out / f"superres-{datetime.date.today().isoformat()}"
     facts, records = environment("cpu"), []
@@ -43,6 +51,7 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
         result = {"date": stem.name[-10:], "environment": facts, "runs": records}
         _write(stem.with_suffix(".json"), json.dumps(result, indent=1))
         _write(stem.with_suffix(".md"), "\n".join(_table(records, stem.name[-10:])))
+    pictures.save(stem.with_suffix(".jpg"), _picture([Run.open(runs / name) for name in names]))
     return stem.with_suffix(".md")
 
 
@@ -90,6 +99,28 @@ def _table(records: Sequence[dict], date: str) -> list[str]:
             cells.append(f"{record['training']['processor seconds'] / 60:.1f} min")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+@torch.inference_mode()
+def _picture(runs: Sequence[Run]) -> Image.Image:
+    """A row for each run: a part of a photograph, reduced, as bicubic interpolation and the network enlarge it, whole."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for run, (name, top, left) in zip(runs, _PARTS, strict=False):
+        factor = run.task.enlarges
+        rgb = photos.photograph(name)
+        truth = torch.from_numpy(rgb[: len(rgb) // 12 * 12, : rgb.shape[1] // 12 * 12]).permute(2, 0, 1)[None]
+        small = run.task.degrade(truth)
+        enlarged = run.task.decode(run.load_network()(small), small)
+        shown = {
+            "small picture": upscale(small, factor, "nearest"),
+            **run.task.comparisons(truth),
+            "network": enlarged,
+            "truth": truth,
+        }
+        for title, image in shown.items():
+            part = to_uint8(image)[0, :, top : top + _SIDE, left : left + _SIDE]
+            columns.setdefault(title, []).append(part.permute(1, 2, 0).numpy())
+    return pictures.sheet(columns, cell=2 * _SIDE)
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ def _superres(factor: int) -> Preset:
         f"{factor} times as large; best with --data crops:FOLDER",
         {
             "task": f"enlarge{factor}", "network": "enlarger", "depth": 4, "size": 24 * factor, "batch_size": 16,
-            "flips": True, "turns": True, "lr": 1e-4, "epochs": 32,
+            "flips": True, "turns": True, "lr": 1e-4, "epochs": 16,
         },
     )  # fmt: skip
 
