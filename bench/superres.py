@@ -103,7 +103,7 @@ def _table(records: Sequence[dict], date: str) -> list[str]:
 
 @torch.inference_mode()
 def _picture(runs: Sequence[Run]) -> Image.Image:
-    """A row for each run: a part of a photograph, reduced, as bicubic interpolation and the network enlarge it, whole."""
+    """A row for each run: a part of a photograph, reduced, enlarged by bicubic interpolation and by the network."""
     columns: dict[str, list[np.ndarray]] = {}
     for run, (name, top, left) in zip(runs, _PARTS, strict=False):
         factor = run.task.enlarges
