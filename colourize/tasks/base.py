@@ -16,10 +16,10 @@ from torch import Tensor
 from ..colour import Palette, grey
 from ..files import UserError
 from ..measures import ciede2000, colourfulness, psnr, ssim
-from ..perceptual import PerceptualLoss
 
 if TYPE_CHECKING:
     from ..examples import Batch
+    from ..perceptual import PerceptualLoss
 
 
 _UNIFORM = 0.5  # λ of the class weights: the share of a uniform distribution

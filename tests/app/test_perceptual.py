@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from colourize import tasks, training
-from colourize.colour import Palette
 from colourize.evaluation import evaluate
 from colourize.files import UserError
 from colourize.perceptual import LAYERS, WEIGHTS, PerceptualLoss
 from colourize.runs import Run
 from colourize.settings import Settings
 from colourize.tables import training as training_table
+from colourize.tasks.base import Palette
 
 WIDTHS = 4, 4, "M", 5, 6, "M", 6, 7, 8, "M", 8, 8, 8, "M", 9, 9, 9, "M"
 BEHIND = {"relu1_2": 4, "relu2_2": 9, "relu3_3": 16, "relu4_3": 23}  # modules of torchvision's `features`
