@@ -33,7 +33,7 @@ SRCNN = {  # dB over bicubic interpolation
     ("Set14", 2): 2.22, ("Set14", 3): 1.76, ("Set14", 4): 1.50,
 }  # fmt: skip
 
-_PARTS = ("astronaut", 24, 168), ("motorcycle", 240, 240), ("cat", 84, 84)  # of photographs: top and left
+_PARTS = ("astronaut", 24, 168), ("motorcycle", 240, 240), ("cat", 72, 144)  # of photographs: top and left
 _SIDE = 120  # pixels
 
 
@@ -51,7 +51,8 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
         result = {"date": stem.name[-10:], "environment": facts, "runs": records}
         _write(stem.with_suffix(".json"), json.dumps(result, indent=1))
         _write(stem.with_suffix(".md"), "\n".join(_table(records, stem.name[-10:])))
-    pictures.save(stem.with_suffix(".jpg"), _picture([Run.open(runs / name) for name in names]))
+    picture = _picture([Run.open(runs / name) for name in names])
+    atomic_write(stem.with_suffix(".jpg"), lambda file: picture.save(file, format="JPEG", quality=85))
     return stem.with_suffix(".md")
 
 
