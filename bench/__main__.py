@@ -86,6 +86,31 @@ def handout(
 
 
 @app.command()
+def superres(
+    crops: Annotated[Path, typer.Option(help="folder of pictures to train on, such as CBSD68")],
+    test: Annotated[list[Path], typer.Option(metavar="FOLDER", help="pictures to measure on, such as Set5")],
+    preset: Annotated[list[str] | None, typer.Option(help="of best-superres, best-superres3, best-superres4")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
+    runs: Annotated[Path, typer.Option(help="folder of the trainings; finished ones are taken from it")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Trains the presets of super-resolution on the CPU and measures them beside bicubic interpolation and SRCNN.
+
+    Example: python -m bench superres --crops CBSD68 --test Set5 --test Set14
+    """
+    import torch
+
+    from .superres import PRESETS
+    from .superres import superres as run
+
+    if threads:
+        torch.set_num_threads(threads)
+    if unknown := set(preset or ()) - set(PRESETS):
+        raise typer.BadParameter(f"unknown preset {', '.join(sorted(unknown))}; known are {', '.join(PRESETS)}")
+    typer.echo(run(preset or list(PRESETS), crops, test, runs, out).read_text())
+
+
+@app.command()
 def report(
     cases: Annotated[
         list[str] | None,

@@ -39,6 +39,13 @@ def grey(images: Tensor) -> Tensor:
     return to_unit(images).mean(dim=1, keepdim=True)
 
 
+def luma(images: Tensor) -> Tensor:
+    """(N, 3, H, W) → (N, 1, H, W): the weighted mean of R, G and B that BT.601 takes for lightness, in unit scale."""
+    _check_rgb(images)
+    red, green, blue = to_unit(images).split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def downscale(images: Tensor, factor: int) -> Tensor:
     """Means of factor × factor pixels, in unit scale: (N, C, H, W) → (N, C, H/factor, W/factor)."""
     height, width = images.shape[-2:]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from . import checkpoint, networks, pickles, tasks
 from .colour import Palette
 from .files import UserError, atomic_write
+from .perceptual import PerceptualLoss
 from .settings import Settings
 from .tasks import Task
 
@@ -157,7 +158,10 @@ class Run:
 
 def create_task(settings: Settings, palette: Palette | None) -> Task:
     """The task of these settings; what is counted on training pictures is not in it yet."""
-    return tasks.kind(settings.task)(palette, loss=settings.loss, temperature=settings.temperature)
+    loss = PerceptualLoss(settings.loss_weights, settings.loss_layers)
+    return tasks.kind(settings.task)(
+        palette, loss=settings.loss, temperature=settings.temperature, perceptual=loss
+    )
 
 
 def _load_frequencies(path: Path, classes: int) -> Tensor:

@@ -19,6 +19,7 @@ from ..measures import ciede2000, colourfulness, psnr, ssim
 
 if TYPE_CHECKING:
     from ..examples import Batch
+    from ..perceptual import PerceptualLoss
 
 
 _UNIFORM = 0.5  # λ of the class weights: the share of a uniform distribution
@@ -28,8 +29,8 @@ class Task(ABC):
     """One task, with a loss out of `loss_names`, the first unless given.
 
     `palette` is the colours that a label stands for, None where there are none. `frequencies` (classes,) says how
-    often each class is right in the training pictures; the loss "rebalanced" needs it. `temperature` is that of
-    `annealed`.
+    often each class is right in the training pictures; the loss "rebalanced" needs it, "perceptual" needs
+    `perceptual`. `temperature` is that of `annealed`.
     """
 
     name: str
@@ -55,12 +56,14 @@ class Task(ABC):
         loss: str | None = None,
         frequencies: Tensor | None = None,
         temperature: float | None = None,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         if self.needs_palette and palette is None:
             raise ValueError(f"task {self.name} needs a palette")
         self.palette = palette if self.needs_palette else None
         self.loss_name = self.check_loss(loss)
         self.frequencies = frequencies
+        self.perceptual = perceptual if self.loss_name == "perceptual" else None
         self._weights: dict[torch.device, tuple[Tensor, Tensor]] = {}  # the frequencies they were made of, and they
         if temperature is not None:
             self.temperature = temperature
@@ -129,6 +132,12 @@ class Task(ABC):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean over the batch, which training lowers."""
         return self.losses(output, target).mean()
+
+    def perceived(self, made: Tensor, pictures: Tensor) -> Tensor:
+        """The perceptual loss of each of the unit pictures `made`."""
+        if self.perceptual is None:
+            raise ValueError(f"loss {self.loss_name} needs the layers of a network")
+        return self.perceptual(made, pictures)
 
     @abstractmethod
     def decode(self, output: Tensor, input: Tensor) -> Tensor:

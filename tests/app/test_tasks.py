@@ -154,7 +154,7 @@ def test_huber_loss_is_the_framework_s(name, scale, pictures):
 
 
 def test_unknown_loss_is_named():
-    with pytest.raises(UserError, match="mse, huber for task regression, not 'cross-entropy'"):
+    with pytest.raises(UserError, match="mse, huber, perceptual for task regression, not 'cross-entropy'"):
         make("regression", loss="cross-entropy")
 
 
