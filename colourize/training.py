@@ -16,7 +16,7 @@ from torch import Tensor
 from . import data, lookup, plots, precision, tables
 from . import step as steps
 from .colour import Palette
-from .data import Images, Mirrored, Split
+from .data import Images, Split
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
@@ -26,6 +26,7 @@ from .schedule import rate
 from .settings import Settings
 from .step import Step
 from .tasks import kind as task_kind
+from .views import Views
 
 _PALETTE_PICTURES = 2000  # a palette is fitted on at most so many
 _MAY_CHANGE = ("epochs", "data_dir", "precision")  # between the parts of a resumed training
@@ -65,11 +66,10 @@ def train(
             run.save_results(network)
     elif hasattr(network, "prior"):
         network.prior.start(lookup.table(run.task, split.train))
-    with progress(console, "preparing", len(split.train) * (1 + settings.flips) + len(split.validation)) as advance:
-        learnt = Mirrored(split.train) if settings.flips else split.train
-        seen, unseen = (
-            Examples(images, run.task, device, advance=advance) for images in (learnt, split.validation)
-        )
+    views = Views(settings.flips, settings.turns, settings.shifts, run.task.size_multiple)
+    with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
+        seen = Examples(split.train, run.task, device, views=views, advance=advance)
+        unseen = Examples(split.validation, run.task, device, advance=advance)
 
     step = steps.create(
         network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
@@ -80,7 +80,7 @@ def train(
     with pinned, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, mirrored=settings.flips)
+            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, views=views.count)
             batches = seen.placed(order)
             rates = [
                 rate(settings.schedule, settings.lr, number, count * settings.epochs)
@@ -128,13 +128,13 @@ def train_epoch(
     return loss()
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, mirrored: bool = False) -> Iterator[Tensor]:
+def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, views: int = 1) -> Iterator[Tensor]:
     """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
-    smaller. With `mirrored`, half of them, chosen anew, are those of the pictures' mirror images (data.Mirrored)."""
+    smaller. With more `views` than one, each is the number of a view of the picture, chosen anew (see Examples)."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
-    if mirrored:
-        order += count * torch.randint(2, (count,), generator=generator)
+    if views > 1:
+        order += count * torch.randint(views, (count,), generator=generator)
     return iter(order.split(batch_size))
 
 

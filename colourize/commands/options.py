@@ -68,6 +68,12 @@ Temperature = Annotated[
 Flips = Annotated[
     bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
 ]
+Turns = Annotated[
+    bool | None, typer.Option("--turns/--no-turns", help="train on pictures turned by quarters as well (default: no)")
+]
+Shifts = Annotated[
+    int | None, option("--shifts", "train on pictures moved by up to so many pixels as well", Settings.shifts)
+]
 Epochs = Annotated[
     int | None,
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
@@ -104,6 +110,8 @@ _TRAINING = {
     "loss": Loss,
     "temperature": Temperature,
     "flips": Flips,
+    "turns": Turns,
+    "shifts": Shifts,
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,

@@ -265,19 +265,19 @@ def test_every_picture_once_an_epoch_in_a_new_order():
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_mirrored_pictures_take_the_place_of_half_of_them():
-    orders = [torch.cat(list(training.shuffled(36, 7, 0, epoch, mirrored=True))) for epoch in (1, 2)]
+def test_every_picture_is_seen_once_an_epoch_and_its_view_chosen_anew():
+    orders = [torch.cat(list(training.shuffled(36, 7, 0, epoch, views=3))) for epoch in (1, 2)]
     for order in orders:
         assert sorted((order % 36).tolist()) == list(range(36))
-        assert 9 < (order >= 36).sum() < 27
-    mirrored = [set((order[order >= 36] % 36).tolist()) for order in orders]
-    assert mirrored[0] != mirrored[1]
+        assert all(4 < (order // 36 == view).sum() < 20 for view in range(3))
+    views = [order[(order % 36).argsort()] // 36 for order in orders]
+    assert not torch.equal(*views)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"flips": True, "weight_decay": 0.1},
+        {"flips": True, "turns": True, "shifts": 2, "weight_decay": 0.1},
         {"loss": "rebalanced"},
         {"task": "lab-classification"},
         {"task": "lab-regression", "network": "colour-unet"},
