@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, networks, pickles, tasks
-from .colour import Palette
 from .files import UserError, atomic_write
+from .palette import Palette
 from .settings import Settings
 from .tasks import Task
 
@@ -75,7 +75,8 @@ class Run:
         if not (folder / "settings.toml").is_file():
             raise UserError(f"{folder} holds no run: it has no settings.toml")
         settings = Settings.load(folder / "settings.toml")
-        palette = Palette.load(folder / "palette.npy") if tasks.kind(settings.task).needs_palette else None
+        kind = tasks.kind(settings.task)
+        palette = Palette.load(folder / "palette.npy", settings.space) if kind.needs_palette else None
         task = create_task(settings, palette)
         if task.needs_frequencies:
             task.frequencies = _load_frequencies(folder / "frequencies.npy", task.out_channels)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from . import data, lookup, plots, precision, tables
 from . import step as steps
-from .colour import Palette
 from .data import Images, Split
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
+from .palette import Palette
 from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
@@ -171,7 +171,7 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
     split = load_data(settings)
     palette = None
     if task_kind(settings.task).needs_palette:
-        palette = Palette.load(settings.palette) if settings.palette else fit_palette(settings, split)
+        palette = Palette.load(settings.palette, settings.space) if settings.palette else fit_palette(settings, split)
     task = create_task(settings, palette)
     if task.needs_frequencies:
         task.frequencies = lookup.frequencies(task, split.train)
@@ -181,7 +181,7 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
 def fit_palette(settings: Settings, split: Split) -> Palette:
     """The colours of the training pictures, or of some thousands spread over them."""
     some = torch.linspace(0, len(split.train) - 1, min(len(split.train), _PALETTE_PICTURES)).long()
-    return Palette.fit(split.train.batch(some), settings.colours, settings.seed)
+    return Palette.fit(split.train.batch(some), settings.colours, settings.seed, space=settings.space)
 
 
 def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import Palette, grey
+from ..colour import grey
 from ..files import UserError
 from ..measures import ciede2000, colourfulness, psnr, ssim
+from ..palette import Palette
 
 if TYPE_CHECKING:
     from ..examples import Batch

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from myconv2d import cross_entropy
 
-from ..colour import Palette, downscale, grey, to_unit, upscale
+from ..colour import downscale, grey, to_unit, upscale
 from ..measures import luma_psnr
+from ..palette import Palette
 from .base import Task, annealed, regression_losses, share, tinted
 
 if TYPE_CHECKING:
