@@ -17,7 +17,10 @@ class Preset(NamedTuple):
     settings: dict[str, Any]
 
 
-_COLOUR = {"network": "colour-unet", "flips": True, "batch_size": 50, "weight_decay": 0.1, "epochs": 14}
+_COLOUR = {
+    **{"network": "colour-unet", "flips": True, "shifts": 3},
+    **{"batch_size": 50, "weight_decay": 0.1, "epochs": 24},
+}
 PRESETS = {
     "handout-regression": Preset(
         "the handout's RegressionCNN as it was trained there",
@@ -38,10 +41,10 @@ PRESETS = {
     "best-colour": Preset(
         "the most right colours out of a palette", {"task": "classification", **_COLOUR}
     ),
-    "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR}),
+    "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR, "epochs": 14}),
     "vivid-colour": Preset(
         "colours as vivid as the pictures' own, rare ones included",
-        {"task": "lab-classification", "loss": "rebalanced", **_COLOUR},
+        {"task": "lab-classification", "loss": "rebalanced", **_COLOUR, "epochs": 8},
     ),
     "best-superres": Preset(
         "twice as large; best with --data crops:FOLDER",

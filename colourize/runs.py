@@ -40,7 +40,8 @@ Metrics = list[dict[str, float]]
 class Run:
     """A run's folder, settings and task; `begin` makes one, `open` finds one.
 
-    `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them.
+    `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them. `speeds` are
+    those of the epochs that were trained since, in pictures per second, without validation and saving.
     """
 
     def __init__(self, folder: Path, settings: Settings, task: Task) -> None:
@@ -48,6 +49,7 @@ class Run:
         self.settings = settings
         self.task = task
         self.metrics: Metrics = []
+        self.speeds: list[float] = []
         self._best: dict[str, Tensor] = {}  # what best.safetensors holds
 
     @property

@@ -98,6 +98,7 @@ def train(
             run.save_epoch(network, optimizer)
             draw()
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
+            run.speeds.append(training)
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
                 f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",

@@ -30,7 +30,7 @@ _DECIDES = (  # about baselines
 _BATCH = 100
 CAPTION = (
     "After the last epoch and, if another was better, at best: after the one of the lowest validation loss. Bold: the "
-    "best of the finished runs, last and at best. images/s: in training, with preparation, validation and saving."
+    "best of the finished runs, last and at best. images/s: of the median epoch, without validation and saving."
 )
 
 
