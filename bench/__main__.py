@@ -225,6 +225,34 @@ def epoch(
 
 
 @app.command()
+def presets(
+    names: Annotated[list[str], typer.Argument(metavar="PRESET...", help="of `colourize train`")],
+    data: Annotated[str, typer.Option(help="pictures, as `colourize train` names them")] = "cifar10",
+    data_dir: Annotated[str | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")] = None,
+    palette: Annotated[str | None, typer.Option(help="file of a palette, if not to be fitted")] = None,
+    seed: Annotated[int, typer.Option(help="of the training")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="if not the preset's own")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Trains presets, scores them beside the baselines and times both, and a photograph of a megapixel.
+
+    Example: python -m bench presets best-colour best-mean vivid-colour --data-dir cifar-10
+    """
+    import torch
+
+    from .presets import measure
+
+    if threads:
+        torch.set_num_threads(threads)
+    given = {"data": data, "data_dir": data_dir, "palette": palette, "seed": seed, "epochs": epochs, "limit": limit}
+    given = {name: value for name, value in given.items() if value is not None}
+    for file in measure(names, given, out):
+        typer.echo(file)
+
+
+@app.command()
 def compare(
     old: Annotated[Path, typer.Argument(help="the .json of a report")],
     new: Annotated[Path, typer.Argument(help="the .json of a later one")],

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from . import networks, perceptual, precision, schedule, tasks
 from .files import UserError, atomic_write
+from .palette import SPACES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +36,7 @@ class Settings:
     limit: int | None = None
     palette: str | None = None
     colours: int = 24
+    space: str = "rgb"
     filters: int = 32
     kernel_size: int = 3
     bottleneck: int | None = None
@@ -77,6 +79,8 @@ class Settings:
             raise UserError(f"precision must be one of {', '.join(precision.NAMES)}, not {self.precision!r}")
         if self.colours < 2:
             raise UserError(f"colours must be at least 2, not {self.colours}")
+        if self.space not in SPACES:
+            raise UserError(f"space must be one of {', '.join(SPACES)}, not {self.space!r}")
         if self.size < _SMALLEST:
             raise UserError(f"size must be at least {_SMALLEST}, not {self.size}")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from . import data, lookup, plots, precision, tables
 from . import step as steps
-from .colour import Palette
 from .data import Images, Split
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
+from .palette import Palette
 from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
@@ -98,6 +98,7 @@ def train(
             run.save_epoch(network, optimizer)
             draw()
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
+            run.speeds.append(training)
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
                 f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",
@@ -171,7 +172,7 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
     split = load_data(settings)
     palette = None
     if task_kind(settings.task).needs_palette:
-        palette = Palette.load(settings.palette) if settings.palette else fit_palette(settings, split)
+        palette = Palette.load(settings.palette, settings.space) if settings.palette else fit_palette(settings, split)
     task = create_task(settings, palette)
     if task.needs_frequencies:
         task.frequencies = lookup.frequencies(task, split.train)
@@ -183,7 +184,7 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
 def fit_palette(settings: Settings, split: Split) -> Palette:
     """The colours of the training pictures, or of some thousands spread over them."""
     some = torch.linspace(0, len(split.train) - 1, min(len(split.train), _PALETTE_PICTURES)).long()
-    return Palette.fit(split.train.batch(some), settings.colours, settings.seed)
+    return Palette.fit(split.train.batch(some), settings.colours, settings.seed, space=settings.space)
 
 
 def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:

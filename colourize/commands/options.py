@@ -19,6 +19,7 @@ from rich.console import Console
 from .. import networks, perceptual, precision, schedule, tasks
 from ..data import SOURCES
 from ..files import UserError
+from ..palette import SPACES
 from ..settings import Settings
 
 console = Console()
@@ -53,6 +54,7 @@ ClassName = Annotated[str | None, option("--class", "class of cifar10", Settings
 Size = Annotated[int | None, option("--size", "height and width of the pictures", Settings.size)]
 Limit = Annotated[int | None, option("--limit", "at most so many pictures in each part")]
 Colours = Annotated[int | None, option("--colours", "colours of a fitted palette", Settings.colours)]
+Space = Annotated[str | None, option("--space", f"colours' distances: {' | '.join(SPACES)}", Settings.space)]
 Filters = Annotated[int | None, option("--filters", "filters of the first convolution", Settings.filters)]
 KernelSize = Annotated[int | None, option("--kernel-size", "side of the kernels, odd", Settings.kernel_size)]
 Bottleneck = Annotated[int | None, option("--bottleneck", "channels before the last convolution", "colours")]
@@ -108,6 +110,7 @@ _TRAINING = {
     "limit": Limit,
     "palette": PaletteFile,
     "colours": Colours,
+    "space": Space,
     "filters": Filters,
     "kernel_size": KernelSize,
     "bottleneck": Bottleneck,

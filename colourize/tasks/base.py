@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import Palette, grey
+from ..colour import grey
 from ..files import UserError
 from ..measures import ciede2000, colourfulness, psnr, ssim
+from ..palette import Palette
 
 if TYPE_CHECKING:
     from ..examples import Batch
@@ -194,12 +195,13 @@ def regression_losses(name: str, output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
 
 
-def annealed(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / T): the mean's weights at 1, the mode alone at 0, in between what Zhang et al. 2016 call the
-    annealed mean (equation 5)."""
+def annealed(scores: Tensor, legend: Tensor, temperature: float) -> Tensor:
+    """(N, M, H, W) → (N, C, H, W): the mean of `legend` (M, C) by softmax(scores / T), which is the mean of all at 1,
+    the likeliest alone at 0, and in between what Zhang et al. 2016 call the annealed mean (equation 5)."""
+    pixels, legend = scores.movedim(1, -1), legend.to(scores)  # as channels_last has them: no copy
     if temperature == 0:
-        return F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    return (logits / temperature).softmax(1)
+        return legend[pixels.argmax(-1)].movedim(-1, 1)
+    return ((pixels / temperature).softmax(-1) @ legend).movedim(-1, 1)
 
 
 def tinted(pictures: Tensor, coloured: Tensor) -> Tensor:

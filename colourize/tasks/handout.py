@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from myconv2d import cross_entropy
 
-from ..colour import Palette, downscale, grey, to_unit, upscale
+from ..colour import downscale, grey, to_unit, upscale
 from ..measures import luma_psnr
+from ..palette import Palette
 from .base import Task, annealed, regression_losses, share, tinted
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class _Labelling(Task):
 
     def blend(self, output: Tensor) -> Tensor:
         """The annealed mean: like `decode`, but with no steps between neighbouring colours."""
-        weights, centres = annealed(output, self.temperature), self.palette.centres.to(output.device)
-        return torch.einsum("nmhw,mc->nchw", weights, centres)
+        return annealed(output, self.legend, self.temperature)
 
 
 class Classification(_Labelling, _Colouring):

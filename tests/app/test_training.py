@@ -11,6 +11,7 @@ import torch
 
 from colourize import files, lookup, tasks, training
 from colourize.files import UserError
+from colourize.palette import Palette
 from colourize.runs import CHECKPOINTS, Run
 from colourize.schedule import rate
 from colourize.training import train
@@ -303,6 +304,14 @@ def test_lookup_prior_starts_from_the_training_pictures(tiny, tmp_path):
     split = training.load_data(run.settings)
     table = lookup.table(run.task, split.train)
     torch.testing.assert_close(run.load_network().prior.table.detach(), table.float(), atol=1e-6, rtol=0)
+
+
+def test_labels_of_a_run_are_nearest_where_it_says(tiny, tmp_path):
+    run = train(tiny.replace(epochs=1, space="lab"), tmp_path / "run")
+    opened, pictures = Run.open(run.folder).task, training.load_data(tiny).train.batch(torch.arange(36))
+    expected = Palette(opened.palette.centres, "lab").quantise(pictures)
+    assert torch.equal(opened.target(pictures), expected)
+    assert not torch.equal(expected, Palette(opened.palette.centres).quantise(pictures))
 
 
 def test_given_palette_is_used_and_kept(tiny, tmp_path):
