@@ -41,6 +41,8 @@ def test_examples_run(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    if not (ROOT / "bench" / "results").exists():  # as in an sdist
+        targets = [target for target in targets if "bench/results/" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
