@@ -65,6 +65,12 @@ def problem(case: Case, dtype: torch.dtype, layout: str, device: torch.device) -
 @functools.lru_cache(maxsize=8)
 def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.device) -> Problem:
     values = draw(case, dtype, device, repeated)
+    return Problem(values, exact_results(case, values, any(repeated)))
+
+
+def exact_results(case: Case, values: Values, repeated: bool) -> dict[str, Exact]:
+    """All exact results by name; `repeated`: whether any operand holds one value at several places."""
+    dtype = values.input.dtype
     wide = values.map(lambda t: t.to(torch.float64 if dtype.is_floating_point else torch.int64))
     pixels = math.prod(case.output_size) // max(1, case.out_channels)
     taps = math.prod(case.kernel)
@@ -81,10 +87,14 @@ def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.devi
         for name, value in results.items():
             if not dtype.is_floating_point:
                 value = value.to(dtype).to(torch.int64)  # wraps around as the type does
-            length = lengths[name]
-            growth = length if any(repeated) else min(length, 8 + math.sqrt(length) / 4)
+            growth = lengths[name] if repeated else steady_growth(lengths[name])
             exact[name] = Exact(value, magnitudes[name], growth)
-    return Problem(values, exact)
+    return exact
+
+
+def steady_growth(length: int) -> float:
+    """c(n) of values that are not repeated."""
+    return min(length, 8 + math.sqrt(length) / 4)
 
 
 def bound(exact: Exact, dtype: torch.dtype, tf32: bool, winograd: bool) -> Tensor:

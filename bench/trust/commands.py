@@ -1,0 +1,1 @@
+"""`python -m bench trust`: the options of each check."""
