@@ -1,7 +1,7 @@
 """Random fused blocks, each result held to what follows from the results before it, exactly, in float64.
 
     y            the convolution of the feeds, beside conv2d of the images that they stand for
-    mean, var    the statistics of that y;   scale, shift: the batch norm of these;   raw, index: its pooling, to the bit
+    mean, var    the statistics of that y;  scale, shift: the batch norm of these;  raw, index: its pooling, to the bit
     gradients    block_backward of the reference, from the very y, index, mean and var of the native forward pass
 
 So no error is excused by an earlier one, and the kinks of ReLU and max-pool cannot fall on two sides: feeds are drawn
@@ -31,7 +31,13 @@ from .configurations import processor
 
 _ONE = (1, 1)
 _ROUNDING = torch.finfo(torch.float32).eps / 2
-_FORMATS = (Format(), Format((0, 2, 3, 1)), Format((3, 0, 2, 1)), Format((0, 2, 3, 1), 2, 3), Format(gap=2, offset=1))
+_FORMATS = (
+    Format(),
+    Format((0, 2, 3, 1)),
+    Format((3, 0, 2, 1)),
+    Format((0, 2, 3, 1), 2, 3),
+    Format(gap=2, offset=1),
+)
 _RESULTS = ("input", "scale", "shift", "skip", "skip_scale", "skip_shift", "weight", "bias", "gamma", "beta")
 _EPS = 1e-3
 
@@ -67,7 +73,9 @@ class Block:
     def draw(cls, random: random.Random, isas: list[str]) -> Block:
         def feed():
             channels = random.choice([1, 2, 3, 4, 8, 13, 17, 32])
-            return FeedShape(channels, random.random() < 0.6, random.random() < 0.4, random.randrange(len(_FORMATS)))
+            return FeedShape(
+                channels, random.random() < 0.6, random.random() < 0.4, random.randrange(len(_FORMATS))
+            )
 
         feeds = tuple(feed() for _ in range(random.randint(1, 2)))
         k = random.choice([1, 2, 3, 4, 5, 8, 16, 24, 33])
@@ -82,14 +90,20 @@ class Block:
         norm = random.random() < 0.7
         pool = norm and min(convolved) > 1 and random.random() < 0.5
         flags = random.random() < 0.5, norm, pool, random.random() < 0.5
-        where = random.randrange(len(_FORMATS)), random.randint(1, 4), random.choice(isas), random.randrange(2**31)
+        where = (
+            random.randrange(len(_FORMATS)),
+            random.randint(1, 4),
+            random.choice(isas),
+            random.randrange(2**31),
+        )
         return cls(random.randint(1, 4), height, width, k, kernel, padding, feeds, *flags, *where)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the convolution."""
         return tuple(  # type: ignore[return-value]
-            n + 2 * p - r + 1 for n, p, r in zip((self.height, self.width), self.padding, self.kernel, strict=True)
+            n + 2 * p - r + 1
+            for n, p, r in zip((self.height, self.width), self.padding, self.kernel, strict=True)
         )
 
     def smaller(self) -> Iterator[Block]:
@@ -109,7 +123,11 @@ class Block:
         step = 2 if any(f.upsample for f in self.feeds) else 1
         for name, low in (("batch", 1), ("out_channels", 1), ("height", step), ("width", step)):
             value = getattr(self, name)
-            for fewer in (low, value // (2 * step) * step, value - (step if name in ("height", "width") else 1)):
+            for fewer in (
+                low,
+                value // (2 * step) * step,
+                value - (step if name in ("height", "width") else 1),
+            ):
                 if fewer >= low:
                     yield replace(self, **{name: fewer})
         for p in ((0, 0), (self.padding[0], 0), (0, self.padding[1])):
@@ -153,12 +171,22 @@ class Block:
         found += self._forward(args, results, y)
         gradients = torch.randn(raw.shape, generator=generator)
         given = [kept(gradients, self.format), vector(self.norm), vector(self.norm), *args[:9], args[10]]
-        given += [args[11], *((mean, var) if self.norm else (None, None)), _EPS, y, index, self.pool, self.bias]
+        given += [
+            args[11],
+            *((mean, var) if self.norm else (None, None)),
+            _EPS,
+            y,
+            index,
+            self.pool,
+            self.bias,
+        ]
         given.append([True, True, True])
         found += self._backward(given, self._twice(run("block_backward"), given, "block_backward", found))
         plain = [args[0], args[3], args[4], args[7], *args[8:13]]
         plain += [*((mean, var) if self.norm else (None, None)), _EPS, self.relu, self.pool]
-        return found + self._inference(plain, self._twice(run("block_inference"), plain, "block_inference", found))
+        return found + self._inference(
+            plain, self._twice(run("block_inference"), plain, "block_inference", found)
+        )
 
     def _twice(self, operator, args, name, found):
         """The results with one thread; others with more threads are noted as a problem."""
@@ -195,7 +223,9 @@ class Block:
         off = (growth * 4 * largest.square() / (variance + _EPS) + 4 * _ROUNDING) * slope.abs()
         found += _far("scale", scale, slope, off)
         limit = off * centre.abs() + slope.abs() * growth * 2 * largest
-        limit += 4 * _ROUNDING * (exact[12].abs() + (slope * centre).abs() + slope.abs() * values.abs().amax(axes))
+        limit += (
+            4 * _ROUNDING * (exact[12].abs() + (slope * centre).abs() + slope.abs() * values.abs().amax(axes))
+        )
         found += _far("shift", shift, exact[12] - centre * slope, limit)
         if self.pool:
             best, where = block_reference._pool(y, args[11])
@@ -207,7 +237,13 @@ class Block:
         exact = _wide(given)
         truth = block_reference.block_backward(*exact)
         grad, to_scale, to_shift = exact[:3]
-        feeds, weight, gamma, mean, var, y, index = exact[3:11], exact[11], *exact[13:16], exact[17], exact[18]
+        feeds, weight, gamma, mean, var, y, index = (
+            exact[3:11],
+            exact[11],
+            *exact[13:16],
+            exact[17],
+            exact[18],
+        )
         magnitude = block_reference._unpool(grad.abs(), index, y) if self.pool else grad.abs()
         of_norm = {}
         if self.norm:
@@ -221,7 +257,10 @@ class Block:
         numbers = _ONE, self.padding, _ONE, 1
         pixels = magnitude[:, 0].numel()
         products, sums = reference.conv2d_grad_weight(magnitude, x.abs(), weight.shape, *numbers, True)
-        limits = {"weight": self._limit(products, pixels), "bias": (steady_growth(pixels) + 8) * _ROUNDING * sums}
+        limits = {
+            "weight": self._limit(products, pixels),
+            "bias": (steady_growth(pixels) + 8) * _ROUNDING * sums,
+        }
         to_x = reference.conv2d_grad_input(magnitude, weight.abs(), x.shape, *numbers)
         limit = self._limit(to_x, weight[:, 0].numel())
         for shape, feed, prefix, part in zip(
@@ -240,7 +279,9 @@ class Block:
         found = []
         for name, ours, right in zip(_RESULTS, results, truth, strict=True):
             if right.numel() or ours.numel():
-                limit_of = {**limits, **of_norm}[name] if not (name == "bias" and self.norm) else torch.zeros(())
+                limit_of = (
+                    {**limits, **of_norm}[name] if not (name == "bias" and self.norm) else torch.zeros(())
+                )
                 found += _far(f"gradient of {name}", ours, right, limit_of)
         return found
 
@@ -260,7 +301,9 @@ class Block:
 
     def _limit(self, products: Tensor, length: int) -> Tensor:
         """The ruler's bound of a sum of `length` products, with room for batch norm's arithmetic."""
-        return (steady_growth(length) + 8) * _ROUNDING * products.max() if products.numel() else products.sum()
+        return (
+            (steady_growth(length) + 8) * _ROUNDING * products.max() if products.numel() else products.sum()
+        )
 
 
 def _wide(args) -> list:
@@ -278,7 +321,8 @@ def _far(name: str, ours: Tensor, exact: Tensor, limit: Tensor) -> list[str]:
     if not share.numel() or share.max() <= 1:
         return []
     place = tuple(int(i) for i in torch.unravel_index(share.argmax(), exact.shape))
-    return [f"{name} is {ours[place].item():.9g} at {place} instead of {exact[place].item():.9g}, an error of "
-            f"{share.max().item():.3g} times the bound, in {int((share > 1).sum())} of {share.numel()} values"]  # fmt: skip
-
-
+    value, right, times = ours[place].item(), exact[place].item(), share.max().item()
+    wrong = f"{int((share > 1).sum())} of {share.numel()} values"
+    return [
+        f"{name} is {value:.9g} at {place} instead of {right:.9g}, {times:.3g} times the bound; so are {wrong}"
+    ]

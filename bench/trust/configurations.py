@@ -156,7 +156,10 @@ def _smaller(case: Case) -> Iterator[Case]:
         value = getattr(case, name)
         changes += [{name: smaller} for smaller in (case.groups, value // 2, value - case.groups)]
     if case.groups > 1:
-        parts = {"in_channels": case.in_channels // case.groups, "out_channels": case.out_channels // case.groups}
+        parts = {
+            "in_channels": case.in_channels // case.groups,
+            "out_channels": case.out_channels // case.groups,
+        }
         changes += [{"groups": n, **{k: v * n for k, v in parts.items()}} for n in (1, 2, case.groups - 1)]
     for change in changes:
         new = replace(case, **change)
@@ -175,7 +178,9 @@ def _case(random: random.Random, kernel, stride, padding, dilation, groups, chan
     height, width = (max(1, reach[i] - 2 * padding[i]) + random.randrange(pixels) for i in range(2))
     c, k = (groups * random.choice(channels) for _ in range(2))
     bias = random.random() < 0.5
-    return Case("drawn", random.randint(1, 3), c, k, height, width, kernel, stride, padding, dilation, groups, bias)
+    return Case(
+        "drawn", random.randint(1, 3), c, k, height, width, kernel, stride, padding, dilation, groups, bias
+    )
 
 
 def _anything(random: random.Random) -> Case:
@@ -190,7 +195,16 @@ def _layer(random: random.Random) -> Case:
     stride = (random.choice([1, 1, 1, 2]),) * 2
     channels = [1, 2, 3, 4, 5, 8, 13, 16, 24, 33]
     dilation = (random.choice([1, 1, 1, 2]),) * 2
-    return _case(random, (size, size), stride, (size // 2, size // 2), dilation, random.choice([1, 1, 1, 2]), channels, 22)
+    return _case(
+        random,
+        (size, size),
+        stride,
+        (size // 2, size // 2),
+        dilation,
+        random.choice([1, 1, 1, 2]),
+        channels,
+        22,
+    )
 
 
 def _wide(random: random.Random) -> Case:
@@ -201,4 +215,3 @@ def _wide(random: random.Random) -> Case:
         return _case(random, *numbers, random.randint(1, 70), (1,), 20)
     case = _case(random, *numbers, 1, (1, 7, 31, 64, 81), 6)
     return replace(case, batch=1) if random.random() < 0.5 else case
-
