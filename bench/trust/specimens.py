@@ -158,7 +158,7 @@ def specimens(folder: Path) -> tuple[Specimen, ...]:
         ),
         *(picture(kind) for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")),
         picture("GIF", smooth.convert("P")),
-        picture("PNG", smooth.convert("L").convert("I")),  # 16 bits
+        picture("PNG", Image.fromarray(np.arange(48 * 64, dtype=np.uint16).reshape(48, 64))),  # 16 bits
     )
 
 
