@@ -92,7 +92,7 @@ def _read_batch(path: Path) -> Any:
 @cache
 def _batch() -> bytes:
     data = np.random.default_rng(0).integers(0, 256, (10, 3072), dtype=np.uint8)
-    return pickle.dumps({b"data": data, b"labels": [7, 1] * 5}, protocol=2)
+    return pickle.dumps({b"data": data, b"labels": [7, 1] * 5}, protocol=3)  # bytes as bytes
 
 
 def _archive() -> bytes:
