@@ -29,6 +29,15 @@ class Device(str, Enum):
     cpu = "cpu"
 
 
+class Precision(str, Enum):
+    """As in precision.py, which cannot be imported before the instruction set is chosen."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 @app.command()
 def gpu_check(
     device: Annotated[
@@ -36,14 +45,22 @@ def gpu_check(
     ] = Device.cuda,
     out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
     quick: Annotated[
-        bool, typer.Option("--quick", help="a few cases and types: about a minute and a half")
+        bool,
+        typer.Option("--quick", help="correctness of a few cases and types: about a minute and a half of it"),
     ] = False,
     only: Annotated[str, typer.Option(metavar="PATTERN", help='jobs to run, such as "triton*"')] = "*",
     cases: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="names or tags of cases")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes at a time")] = _WORKERS,
-    minutes: Annotated[float, typer.Option(min=0.1, help="after this long nothing new is begun")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="for everything; every part has its share")] = 9.0,
+    parts: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help='of parts to run, such as "steps*"')
+    ] = None,
 ) -> None:
-    """Runs every backend over the table of cases, and behaviours such as CUDA graphs; writes a dated result.
+    """Checks a GPU: is everything right, and how fast is it beside PyTorch? Writes dated results and pictures.
+
+    The parts, in order: correctness (every backend over the table of cases, and behaviours such as CUDA graphs), cases
+    (layers), steps (of training and inference, in CUDA graphs), the same against torch.compile, throughput (images
+    per second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk.
 
     Exit status: 0 if all passed, 1 if not, 2 if there is nothing to check.
 
@@ -51,7 +68,8 @@ def gpu_check(
     """
     from .gpu_check import gpu_check
 
-    raise typer.Exit(gpu_check(device.value, out, quick, only, cases or (), workers, minutes))
+    options = device.value, out, quick, only, cases or (), workers, minutes, parts or ()
+    raise typer.Exit(gpu_check(*options))
 
 
 @app.command()
@@ -93,12 +111,26 @@ def report(
         bool, typer.Option("--cpu-time", help="processor time, with --threads 1: where others compute too")
     ] = False,
     device: Annotated[Device, typer.Option(help="where to measure")] = Device.cpu,
+    precision: Annotated[
+        Precision | None, typer.Option(help="of both sides; not given: tf32 on a GPU, else fp32")
+    ] = None,
+    contestants: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help='who is asked, such as "*in a CUDA graph"')
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="after this long nothing new is begun")
+    ] = None,
+    add: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="an earlier report's .json: its rows are kept")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
 ) -> None:
     """Measures speed beside the best rivals, checks accuracy in the same run; writes samples, tables and pictures.
 
-    Tags: networks (training, inference, memory), overhead, fused (blocks), ten, handout (unet, cnn, …), large, wide,
-    strided, dilated, grouped, depthwise, kernels, kernelbench. Ctrl-C writes what was measured so far.
+    Tags: networks (training, inference, memory), throughput, overhead, fused, fused-large (blocks), ten, handout (unet,
+    cnn, …), large, wide, strided, dilated, grouped, depthwise, kernels, kernelbench; NAME:PASS is one pass of it, as in
+    ten:forward.
+    Files are written after every row: whatever ends the command, what was measured so far is there.
 
     Exit status: 0 done, 1 a result of ours is not accurate, 2 nothing to measure, 130 interrupted.
 
@@ -107,14 +139,33 @@ def report(
     python -m bench report --quick
 
     python -m bench report --cases ten --cases "unet-*" --threads 1 --out speed
+
+    python -m bench report --device cuda --precision bf16 --cases networks
     """
     excluded = limit(isa) if isa else {}  # before torch is imported
+    import torch
+
+    from colourize.precision import default
+
     from .report import Settings
     from .report import report as run
 
     isa_name = isa.value if isa else None
     settings = Settings(
-        device.value, cases or (), quick, threads, isa_name, compile, budget, cpu_time, out, excluded
+        device.value,
+        cases or (),
+        quick,
+        threads,
+        isa_name,
+        compile,
+        budget,
+        cpu_time,
+        precision.value if precision else default(torch.device(device.value)),
+        contestants or (),
+        minutes,
+        add,
+        out,
+        excluded,
     )
     raise typer.Exit(run(settings))
 

@@ -1,13 +1,14 @@
 """Whether a timed result is right: its error against float64, beside the rival's own.
 
 A result holds if its error is at most twice the fastest rival's, or within a bound. The error of a convolution, an
-output or a loss is the largest one, relative to the largest exact value; the bound is 3e-6 in fp32.
+output or a loss is the largest one, relative to the largest exact value; the bound is that of the precision
+(precision.py): 3e-6 in fp32.
 
 Behind a ReLU or a max-pool a gradient jumps: a value within rounding of zero, or two within rounding of each other, may
-fall on either side, and then a whole contribution is there or not. With an allowed error of δ = 3e-6 of values that
-are about normal, a share of 2δ·φ(0) ≈ 0.8 δ may do so; if the contributions are of one size, the relative error in the
-2-norm is √(0.8 δ) ≈ 1.5e-3, whatever their number, and √k times that behind k such layers. So gradients there are
-compared in this norm.
+fall on either side, and then a whole contribution is there or not. With an allowed error of δ of values that are
+about normal, a share of 2δ·φ(0) ≈ 0.8 δ may do so; if the contributions are of one size, the relative error in the
+2-norm is √(0.8 δ), in fp32 1.5e-3, whatever their number, and √k times that behind k such layers. So gradients there
+are compared in this norm.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-BOUND = 3e-6
+from .precision import PRECISIONS
+
+BOUND = PRECISIONS["fp32"].bound
 _FACTOR = 2.0
 
 
@@ -27,9 +30,9 @@ def _jumps(name: str, kinks: int) -> bool:
     return kinks > 0 and name.startswith("grad")
 
 
-def bounds(names: Iterable[str], kinks: int) -> dict[str, float]:
+def bounds(names: Iterable[str], kinks: int, bound: float = BOUND) -> dict[str, float]:
     """The errors that are allowed to anybody; `kinks`: layers with a ReLU or a max-pool."""
-    return {name: math.sqrt(kinks * 0.8 * BOUND) if _jumps(name, kinks) else BOUND for name in names}
+    return {name: math.sqrt(kinks * 0.8 * bound) if _jumps(name, kinks) else bound for name in names}
 
 
 def errors(found: Mapping[str, Tensor], exact: Mapping[str, Tensor], kinks: int) -> dict[str, float]:

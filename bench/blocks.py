@@ -1,4 +1,4 @@
-"""The UNet's five blocks as subjects: ConvBlock, fused, against the plain composition."""
+"""Blocks as subjects, the UNet's five and larger ones: ConvBlock, fused, against the plain composition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from myconv2d import ConvBlock
 
-from . import plain
+from . import plain, precision
 from .modules import count_flop, gradients, laid_out, random_inputs, randomise
 from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
 from .variants import Variant, variants
@@ -19,18 +19,20 @@ from .variants import Variant, variants
 
 @dataclass(frozen=True)
 class BlockCase:
-    """convolution 3×3 → batch norm → ReLU → resize; two inputs, where there is a skip, count as concatenated."""
+    """convolution 3×3 → batch norm, or none → ReLU → resize; two inputs (with a skip) count as concatenated."""
 
     batch: int
     in_channels: tuple[int, ...]
     out_channels: int
     size: int
     resize: str | None = None
+    norm: bool = True
 
     @property
     def name(self) -> str:
-        resize = f"-{self.resize}" if self.resize else ""
-        return f"block-c{sum(self.in_channels)}-k{self.out_channels}-{self.size}px{resize}-n{self.batch}"
+        rest = f"-{self.resize}" if self.resize else ""
+        rest += "" if self.norm else "-no-norm"
+        return f"block-c{sum(self.in_channels)}-k{self.out_channels}-{self.size}px{rest}-n{self.batch}"
 
     @property
     def input_sizes(self) -> list[tuple[int, ...]]:
@@ -47,10 +49,10 @@ class BlockCase:
         return self.in_channels == (1,)
 
     def ours(self) -> nn.Module:
-        return ConvBlock(sum(self.in_channels), self.out_channels, resize=self.resize)
+        return ConvBlock(sum(self.in_channels), self.out_channels, resize=self.resize, norm=self.norm)
 
     def plain(self) -> nn.Module:
-        return plain.Block(sum(self.in_channels), self.out_channels, self.resize)
+        return plain.Block(sum(self.in_channels), self.out_channels, self.resize, self.norm)
 
 
 BLOCKS = (
@@ -60,10 +62,14 @@ BLOCKS = (
     BlockCase(100, (64, 64), 32, 8, "upsample"),
     BlockCase(100, (32, 32), 24, 16, "upsample"),
 )
+LARGE = (
+    BlockCase(128, (64,), 128, 128, norm=False),  # convolution and ReLU alone, as in KernelBench's 2-1
+    BlockCase(16, (64,), 64, 256, norm=False),
+)
 
 
 def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
-    for case in BLOCKS:
+    for case in (*BLOCKS, *LARGE):
         for training in (True, False):
             yield block(case, training, device, compiled)
 
@@ -75,11 +81,11 @@ def block(case: BlockCase, training: bool, device: torch.device, compiled: bool 
         case.name,
         "training" if training else "inference",
         "block",
-        frozenset({"fused"}),
+        frozenset({"fused" if case in BLOCKS else "fused-large"}),
         lambda: list(_contestants(case, training, device, compiled)),
         lambda: _exact(case, training, device),
         flop=lambda: count_flop(lambda: _run_once(case, training)),
-        bytes=4 * ends * (2 if training else 1),
+        bytes=precision.current().dtype.itemsize * ends * (2 if training else 1),
         pixels=case.batch * case.size**2,
         kinks=1,
     )
@@ -106,17 +112,21 @@ def _contestants(
         yield Contestant(f"ours {variant.name}", OURS, functools.partial(prepare, case.ours, variant))
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, case.plain, variant))
-    if device.type == "cpu" and not training:
+    if device.type == "cpu" and not training and not precision.current().short:
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
 
 def _operands(case: BlockCase, number: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    *inputs, grad_output = random_inputs([*case.input_sizes, case.output_size], number, device)
+    dtype = precision.current().dtype  # as they come out of the blocks on either side
+    drawn = random_inputs([*case.input_sizes, case.output_size], number, device)
+    *inputs, grad_output = (tensor.to(dtype) for tensor in drawn)
     return inputs, grad_output
 
 
 def _prepare(case: BlockCase, training: bool, device: torch.device, create, variant: Variant) -> Ready:
     module = laid_out(create(), _weights(case), variant, device).train(training).requires_grad_(training)
+    if not training:
+        module.to(precision.current().dtype)
     function = variant.compile(module, freeze=not training)
     sets = []
     for number in range(SETS):
@@ -125,10 +135,21 @@ def _prepare(case: BlockCase, training: bool, device: torch.device, create, vari
         inputs = [tensor.requires_grad_(training and not case.first) for tensor in inputs]
         sets.append((inputs, grad_output.contiguous(memory_format=variant.memory_format)))
 
-    def call(number: int) -> Tensor:
-        return _run(function, training, module, *sets[number])
+    tensors = *sets[0][0], *module.parameters()
 
-    return Ready(variant.ready(call, SETS), lambda: _results(call(0), module, sets[0][0]))
+    def run(number: int) -> tuple[Tensor, list[Tensor | None]]:
+        output = _run(function, training, module, *sets[number])
+        return output.detach(), [tensor.grad for tensor in (*sets[number][0], *module.parameters())]
+
+    call = variant.ready(run, SETS)
+
+    def results() -> Results:
+        output, grads = call(0)  # of a graph the gradients are its own, whatever `.grad` is by now
+        for tensor, grad in zip(tensors, grads, strict=True):
+            tensor.grad = grad
+        return _results(output, module, sets[0][0])
+
+    return Ready(call, results)
 
 
 def _run(function, training: bool, module: nn.Module, inputs: list[Tensor], grad_output: Tensor) -> Tensor:
@@ -138,7 +159,8 @@ def _run(function, training: bool, module: nn.Module, inputs: list[Tensor], grad
             return function(*inputs)
     for tensor in (*inputs, *module.parameters()):
         tensor.grad = None
-    output = function(*inputs)
+    with precision.autocast(grad_output.device):  # float64 is never cast
+        output = function(*inputs)
     output.backward(grad_output)
     return output
 

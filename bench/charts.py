@@ -16,9 +16,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from colourize.files import atomic_write
 
-from .rows import PASSES, Row
+from .rows import PASSES, Row, peak
 from .stats import geometric_mean
-from .tables import threads
+from .tables import UNITS, precisions, threads
 
 _STYLE = {
     "font.size": 9,
@@ -34,9 +34,9 @@ _STYLE = {
 _OURS, _RIVAL, _OTHER = "#0b6e4f", "#c8553d", "#b9bec5"
 _PASS_COLOURS = {
     **{"forward": "#2f6fb0", "grad_input": "#e08e2b", "grad_weight": "#7b519d", "backward": "#3b9a72"},
-    **{"training": "#3b9a72", "training step": "#3b9a72", "inference": "#2f6fb0"},
+    **{"training": "#3b9a72", "training step": "#3b9a72", "epoch": "#3b9a72", "inference": "#2f6fb0"},
 }
-_SHORT = {"training": "training", "training step": "training"}
+_SHORT = {"training": "training", "training step": "training", "epoch": "training"}
 _MOST_CASES = 24  # as bars of their own
 _BAR = 0.19  # height of a bar in inches
 
@@ -45,7 +45,9 @@ def draw_all(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> list[Pat
     """Draws every picture for which there are rows; returns the files, named STEM-WHAT.png."""
     machine = facts["environment"].get("card") or facts["environment"].get("processor", "")
     settings = facts["settings"]
-    note = f"{machine.partition(',')[0]} · {threads(settings)} · fp32 · {facts['date'][:10]}"
+    words = [machine.partition(",")[0], *([threads(settings)] if settings["device"] == "cpu" else [])]
+    words += ["/".join(precisions(rows, settings)), facts["date"][:10]]
+    note = " · ".join(words)
     pictures: dict[str, Callable[[Sequence[Row], dict[str, Any]], Figure | None]] = {
         "layers": layer_ratios,
         "tags": tag_ratios,
@@ -133,7 +135,7 @@ def layer_ratios(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     """A bar for every pass of every layer: of the ten that stand for all, or of all if they are few."""
     layers = [row for row in rows if row.kind == "layer" and math.isfinite(row.ratio)]
     layers = [row for row in layers if "ten" in row.tags] or layers
-    groups = _grouped(layers, lambda row: row.case)
+    groups = _grouped(layers, lambda row: row.title)
     if not 0 < len(groups) <= _MOST_CASES:
         return None
     bars = {
@@ -183,27 +185,28 @@ def networks(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
         return None
     columns = min(2, len(rows))
     lines = math.ceil(len(rows) / columns)
+    units = UNITS[facts["settings"]["device"]]
     most = max(len(row.samples) for row in rows)
     figure = Figure(figsize=(5.4 * columns, lines * (0.95 + 0.24 * most)), layout="constrained")
     for index, row in enumerate(rows):
         axes = figure.add_subplot(lines, columns, index + 1)
         names = sorted(row.samples, key=row.median, reverse=True)
         colours = {row.ours: _OURS, row.rival: _RIVAL}
-        values = [1e3 * row.median(name) for name in names]
+        values = [units.times * row.median(name) for name in names]
         places = range(most - len(names), most)
         axes.barh(places, values, color=[colours.get(name, _OTHER) for name in names])
         for place, name, value in zip(places, names, values, strict=True):
             times = row.median(name) / row.median(row.ours)
-            text = f"{value:.3g} ms" + ("" if name == row.ours else f"  ({times:.2f}×)")
+            text = f"{value:.3g} {units.time}" + ("" if name == row.ours else f"  ({times:.2f}×)")
             axes.annotate(
                 text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
             )
         axes.set_yticks(places, names, fontsize=8)
         axes.set_xlim(0, 1.35 * max(values))
         axes.set_ylim(-0.6, most - 0.4)
-        axes.set_title(f"{row.case}, {PASSES[row.pass_name]}", fontsize=9.5)
+        axes.set_title(f"{row.title}, {PASSES[row.pass_name]}", fontsize=9.5)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("ms (shorter is better; × against ours)", fontsize=8)
+        axes.set_xlabel(f"{units.time} (shorter is better; × against ours)", fontsize=8)
         axes.grid(axis="x")
     handles = [
         mpl.patches.Patch(color=colour, label=label)
@@ -220,20 +223,22 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     ]
     if not rows or "roofs" not in facts:
         return None
-    peak, bandwidth = facts["roofs"]["GF/s"], facts["roofs"]["GB/s"]
+    bandwidth = facts["roofs"]["GB/s"]
+    peaks = {name: peak(facts["roofs"], name) for name in precisions(rows, facts["settings"])}
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     intensities = [row.flop / row.bytes for row in rows]
-    low, high = min(intensities) / 1.6, max(*intensities, peak / bandwidth) * 1.6
-    ridge = peak / bandwidth
-    axes.plot([low, ridge, high], [bandwidth * low, peak, peak], color="#222222", linewidth=1.3)
-    axes.annotate(
-        f"matrix product: {peak:.0f} GF/s",
-        (math.sqrt(ridge * high), peak),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="center",
-    )
+    low, high = min(intensities) / 1.6, max(*intensities, max(peaks.values()) / bandwidth) * 1.6
+    for name, top in peaks.items():
+        ridge = top / bandwidth
+        axes.plot([low, ridge, high], [bandwidth * low, top, top], color="#222222", linewidth=1.3)
+        axes.annotate(
+            f"matrix product{'' if len(peaks) == 1 else f' in {name}'}: {top:.0f} GF/s",
+            (math.sqrt(ridge * high), top),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+        )
     axes.annotate(
         f"copy: {bandwidth:.0f} GB/s",
         (low, bandwidth * low),
@@ -269,7 +274,7 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
 def sizes(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     """Time per pixel against the size of the picture, for the layers that exist in several sizes."""
     rows = [row for row in rows if "large" in row.tags and row.ours and row.rival]
-    layers = _grouped(rows, lambda row: re.sub(r"-\d+px-n\d+$", "", row.case))
+    layers = _grouped(rows, lambda row: re.sub(r"-\d+px-n\d+", "", row.title))
     layers = {name: group for name, group in layers.items() if len({row.pixels for row in group}) > 1}
     passes = [name for name in ("forward", "backward") if any(row.pass_name == name for row in rows)]
     if not layers or not passes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from colourize.precision import tf32_products
 from myconv2d.shapes import empty_beside
 
 from .cases import Case
@@ -114,7 +115,7 @@ def hold(
     """Every operator on these operands, by their names in `Values`, beside the exact results; see `check`."""
     tensors = Values(**{name: operand.tensor for name, operand in operands.items()})
     dtype, findings = tensors.input.dtype, []
-    with _precision(tf32), torch.no_grad():
+    with tf32_products(tf32), torch.no_grad():
         for operator, names in RESULTS.items():
             runs, problems = _run(implementation, operator, case, tensors, repeats)
             problems += [f"changes {name} or writes beside it" for name, o in operands.items() if o.touched()]
@@ -135,20 +136,6 @@ def hold(
                 findings.append(Finding(operator, name, tuple(problems + found), of_bound, error, theirs))
                 problems = []  # of the operator as a whole: said once
     return tuple(findings)
-
-
-@contextmanager
-def _precision(tf32: bool) -> Iterator[None]:
-    """Sets the framework's switches: of convolutions, which we obey, and of matrix products (reference)."""
-    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "tf32" if tf32 else "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 
 import torch
 
-from . import accuracy
+from . import accuracy, precision
 from .measure import StoppingRule, Timer, interleave, wall_clock
 from .rows import Row
 from .subjects import SETS, Ready, Subject
@@ -18,9 +19,18 @@ _PROCESSES = 3  # samples of a peak of memory: each is a process
 
 
 def compete(
-    subject: Subject, rule: StoppingRule, timer: Timer = wall_clock, excluded: Mapping[str, str] | None = None
+    subject: Subject,
+    rule: StoppingRule,
+    timer: Timer = wall_clock,
+    excluded: Mapping[str, str] | None = None,
+    only: Sequence[str] = ("*",),
 ) -> Row:
-    """The row of a subject. Who does not compete, excluded or failing, is named in its `problems` with the reason."""
+    """The row of a subject, in the precision that is pinned.
+
+    Args:
+        excluded: who cannot compete, and why; named in the row's `problems`, like whoever fails.
+        only: patterns (shell style) of who is asked at all.
+    """
     row = Row(
         subject.case,
         subject.pass_name,
@@ -31,9 +41,11 @@ def compete(
         subject.pixels,
         subject.unit,
         subject.threads,
+        precision.name(),
+        subject.images,
     )
     with _threads(subject.threads):
-        ready = _prepare(subject, row, excluded or {})
+        ready = _prepare(subject, row, excluded or {}, only)
         if subject.unit == "B":
             _sample_memory(ready, row)
         elif ready:
@@ -45,11 +57,15 @@ def compete(
     return row
 
 
-def _prepare(subject: Subject, row: Row, excluded: Mapping[str, str]) -> dict[str, Ready]:
+def _prepare(
+    subject: Subject, row: Row, excluded: Mapping[str, str], only: Sequence[str]
+) -> dict[str, Ready]:
     exact = subject.exact() if subject.exact else {}
-    row.bounds = accuracy.bounds(exact, subject.kinks)
+    row.bounds = accuracy.bounds(exact, subject.kinks, precision.current().bound)
     ready = {}
     for contestant in subject.contestants():
+        if not any(fnmatchcase(contestant.name, pattern) for pattern in only):
+            continue
         row.sides[contestant.name] = contestant.side
         if contestant.name in excluded:
             row.problems[contestant.name] = excluded[contestant.name]

@@ -1,4 +1,7 @@
-"""The GPU's part of the ruler: times by events, with a cold or a hot L2, and CUDA graphs."""
+"""The GPU's part of the ruler: times by events, with a cold or a hot L2, and CUDA graphs.
+
+Tested without a GPU on a device of the tests' own (tests/bench/test_cuda.py), which counts in its own time.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,16 @@ from typing import Any
 
 import torch
 
+from colourize.step import WARM_UPS, CudaGraph
+
 from .measure import Call
 
 
 class EventTimer:
     """A `Timer` by CUDA events. `cold` overwrites the L2 before every call: right for single kernels, while the
     tensors of a whole step come from the kernel before."""
+
+    sample = 1e-3  # seconds: the flushes between the calls take longer than they
 
     def __init__(self, cold: bool) -> None:
         self.cold = cold
@@ -35,18 +42,13 @@ class EventTimer:
 
 def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
     """Captures a call; the function returned replays it and returns the same tensors, filled anew."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # plans, workspaces and compiled kernels come into being outside the graph
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
+    graph, results = CudaGraph(), []
+    for _ in range(WARM_UPS):
+        graph.warm_up(call)
+    graph.capture(lambda: results.append(call()))
 
     def replay() -> Any:
         graph.replay()
-        return result
+        return results[0]
 
     return replay

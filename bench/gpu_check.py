@@ -1,40 +1,101 @@
-"""`python -m bench gpu-check`: every backend × type × layout on this machine, and a dated result file."""
+"""`python -m bench gpu-check`: what is right and what is fast on this GPU, in one command of a few minutes.
+
+Parts, the most telling first: what is here; is it right (correctness.py); then speed, each part a `bench report` in a
+process of its own that adds its rows to one file. Every part has its share of the time that is left, so what one does
+not need goes to those behind it; one that goes on for too long is ended by force. Results are written as they come:
+whatever ends the command, what was finished is on the disk.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from colourize.files import atomic_write
+from myconv2d import backends
 
+from . import ROOT, correctness
+from .charts import draw_all
 from .environment import environment
 from .jobs import Job, Plan
-from .pool import Outcome, Pool
+from .pool import Outcome
+from .rows import load
+from .tables import grid
 
-_COLUMNS = ("job", "passed", "failed", "left out", "of bound", "error", "torch's", "seconds")
-_NOTE = (
-    "Errors are the worst of all units: as a share of the bound that the ruler allows (bench/oracle.py), and "
-    "relative to the largest exact value, ours and torch's own. Left out: never tried, for lack of time."
+GRACE = 20.0  # seconds that a part may go on for beyond its time
+_START = 10.0  # seconds in which a process imports, finds its device and measures the roofs
+CORRECTNESS = "correctness", 150.0
+
+
+class Part(NamedTuple):
+    """A report; its share of the time is relative to those of the parts behind it (in seconds, of nine minutes)."""
+
+    name: str
+    share: float
+    precision: str
+    cases: tuple[str, ...]
+    options: tuple[str, ...] = ("--no-compile",)
+    contestants: tuple[str, ...] = ()
+
+    def command(self, device: str, file: Path, seconds: float) -> list[str]:
+        """The command line; on a CPU, where there is no TF32, fp32 stands in for it."""
+        precision = "fp32" if (device, self.precision) == ("cpu", "tf32") else self.precision
+        given = {"--device": device, "--precision": precision, "--add": str(file), "--out": str(file.parent)}
+        given["--minutes"] = f"{max(seconds - _START, 1) / 60:.3f}"
+        command = [sys.executable, "-m", "bench", "report", *self.options]
+        for name, value in given.items():
+            command += [name, value]
+        for pattern in self.cases:
+            command += ["--cases", pattern]
+        for pattern in self.contestants:
+            command += ["--contestants", pattern]
+        return command
+
+
+_LAYERS = "ten:forward", "ten:grad_weight", "ten:grad_input"
+_STEPS = "unet-32px-n100:training step", "unet-32px-n100:inference", "unet-32px-n1:inference"
+_LARGE = "kernelbench-2-1-17-31-46:forward", "c64-k64-256px-n16:forward", "fused-large:inference"
+# All but the contiguous compiled, to save its compilation: these rows take the place of those of the part before, so
+# whoever may be the best rival has to be there again.
+_COMPILED = "ours*", "torch contiguous", "torch contiguous in a CUDA graph", "torch channels_last*"
+PARTS = (
+    Part("cases", 90, "tf32", _LAYERS, ("--no-compile", "--budget", "0.4")),
+    Part("steps", 40, "tf32", _STEPS),
+    Part("steps against torch.compile", 110, "tf32", _STEPS, (), _COMPILED),
+    Part("throughput", 25, "tf32", ("throughput",), ("--no-compile", "--budget", "1")),
+    Part("large", 35, "tf32", _LARGE, ("--no-compile", "--budget", "0.4")),
+    Part("bf16", 60, "bf16", (*_STEPS, *_LAYERS), ("--no-compile", "--budget", "0.3")),
+    Part("blocks", 20, "tf32", ("fused",), ("--no-compile", "--budget", "0.2")),
+    Part("layers against torch.compile", 40, "tf32", ("ten:forward",), ("--budget", "0.4")),
 )
 
 
 def gpu_check(
-    device: str, out: Path, quick: bool, only: str, cases: Sequence[str], workers: int, minutes: float
+    device: str,
+    out: Path,
+    quick: bool,
+    only: str,
+    cases: Sequence[str],
+    workers: int,
+    minutes: float,
+    parts: Sequence[str] = (),
 ) -> int:
-    """Runs the check and writes its result files.
+    """Runs the parts of which the name is like one of `parts` (shell style; none: all) and writes their files.
 
     Returns:
         The exit status: 0 all passed, 1 not, 2 there is nothing to check.
@@ -56,112 +117,142 @@ def gpu_check(
     if not jobs:
         console.print(f"No job is named like {escape(repr(only))}.")
         return 2
-    begin = time.time()
-    outcomes, interrupted = _run(jobs, workers, begin + 60 * minutes, console)
-    result = _result(device, outcomes, plan.missing, interrupted, time.time() - begin)
-    console.print(_table(result), f"\n{_NOTE}\n")
-    for name, reason in result["not run"].items():
-        console.print(f"[yellow]not run[/] {escape(name)}: {escape(reason)}")
-    for failure in result["failures"]:
-        console.print(f"[red]FAILED[/] {escape(failure)}")
-    written = _write(result, out)
-    console.print(f"\n{result['verdict']}\n{written}")
-    return 0 if result["passed"] else 1
+    names = CORRECTNESS[0], *(part.name for part in PARTS)
+    chosen = [name for name in names if not parts or any(fnmatchcase(name, pattern) for pattern in parts)]
+    if not chosen:
+        console.print(f"No part is named like {escape(', '.join(parts))}; there are {', '.join(names)}.")
+        return 2
+    return _Check(device, out, console, time.time() + 60 * minutes).run(chosen, jobs, plan.missing, workers)
 
 
-def _run(jobs: list[Job], workers: int, deadline: float, console: Console) -> tuple[list[Outcome], bool]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=sum(len(job.units()) for job in jobs))
+class _Check:
+    """One run of the command: its clock, its files, and what is in them so far."""
 
-        def progress(job: Job) -> None:
-            bar.update(task, advance=1, description=job.name)
+    def __init__(self, device: str, out: Path, console: Console, deadline: float) -> None:
+        self.device, self.console, self.deadline = device, console, deadline
+        self.begin = time.time()
+        facts = environment(device)
+        card = re.sub(r"[^a-z0-9]+", "-", facts.get("card", "cpu").partition(",")[0].lower()).strip("-")
+        date = datetime.now().astimezone().isoformat(timespec="seconds")
+        stamp = date[:16].replace("T", "-").replace(":", "")
+        out = out.absolute()  # for parts run in another folder
+        self.stem, self.speed = (out / f"{stamp}-gpu-{what}-{card}" for what in ("check", "speed"))
+        self.result: dict[str, Any] = {"date": date, "environment": facts, "parts": [], "passed": True}
 
-        def finished(outcome: Outcome) -> None:
-            if not console.is_terminal:  # where the bar is not shown until the end
-                console.print(f"{escape(outcome.job.name)}: {outcome.passed} of {len(outcome.units)} passed")
+    def run(self, names: Sequence[str], jobs: list[Job], missing: dict[str, str], workers: int) -> int:
+        shares = dict([CORRECTNESS], **{part.name: part.share for part in PARTS})
+        self._here()
+        left = [shares[name] for name in names]
+        try:
+            for name in names:
+                seconds = max(self.deadline - time.time(), 0) * left[0] / sum(left)
+                left.pop(0)
+                if name == CORRECTNESS[0]:
+                    self._timed(name, lambda s=seconds: self._correctness(jobs, missing, workers, s))
+                elif seconds < 1:
+                    self._timed(name, lambda: "not begun: the time was up")
+                else:
+                    [part] = (part for part in PARTS if part.name == name)
+                    self._timed(name, lambda p=part, s=seconds: self._report(p, s))
+        except KeyboardInterrupt:
+            self._note("interrupted", 0.0, self.result.get("verdict", "by Ctrl-C"), failed=True)
+        self.console.print(f"\n{escape(self._verdict())}\nWritten: {self.stem}.json and .md", soft_wrap=True)
+        if self.speed.with_suffix(".md").exists():
+            self.console.print(f"Written: {self.speed}.json, .md and pictures", soft_wrap=True)
+        return 0 if self.result["passed"] else 1
 
-        pool = Pool(workers, deadline, progress, finished)
-        return pool.run(jobs), pool.interrupted
+    def _verdict(self) -> str:
+        failed = [f"{row['part']}: {row['outcome']}" for row in self.result["parts"] if row["failed"]]
+        if failed:
+            return "; ".join(failed)
+        return self.result.get(
+            "verdict", "PASSED, without correctness" if self.result["passed"] else "FAILED"
+        )
+
+    def _timed(self, name: str, work: Callable[[], str]) -> None:
+        begin = time.time()
+        outcome = work()
+        failed = outcome.startswith(("FAILED", "INTERRUPTED"))
+        self._note(name, time.time() - begin, outcome, failed)
+
+    def _note(self, name: str, seconds: float, outcome: str, failed: bool = False) -> None:
+        row = {"part": name, "seconds": round(seconds, 1), "failed": failed, "outcome": outcome}
+        self.result["parts"].append(row)
+        self.result["passed"] &= not failed
+        self.console.print(f"{escape(name)}, {seconds:.0f} s: {escape(outcome)}", soft_wrap=True)
+        self._write()
+
+    def _here(self) -> None:
+        """What is built and loads."""
+        problems = {name: backends.problem(name, self.device, torch.float32) for name in backends.BACKENDS}
+        lacking = [f"{name} is missing ({why})" for name, why in problems.items() if why]
+        there = [name for name, why in problems.items() if not why]
+        begin = time.time()
+        self._note("build", time.time() - begin, "; ".join([f"{', '.join(there)} there", *lacking]))
+
+    def _correctness(self, jobs: list[Job], missing: dict[str, str], workers: int, seconds: float) -> str:
+        def save(outcomes: list[Outcome]) -> None:
+            self.result |= correctness.findings(outcomes, missing, False) | {"passed": self.result["passed"]}
+            self._write()
+
+        deadline = time.time() + seconds
+        outcomes, interrupted = correctness.run(jobs, workers, deadline, self.console, save)
+        found = correctness.findings(outcomes, missing, interrupted)
+        self.result |= found
+        self.console.print(correctness.table(found), f"\n{correctness.NOTE}\n")
+        for name, reason in found["not run"].items():
+            self.console.print(f"[yellow]not run[/] {escape(name)}: {escape(reason)}")
+        for failure in found["failures"]:
+            self.console.print(f"[red]FAILED[/] {escape(failure)}")
+        if interrupted:
+            self.result["passed"] = False
+            raise KeyboardInterrupt
+        return found["verdict"]
+
+    def _report(self, part: Part, seconds: float) -> str:
+        command = part.command(self.device, self.speed.with_suffix(".json"), seconds)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        try:
+            status = process.wait(seconds + GRACE)
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+            self._draw()
+            return f"ended by force after {seconds + GRACE:.0f} s; what it had measured is there"
+        except KeyboardInterrupt:
+            _signal(process, signal.SIGINT)  # it writes what it has
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
+            _signal(process, signal.SIGKILL)
+            raise
+        if status == 1:
+            return "FAILED: a result of ours is not accurate"
+        return "done" if status == 0 else f"FAILED: it ended with status {status}"
+
+    def _draw(self) -> None:
+        """The pictures of a report that could not draw them itself."""
+        with suppress(ValueError):  # it had not measured anything
+            rows, facts = load(self.speed.with_suffix(".json"))
+            draw_all(rows, facts, self.speed)
+
+    def _write(self) -> None:
+        result = self.result
+        lines = [f"# GPU check, {result['date']}", "", f"**{self._verdict()}**", ""]
+        lines += grid(("", ""), result["environment"].items())
+        lines += ["", f"## Parts ({time.time() - self.begin:.0f} s so far)", ""]
+        cells = [(row["part"], str(row["seconds"]), row["outcome"]) for row in result["parts"]]
+        lines += grid(("part", "seconds", "outcome"), cells)
+        lines += ["", f"Speed: {self.speed.name}.md"]
+        lines += correctness.markdown(result) if "jobs" in result else []
+        texts = {
+            ".json": json.dumps(result, indent=1, ensure_ascii=False) + "\n",
+            ".md": "\n".join([*lines, ""]),
+        }
+        for suffix, text in texts.items():
+            atomic_write(Path(f"{self.stem}{suffix}"), lambda file, text=text: file.write(text.encode()))
 
 
-def _result(
-    device: str, outcomes: list[Outcome], missing: dict[str, str], interrupted: bool, seconds: float
-) -> dict[str, Any]:
-    """Everything that the result files and the summary say."""
-    failures = [failure for outcome in outcomes for failure in outcome.failures]
-    not_here = {
-        f"{outcome.job.name}: {', '.join(unit)}": record["not here"]
-        for outcome in outcomes
-        for unit, record in zip(outcome.units, outcome.records, strict=False)
-        if "not here" in record
-    }
-    unusable = {outcome.job.name: outcome.not_run for outcome in outcomes if outcome.not_run}
-    checks = sum(outcome.passed for outcome in outcomes)
-    left_out = sum(outcome.left_out for outcome in outcomes)
-    passed = not failures and checks > 0 and not interrupted
-    verdict = "PASSED" if passed else "INTERRUPTED" if interrupted else "FAILED"
-    verdict += f": {checks} checks passed, {len(failures)} failed, {left_out} left out"
-    return {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "verdict": f"{verdict} ({seconds:.0f} s).",
-        "passed": passed,
-        "environment": environment(device),
-        "jobs": [_row(outcome) for outcome in outcomes],
-        "failures": failures,
-        "not run": missing | unusable | not_here,
-    }
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    findings = [finding for record in outcome.records for finding in record.get("findings", ())]
-
-    def worst(key: str) -> float | None:
-        return max((finding[key] for finding in findings if finding[key] is not None), default=None)
-
-    numbers = outcome.passed, len(outcome.failures), outcome.left_out
-    errors = worst("of bound"), worst("error"), worst("framework's error")
-    return dict(zip(_COLUMNS, (outcome.job.name, *numbers, *errors, round(outcome.seconds, 1)), strict=True))
-
-
-def _texts(row: dict[str, Any]) -> list[str]:
-    *counts, of_bound, error, framework, seconds = row.values()
-    errors = ("–" if value is None else f"{value:.2g}" for value in (of_bound, error, framework))
-    return [*map(str, counts), *errors, f"{seconds:.0f}"]
-
-
-def _table(result: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE, padding=0)
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=column == "job", justify="left" if column == "job" else "right")
-    for row in result["jobs"]:
-        table.add_row(*map(escape, _texts(row)), style="red" if row["failed"] else None)
-    return table
-
-
-def _markdown(result: dict[str, Any]) -> str:
-    def rows(*cells: Sequence[str]) -> list[str]:
-        return [
-            "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-            for row in cells
-        ]
-
-    lines = [f"# GPU check, {result['date']}", "", f"**{result['verdict']}**", ""]
-    lines += rows(("", ""), ("---", "---"), *result["environment"].items())
-    lines += ["", *rows(_COLUMNS, ["---"] * len(_COLUMNS), *map(_texts, result["jobs"])), "", _NOTE]
-    for title, items in (
-        ("Failures", result["failures"]),
-        ("Not run", [": ".join(i) for i in result["not run"].items()]),
-    ):
-        lines += ["", f"## {title}", "", *("- " + " ".join(item.split()) for item in items or ["none"])]
-    return "\n".join([*lines, ""])
-
-
-def _write(result: dict[str, Any], out: Path) -> str:
-    card = result["environment"].get("card", "cpu").partition(",")[0]
-    stamp = result["date"][:16].replace("T", "-").replace(":", "")
-    stem = f"{stamp}-gpu-check-{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}"
-    texts = {".json": json.dumps(result, indent=1, ensure_ascii=False) + "\n", ".md": _markdown(result)}
-    for suffix, text in texts.items():
-        atomic_write(out / (stem + suffix), lambda file, text=text: file.write(text.encode()))
-    return f"Written: {out / stem}.json and .md"
+def _signal(process: subprocess.Popen, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -14,10 +14,11 @@ import torch
 
 from myconv2d import backends
 
+from . import precision
 from .cases import CASES, Case
 from .implementations import ORACLE, RESULTS, Implementation, backend
 from .operands import Values, draw
-from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
+from .subjects import BESIDE, OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
 from .variants import Variant, variants
 
 PASSES = {  # and the operators that it consists of
@@ -37,10 +38,11 @@ def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
 
 
 def layer(case: Case, pass_name: str, device: torch.device, compiled: bool = False) -> Subject:
-    """One pass of one convolution in fp32."""
+    """One pass of one convolution."""
     operators = PASSES[pass_name]
     sizes = case.input_size, case.weight_size, case.output_size
-    input, weight, output = (4 * math.prod(size) for size in sizes)
+    itemsize = precision.current().dtype.itemsize
+    input, weight, output = (itemsize * math.prod(size) for size in sizes)
     both = pass_name == "backward"  # then input and weight are read, and their gradients written
     return Subject(
         case.name,
@@ -55,34 +57,48 @@ def layer(case: Case, pass_name: str, device: torch.device, compiled: bool = Fal
     )
 
 
-@functools.lru_cache(maxsize=1)
 def _operands(case: Case, device: torch.device) -> tuple[Values, ...]:
+    return _drawn(case, device, precision.current().dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(case: Case, device: torch.device, dtype: torch.dtype) -> tuple[Values, ...]:
     """Sets of the same random numbers in other places, as drawing takes longer than anything that we time."""
-    first = draw(case, torch.float32, device, _UNREPEATED)
+    first = draw(case, dtype, device, _UNREPEATED)
     moved = (first.map(lambda t, by=by: t.roll(by)) for by in range(1, SETS))  # as one row of elements
     return first, *moved
 
 
 @functools.lru_cache(maxsize=2)
-def _exact(case: Case, operator: str, device: torch.device) -> Results:
-    return ORACLE.run(operator, case, _operands(case, device)[0].map(torch.Tensor.double))
+def _exact(case: Case, operator: str, device: torch.device, dtype: torch.dtype) -> Results:
+    return ORACLE.run(operator, case, _drawn(case, device, dtype)[0].map(torch.Tensor.double))
 
 
 def exact(case: Case, operators: tuple[str, ...], device: torch.device) -> Results:
-    return {k: v for operator in operators for k, v in _exact(case, operator, device).items()}
+    dtype = precision.current().dtype
+    return {k: v for operator in operators for k, v in _exact(case, operator, device, dtype).items()}
 
 
 def _contestants(case: Case, pass_name: str, device: torch.device, compiled: bool) -> Iterator[Contestant]:
-    ours = backend(backends.choose(device.type, torch.float32, backends.wanted).backend)
+    dtype = precision.current().dtype
+    weight = case.weight_size, case.numbers[3]
+    chosen = backends.choose_for_layer(device.type, dtype, *weight, backends.wanted).backend
+    ours = backend(chosen)
     # The framework's compiler has no gradients of convolutions of its own, and on the CPU no convolution either.
     compiled = compiled and device.type == "cuda" and pass_name == "forward"
     for variant in variants(device, compiled=False):
         prepare = functools.partial(_ours, ours, case, pass_name, device, variant)
         yield Contestant(f"ours {variant.name}", OURS, prepare)
+    if device.type == "cuda":  # the backend that is not the first choice here
+        for name in ("triton", "native"):
+            if name != chosen and backends.problem(name, device.type, dtype) is None:
+                variant = Variant("channels_last", graph=True, device=device.type)
+                prepare = functools.partial(_ours, backend(name), case, pass_name, device, variant)
+                yield Contestant(f"our {name}, {variant.name}", BESIDE, prepare)
     for variant in variants(device, compiled):
         prepare = functools.partial(_framework, case, pass_name, device, variant)
         yield Contestant(f"torch {variant.name}", RIVAL, prepare)
-    if device.type == "cpu" and pass_name == "forward":
+    if device.type == "cpu" and pass_name == "forward" and not precision.current().short:
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
 

@@ -15,7 +15,7 @@ from colourize import networks
 from myconv2d import MyConv2d
 from myconv2d import cross_entropy as our_cross_entropy
 
-from . import plain
+from . import plain, precision
 from .modules import count_flop, gradients, laid_out, random_inputs, randomise
 from .subjects import OURS, RIVAL, SETS, Contestant, Ready, Results, Subject
 from .variants import Variant, variants
@@ -167,20 +167,26 @@ def trainer(
 
     def gradient(number: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = objective(*sets[number])
+        with precision.autocast(device):
+            loss = objective(*sets[number])
         loss.backward()
         return loss
 
-    def step(number: int) -> Tensor:
+    def step(number: int) -> tuple[Tensor, list[Tensor]]:
         loss = gradient(number)
         optimizer.step()
-        return loss
+        return loss.detach(), [parameter.grad for parameter in module.parameters()]
+
+    call = variant.ready(step, SETS)
 
     def results() -> Results:
         module.load_state_dict(weights.state_dict())
-        return {"loss": gradient(0).detach(), **gradients(module)}
+        loss, grads = call(0)  # of a graph the gradients are its own, whatever `.grad` is by now
+        for parameter, grad in zip(module.parameters(), grads, strict=True):
+            parameter.grad = grad
+        return {"loss": loss, **gradients(module)}
 
-    return Ready(variant.ready(step, SETS), results)
+    return Ready(call, results)
 
 
 def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterator[Contestant]:
@@ -190,7 +196,7 @@ def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Itera
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
     yield from _with_our_convolutions(prepare, device)
-    if device.type == "cpu":
+    if device.type == "cpu" and not precision.current().short:
         yield Contestant("ours frozen", OURS, functools.partial(_frozen, case))
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))
 
@@ -202,16 +208,18 @@ def _frozen(case: NetworkCase) -> Ready:
 
 
 def _inferrer(case: NetworkCase, device: torch.device, create, variant: Variant, *, freeze=None) -> Ready:
-    module = laid_out(create(case.network), _weights(case.network), variant, device).eval()
+    dtype = precision.current().dtype
+    module = laid_out(create(case.network), _weights(case.network), variant, device).eval().to(dtype)
     pictures = [case.operands(number, device)[0] for number in range(SETS)]
-    pictures = [tensor.contiguous(memory_format=variant.memory_format) for tensor in pictures]
+    pictures = [tensor.to(dtype, memory_format=variant.memory_format) for tensor in pictures]
     function = freeze(module, pictures[0]) if freeze else variant.compile(module, freeze=True)
 
     @torch.no_grad()
-    def call(number: int) -> Tensor:
+    def infer(number: int) -> Tensor:
         return function(pictures[number])
 
-    return Ready(variant.ready(call, SETS), lambda: {"output": call(0)})
+    call = variant.ready(infer, SETS)
+    return Ready(call, lambda: {"output": call(0)})
 
 
 def _infer(module: nn.Module, pictures: Tensor) -> Results:

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """convolution → batch norm → ReLU → nothing, "pool" or "upsample"."""
+    """convolution → batch norm, if there is one → ReLU → nothing, "pool" or "upsample"."""
 
-    def __init__(self, in_channels: int, out_channels: int, resize: str | None = None) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, resize: str | None = None, norm: bool = True
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = nn.BatchNorm2d(out_channels) if norm else None
         self.resize = resize
 
     def forward(self, input: Tensor, skip: Tensor | None = None) -> Tensor:
         x = input if skip is None else torch.cat((input, skip), 1)
-        x = F.relu(self.norm(self.conv(x)))
+        x = self.conv(x)
+        x = F.relu(x if self.norm is None else self.norm(x))
         if self.resize == "pool":
             return F.max_pool2d(x, 2)
         return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resize == "upsample" else x

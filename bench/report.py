@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,20 +27,20 @@ from rich.progress import (
 
 from colourize.files import atomic_write
 
-from . import tables
+from . import precision, tables
 from .charts import draw_all
 from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
-from .rows import PASSES, Row, dump, whole_tags
+from .rows import PASSES, Row, dump, load, merged, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
 
 _DEFAULT = ("networks", "overhead", "fused", "ten", "handout", "large", "wide")
 _DEFAULT += ("strided", "dilated", "grouped", "depthwise", "kernels")
 _QUICK = ("unet-32px-n100", "overhead", "ten")
-_QUICK_SECONDS = 45.0  # then nothing new is begun
+_QUICK_MINUTES = 0.75
 _SHARES = {"layer": 1.0, "overhead": 1.0, "block": 2.0, "network": 8.0, "memory": 0.0}  # of the budget
 
 
@@ -56,6 +56,10 @@ class Settings:
     compiled: bool = True
     budget: float = 3.0  # seconds for one pass of a layer
     cpu_time: bool = False  # of the one thread, in place of the wall clock
+    precision: str = "fp32"
+    contestants: Sequence[str] = ()  # patterns; none: everybody
+    minutes: float | None = None  # then nothing new is begun
+    add: Path | None = None  # an earlier report's .json, whose rows are kept unless measured anew
     out: Path = Path("bench/results")
     excluded: Mapping[str, str] = field(default_factory=dict)  # contestants that cannot compete, and why
 
@@ -74,28 +78,44 @@ def report(settings: Settings) -> int:
         return 2
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    with precision.pinned(settings.precision):
+        return _report(settings, console)
+
+
+def _report(settings: Settings, console: Console) -> int:
     not_compiled = _why_not_compiled(settings)
-    patterns = settings.cases or (_QUICK if settings.quick else _DEFAULT)
+    everything = subjects(torch.device(settings.device), compiled=not not_compiled)
     try:
-        everything = subjects(torch.device(settings.device), compiled=not not_compiled)
-        chosen = choose(everything, patterns)
+        earlier, told = load(settings.add) if settings.add and settings.add.exists() else ([], {})
+        chosen = choose(everything, settings.cases or (_QUICK if settings.quick else _DEFAULT))
     except ValueError as error:
         console.print(escape(str(error)))
         return 2
     if settings.quick:
         chosen = [s for s in chosen if s.kind != "memory" and s.threads is None]
-        chosen.sort(key=lambda s: s.kind == "layer")  # networks first: time may run out
-    with _precision():
-        roofs = measure_roofs(settings.device, _timer(settings))
-        rows, stopped = _measure(chosen, settings, console)
-    facts = _facts(settings, not_compiled, roofs, len(chosen) - len(rows), stopped)
-    facts["tags"] = whole_tags(rows, Counter(tag for subject in everything for tag in subject.tags))
-    written = write(rows, facts, settings.out)
+    reasons = {s: precision.unfit(s.kind, s.pass_name, settings.precision) for s in chosen}
+    chosen = [subject for subject in chosen if reasons[subject] is None]
+    roofs = told.get("roofs") or measure_roofs(settings.device, _timer(settings))
+    facts = _facts(settings, not_compiled, roofs, sorted(set(filter(None, reasons.values()))))
+    counts = Counter((tag, subject.pass_name) for subject in everything for tag in subject.tags)
+    stem = settings.add.with_suffix("") if settings.add else _stem(facts, settings.out)
+    new: list[Row] = []
+    rows: list[Row] = []
+
+    def save(stopped: str | None) -> None:
+        rows[:] = merged(earlier, new)
+        facts["settings"] |= {"left_out": len(chosen) - len(new), "why_left_out": _STOPPED.get(stopped)}
+        facts["tags"] = whole_tags(rows, counts)
+        write(rows, facts, stem)
+
+    stopped = _measure(chosen, settings, console, new, save)
+    pictures = draw_all(rows, facts, stem)
     _summarise(rows, facts, console)
+    written = stem.with_suffix(".json"), stem.with_suffix(".md"), *pictures
     console.print("Written:", *map(escape, map(str, written)), sep="\n  ")
     if stopped == "interrupted":
         return 130
-    return 1 if any(row.holds is False for row in rows) else 0
+    return 1 if any(row.holds is False for row in new) else 0
 
 
 def _why_not_compiled(settings: Settings) -> str | None:
@@ -111,6 +131,8 @@ def _unusable(settings: Settings) -> str | None:
         return "--cpu-time is the time of one thread: it needs --device cpu and --threads 1"
     if settings.device != "cpu" and not torch.cuda.is_available():
         return f"--device {settings.device}: torch {torch.__version__} finds no CUDA device here"
+    if problem := precision.missing(settings.precision, settings.device):
+        return f"--precision {settings.precision}: {problem}"
     if settings.isa:
         from myconv2d.native import cpu
 
@@ -121,47 +143,52 @@ def _unusable(settings: Settings) -> str | None:
     return None
 
 
-@contextmanager
-def _precision() -> Iterator[None]:
-    """Fp32 without TF32 on both sides, and cuDNN free to try all its algorithms."""
-    switches = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = torch.backends.cudnn.benchmark, [switch.fp32_precision for switch in switches]
-    try:
-        torch._C._set_cudnn_benchmark(True)  # the flag itself is frozen once the framework's test material is imported
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        torch._C._set_cudnn_benchmark(before[0])
-        for switch, value in zip(switches, before[1], strict=True):
-            switch.fp32_precision = value
+_STOPPED = {
+    None: None,
+    "interrupted": "interrupted",
+    "time": "the time was up",
+    "under way": "it was still under way when this was written",
+}
 
 
-def _measure(chosen: Sequence[Subject], settings: Settings, console: Console) -> tuple[list[Row], str | None]:
-    """The rows, and why there are not more: "interrupted", "time", or nothing."""
-    rows: list[Row] = []
-    deadline = time.monotonic() + (_QUICK_SECONDS if settings.quick else float("inf"))
+def _measure(
+    chosen: Sequence[Subject],
+    settings: Settings,
+    console: Console,
+    rows: list[Row],
+    save: Callable[[str | None], None],
+) -> str | None:
+    """Measures into `rows`, and saves after every one: a report that is killed leaves what it had.
+
+    Returns:
+        Why there are not more rows: "interrupted", "time", or nothing.
+    """
+    minutes = _QUICK_MINUTES if settings.quick and settings.minutes is None else settings.minutes
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     bar = Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
     )
+    stopped = None
     with bar:
         task = bar.add_task("", total=len(chosen))
         try:
             for subject in chosen:
                 if time.monotonic() > deadline:
-                    return rows, "time"
+                    stopped = "time"
+                    break
                 bar.update(task, description=escape(str(subject)))
-                rule = _rule(subject, settings)
-                rows.append(
-                    compete(subject, rule, _timer(settings, cold=subject.kind == "layer"), settings.excluded)
-                )
+                timer = _timer(settings, cold=subject.kind == "layer")
+                only = settings.contestants or ("*",)
+                rows.append(compete(subject, _rule(subject, settings), timer, settings.excluded, only))
+                save("under way")
                 bar.update(task, advance=1)
                 if not console.is_terminal:
                     console.print(_line(rows[-1], len(rows), len(chosen)))
         except KeyboardInterrupt:
-            return rows, "interrupted"
-    return rows, None
+            stopped = "interrupted"
+    save(stopped)
+    return stopped
 
 
 def _rule(subject: Subject, settings: Settings) -> StoppingRule:
@@ -181,12 +208,12 @@ def _timer(settings: Settings, cold: bool = False) -> Timer:
 def _line(row: Row, number: int, total: int) -> str:
     wrong = " INACCURATE" if row.holds is False else ""
     return escape(
-        f"[{number}/{total}] {row.case} {PASSES[row.pass_name]}: {row.ratio:.2f}× {row.rival}{wrong}"
+        f"[{number}/{total}] {row.title} {PASSES[row.pass_name]}: {row.ratio:.2f}× {row.rival}{wrong}"
     )
 
 
 def _facts(
-    settings: Settings, not_compiled: str | None, roofs: dict[str, float], left_out: int, stopped: str | None
+    settings: Settings, not_compiled: str | None, roofs: Mapping[str, float], unfit: Sequence[str]
 ) -> dict[str, Any]:
     """Everything in a report file besides its rows."""
     asked = {
@@ -195,11 +222,12 @@ def _facts(
         "quick": settings.quick,
         "threads": torch.get_num_threads(),
         "isa": settings.isa,
-        "clock": "processor time" if settings.cpu_time else "wall clock",
+        "clock": _clock(settings),
+        "precision": settings.precision,
+        "contestants": list(settings.contestants),
+        "unfit": list(unfit),
         "not_compiled": not_compiled,
         "budget": settings.budget,
-        "left_out": left_out,
-        "why_left_out": {"time": "--quick, and its time was up"}.get(stopped or "", stopped),
     }
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -207,6 +235,12 @@ def _facts(
         "environment": environment(settings.device) | _rivals(),
         "roofs": roofs,
     }
+
+
+def _clock(settings: Settings) -> str:
+    if settings.device != "cpu":
+        return "CUDA events"
+    return "processor time" if settings.cpu_time else "wall clock"
 
 
 def _rivals() -> dict[str, str]:
@@ -222,9 +256,12 @@ def _rivals() -> dict[str, str]:
 
 def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> None:
     networks = [row for row in rows if row.kind in ("network", "memory", "overhead")]
+    units = tables.UNITS[facts["settings"]["device"]]
     if networks:
         console.print(
-            tables.console_table(tables.NETWORK_COLUMNS, tables.network_cells(networks), 3, ("±", "IQR"))
+            tables.console_table(
+                tables.NETWORK_COLUMNS, tables.network_cells(networks, units), 3, ("±", "IQR")
+            )
         )
     if facts["tags"]:
         console.print(tables.console_table(tables.MEAN_COLUMNS, tables.mean_cells(rows, facts["tags"])))
@@ -233,19 +270,19 @@ def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> 
     console.print(escape(tables.verdict(rows, facts["settings"])))
 
 
-def write(rows: Sequence[Row], facts: dict[str, Any], out: Path) -> list[Path]:
-    """The samples, the tables and the pictures, under a name that says when, on what and how."""
+def _stem(facts: Mapping[str, Any], out: Path) -> Path:
+    """A name that says when, on what and how, without a suffix."""
     settings = facts["settings"]
     what = facts["environment"].get("card", "cpu").partition(",")[0]
-    words = [
-        facts["date"][:16].replace("T", "-").replace(":", ""),
-        "speed",
-        what,
-        tables.threads(settings),
-    ]
-    words += [word for word in (settings["isa"], "quick" if settings["quick"] else None) if word]
-    stem = out / re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+    words = [facts["date"][:16].replace("T", "-").replace(":", ""), "speed", what]
+    words += [tables.threads(settings) if settings["device"] == "cpu" else None, settings["isa"]]
+    words += [settings["precision"] if settings["precision"] != "fp32" else None]
+    words += ["quick" if settings["quick"] else None]
+    return out / re.sub(r"[^a-z0-9]+", "-", "-".join(filter(None, words)).lower()).strip("-")
+
+
+def write(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> None:
+    """The samples and the tables."""
     texts = {".json": dump(rows, facts), ".md": tables.markdown(rows, facts)}
     for suffix, text in texts.items():
         atomic_write(stem.with_suffix(suffix), lambda file, text=text: file.write(text.encode()))
-    return [stem.with_suffix(".json"), stem.with_suffix(".md"), *draw_all(rows, facts, stem)]

@@ -26,6 +26,7 @@ PASSES = {  # in the order of the tables, and their headings
     "backward": "backward",
     "training": "block, training",
     "training step": "training step",
+    "epoch": "epoch of training",
     "inference": "inference",
     "peak memory of a step": "peak memory of a step",
 }
@@ -44,6 +45,8 @@ class Row:
     pixels: int = 0
     unit: str = "s"
     threads: int | None = None
+    precision: str = "fp32"  # of both sides
+    images: int = 0
     sides: dict[str, str] = field(default_factory=dict)  # of contestants
     samples: dict[str, list[float]] = field(default_factory=dict)  # by contestant, in `unit`
     errors: dict[str, dict[str, float]] = field(default_factory=dict)  # by contestant and result
@@ -51,8 +54,12 @@ class Row:
     problems: dict[str, str] = field(default_factory=dict)  # of contestants that could not compete
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.case, self.pass_name
+    def key(self) -> tuple[str, str, str]:
+        return self.case, self.pass_name, self.precision
+
+    @property
+    def title(self) -> str:
+        return with_precision(self.case, self.precision)
 
     def median(self, contestant: str) -> float:
         return median(self.samples[contestant])
@@ -92,7 +99,13 @@ class Row:
         """Its rate over what the roofline allows: the matrix product's, or what memory can feed."""
         if not (self.flop and self.bytes):
             return math.nan
-        return self.rate(contestant) / min(roofs["GF/s"], self.flop / self.bytes * roofs["GB/s"])
+        return self.rate(contestant) / min(
+            peak(roofs, self.precision), self.flop / self.bytes * roofs["GB/s"]
+        )
+
+    def bandwidth(self, contestant: str) -> float:
+        """GB/s, every operand and result counted once; NaN where they are not counted."""
+        return self.bytes / self.median(contestant) / 1e9 if self.bytes else math.nan
 
     def precise(self, precision: float = 0.01) -> bool:
         """Whether the medians of both sides' best are known to this standard error."""
@@ -112,10 +125,27 @@ class Row:
         return bool(ours) and all(accuracy.holds(errors, theirs, self.bounds) for errors in ours)
 
 
-def whole_tags(rows: Iterable[Row], tags: Mapping[str, int]) -> list[str]:
-    """The tags of which every row is there; `tags`: how many each has in all."""
-    counts = Counter(tag for row in rows for tag in row.tags)
-    return sorted(tag for tag, count in counts.items() if count == tags.get(tag))
+def with_precision(name: str, precision: str) -> str:
+    """A name in tables: fp32 goes without saying."""
+    return name if precision == "fp32" else f"{name} {precision}"
+
+
+def peak(roofs: Mapping[str, float], precision: str) -> float:
+    """GF/s of the matrix product in a precision; on a CPU there is one."""
+    return roofs.get(f"{precision} GF/s") or roofs["GF/s"]
+
+
+def merged(earlier: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """All rows; of one subject in one precision the newer, in the place of the older."""
+    rows = {row.key: row for row in earlier} | {row.key: row for row in new}
+    return list(rows.values())
+
+
+def whole_tags(rows: Iterable[Row], tags: Mapping[tuple[str, str], int]) -> list[str]:
+    """The tags of which every row of a pass is there, wherever there is one; `tags`: how many each (tag, pass) has."""
+    counts = Counter((tag, row.pass_name, row.precision) for row in rows for tag in row.tags)
+    parts = {tag for (tag, pass_name, _), count in counts.items() if count != tags.get((tag, pass_name))}
+    return sorted({tag for tag, *_ in counts} - parts)
 
 
 def geometric_means(rows: Iterable[Row], tags: Iterable[str]) -> list[tuple[str, str, int, float, float]]:
@@ -125,7 +155,8 @@ def geometric_means(rows: Iterable[Row], tags: Iterable[str]) -> list[tuple[str,
     for row in rows:
         if math.isfinite(row.ratio):
             for tag in wanted.intersection(row.tags):
-                groups.setdefault((tag, row.pass_name), []).append(row.ratio)
+                key = with_precision(tag, row.precision), row.pass_name
+                groups.setdefault(key, []).append(row.ratio)
     order = list(PASSES)
     keys = sorted(groups, key=lambda key: (key[0], order.index(key[1])))
     return [(*key, len(groups[key]), geometric_mean(groups[key]), min(groups[key])) for key in keys]

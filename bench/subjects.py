@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-OURS, RIVAL = "ours", "rival"
+OURS, RIVAL, BESIDE = "ours", "rival", "beside"
 SETS = 3  # of operands
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -47,6 +47,7 @@ class Subject:
     flop: Callable[[], int] = int  # of the convolutions, counted directly; 0 where it does not matter
     bytes: int = 0  # every operand and result once
     pixels: int = 0  # of one picture times the batch
+    images: int = 0  # in one call, where images per second are asked for
     kinks: int = 0  # layers with a ReLU or a max-pool, whose gradients jump (accuracy.py)
     threads: int | None = None  # on the CPU, if not those of the whole report
     unit: str = "s"  # or "B": `call` returns bytes instead of taking time
@@ -55,22 +56,25 @@ class Subject:
         return f"{self.case} {self.pass_name}"
 
     def matches(self, pattern: str) -> bool:
-        return any(fnmatchcase(name, pattern) for name in (self.case, *self.tags))
+        """Whether the case or a tag is like `pattern` (shell style); NAME:PASS asks for one pass."""
+        names = (self.case, *self.tags)
+        return any(fnmatchcase(n, pattern) or fnmatchcase(f"{n}:{self.pass_name}", pattern) for n in names)
 
 
 def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
     """Everything there is, layers first; `compiled`: with torch.compile among the rivals."""
-    from . import blocks, layers, networks
+    from . import blocks, layers, networks, throughput
 
     return [
         *layers.subjects(device, compiled),
         *blocks.subjects(device, compiled),
         *networks.subjects(device, compiled),
+        *throughput.subjects(device, compiled),
     ]
 
 
 def choose(everything: Iterable[Subject], patterns: Iterable[str]) -> list[Subject]:
-    """The subjects of which the case's name or a tag matches one of the patterns (shell style).
+    """The subjects that match one of the patterns, in the order of these: time may run out.
 
     Raises:
         ValueError: a pattern matches nothing; the message lists the tags.
@@ -82,4 +86,5 @@ def choose(everything: Iterable[Subject], patterns: Iterable[str]) -> list[Subje
             raise ValueError(
                 f"--cases {pattern!r} is like no name and no tag of a case; the tags are {', '.join(tags)}"
             )
-    return [subject for subject in everything if any(map(subject.matches, patterns))]
+    chosen = [subject for pattern in patterns for subject in everything if subject.matches(pattern)]
+    return list(dict.fromkeys(chosen))

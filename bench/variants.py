@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,10 @@ class Variant(NamedTuple):
         if not self.compiled:
             return function
         if self.device == "cuda":
+            with suppress(
+                AttributeError
+            ):  # of versions that have no such setting: they print what they tried
+                torch._inductor.config.autotune_num_choices_displayed = 0
             return torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs")
         return torch.compile(function, dynamic=False, options={"freezing": True} if freeze else None)
 

@@ -10,7 +10,7 @@ channels_last (N, C, H, W) that convolutions are fastest in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,7 +45,7 @@ class Examples:
         *,
         advance: Callable[[int], object] = lambda count: None,
     ) -> None:
-        self._images, self._task, self._device = images, task, device
+        self._images, self.task, self.device = images, task, torch.device(device)
         self._kept: Batch | None = None
         first = self._make(torch.arange(min(1, len(images))))
         if sum(tensor.nbytes for tensor in first) * len(images) > MEMORY:
@@ -64,16 +64,32 @@ class Examples:
         """All examples in their order, `size` at a time; the last batch may be smaller."""
         return (self.batch(indices) for indices in torch.arange(len(self)).split(size))
 
-    def batch(self, indices: Tensor) -> Batch:
-        """The examples at `indices` (B,), which are on the CPU."""
+    def placed(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The indices of batches, all of them where `batch` looks them up: with one copy, not one for each."""
+        batches = list(batches)
+        if self._kept is not None and self.device.type != "cpu":
+            batches = torch.cat(batches).to(self.device).split(list(map(len, batches)))
+        return iter(batches)
+
+    def batch(self, indices: Tensor, into: Batch | None = None) -> Batch:
+        """The examples at `indices` (B,), on the CPU or as `placed` gives them; overwrites `into`, where given."""
         if self._kept is None:
-            return self._make(indices)
-        indices = indices.to(self._device)
-        return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
+            made = self._make(indices)
+            if into is None:
+                return made
+            for old, new in zip(into, made, strict=True):
+                old.copy_(new)
+            return into
+        indices = indices.to(self.device)
+        if into is None:
+            return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
+        for tensor, rows in zip(into, self._kept, strict=True):
+            torch.index_select(rows, 0, indices, out=_rows(tensor))
+        return into
 
     def _make(self, indices: Tensor) -> Batch:
-        pictures = self._images.batch(indices).to(self._device)
-        made = Batch(self._task.degrade(pictures), self._task.target(pictures), pictures)
+        pictures = self._images.batch(indices).to(self.device)
+        made = Batch(self.task.degrade(pictures), self.task.target(pictures), pictures)
         return Batch(*(_pictures(_rows(tensor).contiguous()) for tensor in made))
 
 

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
@@ -33,11 +33,21 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
     Raises UserError, with the file's name, for a file that is missing, empty, not a picture, damaged, or
     over `max_pixels` pixels.
     """
-    path = Path(path)
+    return _read(Path(path), Path(path), max_pixels)
+
+
+def decode(content: bytes, name: str, *, max_pixels: int, formats: Sequence[str]) -> Picture:
+    """The same from bytes that anybody may have sent: in no other than these formats of PIL. `name` is for messages."""
+    if not content:
+        raise UserError(f"cannot read {name}: the file is empty")
+    return _read(io.BytesIO(content), Path(name), max_pixels, formats)
+
+
+def _read(source: Path | BinaryIO, path: Path, max_pixels: int, formats: Sequence[str] | None = None) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; what matters is raised
-            with Image.open(path) as image:
+            with Image.open(source, formats=formats) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UserError(f"cannot read {path}: {width} × {height} is over {max_pixels} pixels")
@@ -45,7 +55,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
     except UserError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise UserError(f"cannot read {path}: {_reason(path, error)}") from error
+        raise UserError(f"cannot read {path}: {_reason(source, error)}") from error
 
 
 def files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -72,10 +82,10 @@ def below(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Path | BinaryIO, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if path.stat().st_size == 0:
+    if isinstance(source, Path) and source.stat().st_size == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in any known format"
@@ -142,13 +152,18 @@ def write(path: str | os.PathLike[str], array: np.ndarray, alpha: np.ndarray | N
     """
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}")
+    save(path, with_alpha(array, alpha))
+
+
+def with_alpha(array: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    """(H, W, 3) or grey (H, W) uint8 as a PIL image, with transparency (H, W) where there is any."""
     image = Image.fromarray(array)
     if alpha is not None:
         if alpha.dtype != np.uint8 or alpha.shape != array.shape[:2]:
             raise ValueError(f"alpha must be uint8 {array.shape[:2]}, got {alpha.dtype} {alpha.shape}")
         image = image.convert("RGB")
         image.putalpha(Image.fromarray(alpha))
-    save(path, image)
+    return image
 
 
 def save(path: str | os.PathLike[str], image: Image.Image) -> None:
@@ -173,26 +188,27 @@ def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 1
 
     A column is a tensor (N, 3 or 1, H, W), uint8 or unit floats, or a sequence of uint8 arrays (H, W, 3) or
     (H, W). Tiny pictures are enlarged with their pixels kept square, large ones reduced. All columns hold
-    the same number.
+    the same number. A name may have several lines.
     """
-    fitted = [[_fit(_to_image(picture), cell) for picture in column] for column in columns.values()]
+    fitted = [[fit(to_image(picture), cell) for picture in column] for column in columns.values()]
     if len({len(column) for column in fitted}) != 1 or not fitted[0]:
         counts = {name: len(column) for name, column in columns.items()}
         raise ValueError(f"columns must hold the same number of pictures, at least one, got {counts}")
-    gap, font = max(6, cell // 20), _font(min(22, max(12, cell // 10)))
+    gap, font = max(6, cell // 20), label_font(min(22, max(12, cell // 10)))
     widths = [
-        max(round(font.getlength(name)), *(picture.width for picture in column))
+        max(*(round(font.getlength(line)) for line in name.split("\n")), *(picture.width for picture in column))
         for name, column in zip(columns, fitted, strict=True)
     ]
     heights = [max(picture.height for picture in row) for row in zip(*fitted, strict=True)]
-    header = sum(font.getmetrics()) + 2 * gap
+    lines = max(name.count("\n") + 1 for name in columns)
+    header = lines * sum(font.getmetrics()) + 4 * (lines - 1) + 2 * gap
     page = Image.new(
         "RGB", (sum(widths) + gap * (len(widths) + 1), header + sum(heights) + gap * len(heights)), "white"
     )
     draw = ImageDraw.Draw(page)
     left = gap
     for name, column, width in zip(columns, fitted, widths, strict=True):
-        draw.text((left + width / 2, header / 2), name, font=font, fill="#333333", anchor="mm")
+        draw.text((left + width / 2, header / 2), name, font=font, fill="#333333", anchor="mm", align="center")
         top = header
         for picture, height in zip(column, heights, strict=True):
             page.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
@@ -201,7 +217,8 @@ def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 1
     return page
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """For what is written on pictures."""
     from matplotlib import (
         get_data_path,
     )  # its DejaVu Sans has the letters that PIL's own font lacks (×, Greek)
@@ -209,13 +226,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _to_image(picture: Tensor | np.ndarray) -> Image.Image:
+def to_image(picture: Tensor | np.ndarray) -> Image.Image:
+    """One picture of those that `sheet` takes, in RGB."""
     if isinstance(picture, Tensor):
         picture = to_uint8(picture.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()
     return Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
 
 
-def _fit(image: Image.Image, cell: int) -> Image.Image:
+def fit(image: Image.Image, cell: int) -> Image.Image:
     """The longer side becomes `cell`: whole pixels are repeated first, so that each stays an even square."""
     longest = max(image.size)
     repeat = -(-cell // longest)

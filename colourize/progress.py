@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,15 +17,14 @@ from rich.progress import (
 )
 from rich.progress import Task as Bar
 from rich.text import Text
-from torch import Tensor
 
 _REDRAWS = 4  # a second; each costs the training some milliseconds
 
 
 class Advance(Protocol):
-    """So many more pictures, and the mean loss so far where there is one."""
+    """So many more pictures, and who knows the mean loss so far, where there is one."""
 
-    def __call__(self, count: int, loss: Tensor | None = None) -> None: ...
+    def __call__(self, count: int, loss: Callable[[], float] | None = None) -> None: ...
 
 
 class _Speed(ProgressColumn):
@@ -35,8 +34,8 @@ class _Speed(ProgressColumn):
 
 class _Loss(ProgressColumn):
     def render(self, task: Bar) -> Text:
-        loss = task.fields["loss"]  # read only when drawn, so that no step waits for a GPU
-        return Text("" if loss is None else f"loss {loss.item():.4f}")
+        loss = task.fields["loss"]  # asked only when drawn, so that no step waits for a GPU
+        return Text("" if loss is None else f"loss {loss():.4f}")
 
 
 @contextmanager

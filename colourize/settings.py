@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import networks, schedule, tasks
+from . import networks, precision, schedule, tasks
 from .files import UserError, atomic_write
 
 if sys.version_info >= (3, 11):
@@ -42,10 +42,13 @@ class Settings:
     depth: int | None = None
     loss: str | None = None
     temperature: float | None = None
+    flips: bool = False
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "one-cycle"
+    precision: str | None = None  # the device's own
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class Settings:
             value = getattr(self, name)
             if kind in (float, float | None) and type(value) is int:
                 object.__setattr__(self, name, float(value))
-            elif not isinstance(value, kind) or isinstance(value, bool):
+            elif not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
             elif type(value) is int and name != "seed" and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
@@ -62,8 +65,12 @@ class Settings:
             raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"lr must be a positive number, not {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay must be a number from 0 up, not {self.weight_decay}")
         if self.schedule not in schedule.NAMES:
             raise UserError(f"schedule must be one of {', '.join(schedule.NAMES)}, not {self.schedule!r}")
+        if self.precision not in (None, *precision.NAMES):
+            raise UserError(f"precision must be one of {', '.join(precision.NAMES)}, not {self.precision!r}")
         if self.colours < 2:
             raise UserError(f"colours must be at least 2, not {self.colours}")
         if self.size < _SMALLEST:
@@ -104,5 +111,5 @@ class Settings:
             return cls(**values)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        except (UserError, ValueError, TypeError) as error:
+        except (UserError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} does not hold the settings of a run: {error}") from error

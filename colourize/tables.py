@@ -28,13 +28,18 @@ def label(metric: str, task: Task) -> str:
     return _NAMES.get(name, name)
 
 
+def written(metric: str, value: float) -> str:
+    """A score as people write it."""
+    return _UNITS[metric].format(value)
+
+
 def training(run: Run) -> Table:
     """What a finished training was and what it came to: the last epoch, and the best by validation loss."""
     settings, last, best = run.settings, run.metrics[-1], run.best_row
     rows = {
         "run": f"{settings.task}, {settings.network}",
         "data": f"{settings.data}, batch {settings.batch_size}, lr {settings.lr:g} {settings.schedule}, "
-        f"seed {settings.seed}",
+        f"seed {settings.seed}, {settings.precision}",
         f"last epoch, {last['epoch']}": describe(last, run.task),
         f"best epoch, {best['epoch']}": "the last" if best is last else describe(best, run.task),
         "files": f"{run.folder}: {', '.join(WEIGHTS.values())}, metrics.csv, curves.png, samples.png",

@@ -11,23 +11,24 @@ from contextlib import contextmanager, suppress
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import data, lookup, plots, tables
+from . import data, lookup, plots, precision, tables
+from . import step as steps
 from .colour import Palette
-from .data import Images, Split
+from .data import Images, Mirrored, Split
 from .evaluation import mean_scores, network_predictor
-from .examples import Batch, Examples
+from .examples import Examples
 from .files import UserError
 from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
 from .settings import Settings
-from .tasks import Task
+from .step import Step
 from .tasks import kind as task_kind
 
 _PALETTE_PICTURES = 2000  # a palette is fitted on at most so many
-_MAY_CHANGE = ("epochs", "data_dir")  # between the parts of a resumed training
+_MAY_CHANGE = ("epochs", "data_dir", "precision")  # between the parts of a resumed training
 _REDRAW = 30.0  # seconds
 
 logger = logging.getLogger("colourize")
@@ -39,41 +40,54 @@ def train(
     *,
     resume: bool = False,
     device: torch.device | str | None = None,
+    graph: bool | None = None,
     console: Console | None = None,
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
-    A resumed run may change `epochs` and `data_dir` and nothing else; with other `epochs`, the learning rate of those
-    to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends with the same
-    weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one, unless given;
-    progress goes to `console`, if given. Raises `UserError` for what the caller can put right.
+    A resumed run may change `epochs`, `data_dir` and `precision` and nothing else; with other `epochs`, the learning
+    rate of those to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends
+    with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one,
+    unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether to replay the step from
+    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. Raises `UserError` for
+    what the caller can put right.
     """
     device = choose_device(device)
+    settings = settings.replace(precision=precision.choose(settings.precision, device))
     console = console or Console(quiet=True)
     run, split = reopen(folder, settings) if resume else begin(folder, settings)
 
     network = run.create_network().to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
+    optimizer = steps.adam(network.parameters(), settings.lr, device, settings.weight_decay)
     if resume:
         run.load_epoch(network, optimizer)
         if run.metrics:
             run.save_results(network)
     elif hasattr(network, "prior"):
         network.prior.start(lookup.table(run.task, split.train))
-    with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
-        seen, unseen = (Examples(images, run.task, device, advance=advance) for images in split[:2])
+    with progress(console, "preparing", len(split.train) * (1 + settings.flips) + len(split.validation)) as advance:
+        learnt = Mirrored(split.train) if settings.flips else split.train
+        seen, unseen = (
+            Examples(images, run.task, device, advance=advance) for images in (learnt, split.validation)
+        )
 
-    steps = math.ceil(len(seen) / settings.batch_size)
-    with keeping_pictures(run, split.validation) as draw:
+    step = steps.create(
+        network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
+    )
+    pictures = len(split.train)
+    count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
+    pinned = precision.tf32_products(settings.precision != "fp32")
+    with pinned, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            batches = map(seen.batch, shuffled(len(seen), settings.batch_size, settings.seed, epoch))
+            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, mirrored=settings.flips)
+            batches = seen.placed(order)
             rates = [
-                rate(settings.schedule, settings.lr, step, steps * settings.epochs)
-                for step in range((epoch - 1) * steps, epoch * steps)
+                rate(settings.schedule, settings.lr, number, count * settings.epochs)
+                for number in range((epoch - 1) * count, epoch * count)
             ]
-            with progress(console, f"epoch {epoch}/{settings.epochs}", len(seen)) as advance:
-                train_loss = train_epoch(network, optimizer, run.task, batches, rates, advance)
+            with progress(console, f"epoch {epoch}/{settings.epochs}", pictures) as advance:
+                train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
             if not math.isfinite(train_loss):
                 raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
@@ -83,7 +97,7 @@ def train(
             run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
             run.save_epoch(network, optimizer)
             draw()
-            training, whole = (len(seen) / (end - start) for end in (trained, time.perf_counter()))
+            training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
                 f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",
@@ -94,34 +108,34 @@ def train(
 
 
 def train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    task: Task,
-    batches: Iterable[Batch],
+    step: Step,
+    batches: Iterable[Tensor],
     rates: Iterable[float],
     advance: Advance = lambda count, loss=None: None,
 ) -> float:
-    """One pass over `batches`, each with a learning rate of its own; returns the mean loss per picture."""
-    network.train()
-    total, seen = 0.0, 0
-    for batch, lr in zip(batches, rates, strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = task.loss(network(batch.input), batch.target)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach().double() * len(batch)
-        seen += len(batch)
-        advance(len(batch), total / seen)
-    return (total / seen).item()
+    """One step for each of `batches`, with a learning rate of its own; returns the mean loss per picture."""
+    step.network.train()
+    step.losses.zero_()
+    seen = 0
+
+    def loss() -> float:
+        return step.losses.item() / seen
+
+    for indices, lr in zip(batches, rates, strict=True):
+        step(indices, lr)
+        seen += len(indices)
+        advance(len(indices), loss)
+    return loss()
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, mirrored: bool = False) -> Iterator[Tensor]:
     """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
-    smaller."""
+    smaller. With `mirrored`, half of them, chosen anew, are those of the pictures' mirror images (data.Mirrored)."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return iter(torch.randperm(count, generator=generator).split(batch_size))
+    order = torch.randperm(count, generator=generator)
+    if mirrored:
+        order += count * torch.randint(2, (count,), generator=generator)
+    return iter(order.split(batch_size))
 
 
 @contextmanager
@@ -186,6 +200,11 @@ def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spl
             "will be another than one trained with %d from the beginning",
             *(run.settings.epochs, settings.epochs, settings.schedule, settings.epochs, settings.epochs),
         )
+    if run.settings.precision not in (None, settings.precision):
+        logger.warning(
+            "precision was %s and becomes %s: the epochs to come are not those of an uninterrupted training",
+            *(run.settings.precision, settings.precision),
+        )
     if settings != run.settings:
         run.settings = settings
         settings.save(run.folder / "settings.toml")
@@ -202,6 +221,17 @@ def load_data(settings: Settings) -> Split:
         limit=settings.limit,
         seed=settings.seed,
     )
+
+
+def habits() -> dict[str, str]:
+    """How a training would run here unless told otherwise, in words."""
+    device = choose_device(None)
+    problem = steps.graph_hindrance(device, 1, 1)
+    return {
+        "training on": str(device),
+        "training in": f"{precision.default(device)} (--precision {' | '.join(precision.NAMES)})",
+        "training steps": f"eager: for a CUDA graph, {problem}" if problem else "replayed from a CUDA graph",
+    }
 
 
 def choose_device(name: torch.device | str | None) -> torch.device:

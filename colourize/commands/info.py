@@ -8,7 +8,7 @@ import typer
 
 import myconv2d
 
-from .. import __version__, networks, tables
+from .. import __version__, networks, tables, training
 from ..settings import Settings
 from ..summary import layers
 from .options import Bottleneck, Depth, Filters, KernelSize, Order, console, option
@@ -30,7 +30,7 @@ def info(
     Example: `colourize info unet --size 64`
     """
     if network is None:
-        console.print(tables.facts({"colourize": __version__, **myconv2d.info()}))
+        console.print(tables.facts({"colourize": __version__, **myconv2d.info(), **training.habits()}))
         return
     names = ("in_channels", "out_channels", "filters", "kernel_size", "bottleneck", "order", "depth")
     given = {name: value for name, value in locals().items() if name in names and value is not None}

@@ -16,6 +16,7 @@ class _LabColouring(Task):
     """Input: L / 100. What `apply` writes has the picture's own L."""
 
     in_channels = 1
+    reads = "L of CIELAB (sRGB, D65), divided by 100"
     keeps_grey = True
 
     def degrade(self, pictures: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ class LabRegression(_LabColouring):
     name = "lab-regression"
     loss_names = ("huber", "mse")
     out_channels = 2
+    gives = "a, b of CIELAB, divided by 110"
 
     def target(self, pictures: Tensor) -> Tensor:
         return to_lab(pictures)[:, 1:] / _TINT
@@ -61,11 +63,16 @@ class LabClassification(_LabColouring):
     name = "lab-classification"
     loss_names = ("rebalanced", "cross-entropy")
     has_classes = True
+    gives = "a score for each class of the palette (a, b of CIELAB); softmax(score / temperature) · palette blends them"
     temperature = 0.38  # the paper's
 
     @property
     def out_channels(self) -> int:
         return len(abgrid.classes())
+
+    @property
+    def legend(self) -> Tensor:
+        return abgrid.classes()
 
     def target(self, pictures: Tensor) -> Tensor:
         return abgrid.codes(to_lab(pictures)[:, 1:])
@@ -80,8 +87,8 @@ class LabClassification(_LabColouring):
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         classes, shares = abgrid.soft(target)
         losses = output.logsumexp(1) - (output.gather(1, classes) * shares).sum(1)
-        if (weights := self.class_weights) is not None:
-            losses = losses * weights.to(losses)[classes[:, 0]]
+        if (weights := self.class_weights(output.device)) is not None:
+            losses = losses * weights[classes[:, 0]]
         return losses.mean((1, 2))
 
     def tint(self, output: Tensor) -> Tensor:

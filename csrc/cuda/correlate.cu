@@ -40,8 +40,10 @@ void provide_filters(CorrelateArguments<T>& args, const FilterStrides& strides, 
   args.filter_pitch = packing.pitch;
 }
 
-void run(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-         Image out, const Context& context) {
+}  // namespace
+
+void correlate_gemm(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                    ConstVector bias, Image out, const Context& context) {
   require_fits(conv);
   const Correlation shape = correlation(conv, transposed, image.strides, out.strides);
   with_tile<block_threads>(context, shape.filters, [&](auto use) {
@@ -63,18 +65,6 @@ void run(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weigh
       correlate<Tile, false><<<blocks, block_threads, 0, stream_of(context)>>>(args);
     check_launch("correlate");
   });
-}
-
-}  // namespace
-
-void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,
-             const Context& context) {
-  run(conv, false, input, weight, bias, output, context);
-}
-
-void grad_input(const Conv2d& conv, ConstImage grad_output, ConstImage weight, Image grad_input,
-                const Context& context) {
-  run(conv, true, grad_output, weight, {nullptr, 0}, grad_input, context);
 }
 
 }  // namespace myconv2d::cuda

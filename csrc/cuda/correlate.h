@@ -32,10 +32,7 @@ struct CorrelateArguments {
 // Whether sixteen bytes of channels can be loaded at once wherever a tap falls.
 template <class T>
 bool loads_vectors(const Correlation& shape, const T* image) {
-  const auto whole = [](int64_t elements) { return elements % Chunk<T>::size == 0; };
-  const Strides& strides = shape.image;
-  return shape.channels > 0 && strides.c == 1 && whole(shape.channels) && whole(strides.n) &&
-         whole(strides.h) && whole(strides.w) && aligned(image);
+  return shape.channels > 0 && moves_vectors(shape.image, shape.channels, image);
 }
 
 template <class Tile>

@@ -19,6 +19,8 @@ struct Context {
   std::function<void*(int64_t bytes)> workspace;
 };
 
+// The three operators, by the algorithm that algorithm.h chooses (dispatch.cpp).
+
 void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,
              const Context& context);
 
@@ -28,5 +30,22 @@ void grad_input(const Conv2d& conv, ConstImage grad_output, ConstImage weight, I
 // grad_bias is contiguous, or null where it is not wanted.
 void grad_weight(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
                  void* grad_bias, const Context& context);
+
+// The algorithms. Forward and grad_input are one correlation (correlation.h); `transposed` is grad_input.
+
+void correlate_gemm(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                    ConstVector bias, Image out, const Context& context);
+
+void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                      ConstVector bias, Image out, const Context& context);
+
+void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                       ConstVector bias, Image out, const Context& context);
+
+void grad_weight_gemm(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
+                      void* grad_bias, const Context& context);
+
+void grad_weight_few(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
+                     void* grad_bias, const Context& context);
 
 }  // namespace myconv2d::cuda

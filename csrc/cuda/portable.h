@@ -20,14 +20,39 @@ HOST_DEVICE constexpr T smaller(T a, T b) {
   return a < b ? a : b;
 }
 
+template <class T>
+HOST_DEVICE constexpr T larger(T a, T b) {
+  return a < b ? b : a;
+}
+
 // a / b for a ≥ 0, b > 0. The device divides 64-bit numbers in software; nearly all of ours fit 32 bits.
 HOST_DEVICE int64_t divide(int64_t a, int64_t b) {
   return ((a | b) >> 32) == 0 ? static_cast<int64_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b))
                               : a / b;
 }
 
+// Division by a number that the host knows, as a multiplication: the device has no instruction that divides.
+// Exact for 0 ≤ n with n · value < 2³².
+struct Divisor {
+  int value = 1;
+  uint32_t magic = 0;  // ⌈2³² / value⌉, zero for 1
+
+  Divisor() = default;
+  explicit Divisor(int64_t value)
+      : value(static_cast<int>(value)), magic(UINT32_MAX / static_cast<uint32_t>(value) + 1) {}
+
+  HOST_DEVICE int quotient(int n) const {
+#if defined(__CUDA_ARCH__)
+    return magic ? static_cast<int>(__umulhi(static_cast<uint32_t>(n), magic)) : n;
+#else
+    return magic ? static_cast<int>(static_cast<uint64_t>(n) * magic >> 32) : n;
+#endif
+  }
+};
+
 // Takes the lowest digit off a mixed-radix number: how a block finds its tile.
 HOST_DEVICE int split_off(uint32_t& number, int radix) {
+  if (radix == 1) return 0;
   const uint32_t digit = number % static_cast<uint32_t>(radix);
   number /= static_cast<uint32_t>(radix);
   return static_cast<int>(digit);

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "../conv2d.h"
 #include "portable.h"
 
 namespace myconv2d::cuda {
@@ -20,6 +21,14 @@ struct alignas(16) Chunk {
 };
 
 inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+
+// Whether the channels of every pixel of an image can be moved sixteen bytes at a time.
+template <class T>
+bool moves_vectors(const Strides& strides, int64_t channels, const T* data) {
+  const auto whole = [](int64_t elements) { return elements % Chunk<T>::size == 0; };
+  return strides.c == 1 && whole(channels) && whole(strides.n) && whole(strides.h) && whole(strides.w) &&
+         aligned(data);
+}
 
 // Two 16-bit elements that move together are one word to the compiler; apart, it would take them to pieces.
 template <class T>

@@ -47,10 +47,10 @@ def untracked(*tensors: Tensor | None) -> bool:
 
 def _run(name: str, numbers: Numbers, *operands: Any) -> Any:
     """The bare operator on the backend that serves it; an exported program chooses where it will run."""
-    first, (stride, padding, dilation, groups, wanted) = operands[0], numbers
+    stride, padding, dilation, groups, wanted = numbers
     backend = None
     if not torch.compiler.is_exporting():
-        backend = backends.choose(first.device.type, first.dtype, wanted).backend
+        backend = backends.serving(name, operands, groups, wanted).backend
     flag = operands[3:]  # conv2d_grad_weight's `bias`
     return overload(name, backend)(*operands[:3], stride, padding, dilation, groups, *flag)
 

@@ -1,8 +1,8 @@
 """Which implementation serves a call, and the reason in words.
 
 Backends: `native` (C++ on the CPU, CUDA C++ on the GPU), `triton` (GPU; on the CPU through Triton's interpreter,
-for tests), `reference` (plain torch, anywhere). The choice looks at the device and the element type; what a backend
-cannot serve goes to the next, which is said once.
+for tests), `reference` (plain torch, anywhere). The choice looks at the device, the element type, and on a GPU whether
+the layer has few channels; what a backend cannot serve goes to the next, which is said once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,10 +20,8 @@ from . import native
 
 BACKENDS = ("native", "triton", "reference")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
-_NATIVE_TYPES = {
-    "cpu": native.CpuLibrary.TYPES,
-    "cuda": (torch.float64, torch.float32, torch.float16, torch.bfloat16),
-}
+_FEW_CHANNELS_FIRST = {"cuda": ("native", "triton", "reference")}
+_NATIVE_TYPES = {"cpu": native.CpuLibrary.TYPES, "cuda": native.CudaLibrary.TYPES}
 
 
 class Choice(NamedTuple):
@@ -50,10 +48,43 @@ def problem(backend: str, device: str, dtype: torch.dtype) -> str | None:
     return None if dtype in _NATIVE_TYPES[device] else f"the native library does not take {dtype} on {device}"
 
 
+def few_channels(weight_size: Sequence[int], groups: int) -> bool:
+    """Whether a layer has 4 channels or fewer on one side, so that the CUDA library has kernels for it.
+
+    It is then bound by memory, and Triton's tiles would be mostly padding. Of such a layer all three passes are meant,
+    whatever kernel of the library serves each (csrc/cuda/algorithm.h).
+    """
+    k, c, r, s = weight_size
+    return groups == 1 and (k <= 4 or c <= 4) and r <= 7 and s <= 7
+
+
+def choose_for_layer(
+    device: str, dtype: torch.dtype, weight_size: Sequence[int], groups: int, wanted: str | None
+) -> Choice:
+    """`choose`, knowing the layer."""
+    few = device in _FEW_CHANNELS_FIRST and dtype != torch.float64 and few_channels(weight_size, groups)
+    return choose(device, dtype, wanted, bool(few))
+
+
+def serving(name: str, operands: Sequence, groups: int, wanted: str | None) -> Choice:
+    """The backend that serves the operator `name` with these leading operands."""
+    first: torch.Tensor = operands[0]
+    if not first.is_cuda:
+        return choose(first.device.type, first.dtype, wanted)
+    weight_size = operands[2] if name == "conv2d_grad_weight" else operands[1].shape
+    return choose_for_layer(first.device.type, first.dtype, weight_size, groups, wanted)
+
+
 @functools.cache
-def choose(device: str, dtype: torch.dtype, wanted: str | None) -> Choice:
-    """The first backend in the order of preference that can serve; `wanted` goes before all others."""
+def choose(device: str, dtype: torch.dtype, wanted: str | None, few: bool = False) -> Choice:
+    """The first backend in the order of preference that can serve; `wanted` goes before all others.
+
+    Args:
+        few: whether the layer has few channels (`few_channels`).
+    """
     order = _PREFERENCE.get(device, ("reference",))
+    if few:
+        order = _FEW_CHANNELS_FIRST.get(device, order)
     if wanted is not None:
         order = (wanted, *(backend for backend in order if backend != wanted))
     problems: list[str] = []
@@ -61,7 +92,7 @@ def choose(device: str, dtype: torch.dtype, wanted: str | None) -> Choice:
         if (why_not := problem(backend, device, dtype)) is None:
             break
         problems.append(f"{backend} cannot: {why_not}")
-    first = "asked for" if wanted else f"first choice on {device}"
+    first = "asked for" if wanted else f"first choice {'for few channels ' if few else ''}on {device}"
     choice = Choice(backend, "; ".join(problems) or first, bool(problems))
     if choice.fell_back:
         warnings.warn(

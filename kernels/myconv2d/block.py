@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import autograd, block_reference
+from . import autograd, backends, block_operators, block_reference
 from .autograd import _BELOW_PYTHON, _Operator
 from .operators import overload
 from .shapes import Numbers
@@ -41,8 +41,9 @@ class Pending(NamedTuple):
     def materialise(self) -> Tensor:
         """The image itself, in channels_last if anything had to be computed."""
         if self.scale is not None:
-            if hindrance() is None:
-                return _activate(*self, "native")
+            backend, _ = block_operators.choose(None, *self[:3], wanted=backends.wanted)
+            if backend is not None and hindrance() is None:
+                return _activate(*self, backend)
             return block_reference.activate(*self)
         return F.interpolate(self.tensor, scale_factor=2, mode="nearest") if self.upsample else self.tensor
 
@@ -57,8 +58,6 @@ def hindrance() -> str | None:
         return "forward-mode derivatives are those of plain operators"
     if torch._C._get_tracing_state() is not None:
         return "a trace records plain operators"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast narrows plain operators"
     return None
 
 
@@ -73,7 +72,7 @@ def block(
     eps: float = 0.0,
     pool: bool = False,
     *,
-    backend: str = "native",
+    backend: str,
 ) -> tuple[Tensor, ...]:
     """(raw, scale, shift, mean, var) of the convolution of one feed, or of two concatenated, differentiable.
 
@@ -173,6 +172,7 @@ class _Activate(_Operator):
 
 def _composition(backend: str) -> Callable[..., tuple[Tensor, ...]]:
     def convolution(input, weight, bias, *numbers):
+        bias = None if bias is None else bias.to(input.dtype)
         return autograd.conv2d(input, weight, bias, Numbers(*numbers, backend))
 
     def run(*args):

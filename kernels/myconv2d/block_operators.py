@@ -1,12 +1,13 @@
 """The operators of the fused block: schemas, fakes, FLOP formulas, and who implements them.
 
-What they compute is said in block_reference.py. One overload per backend, as in operators.py; `native` is in the CPU
-library. The default overload takes it where `problem` has nothing against it.
+What they compute is said in block_reference.py. One overload per backend, as in operators.py: `native` is in the CPU
+library, `triton` for CUDA devices (and in Triton's interpreter). The default overload takes what `choose` says.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from . import block_reference, native
-from .operators import LIBRARY, overload
+from .operators import LIBRARY, allow_tf32, overload
 from .shapes import output_size
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 _FEEDS = (
     "Tensor input, Tensor? scale, Tensor? shift, bool upsample, "
     "Tensor? skip, Tensor? skip_scale, Tensor? skip_shift, bool skip_upsample"
@@ -135,26 +136,73 @@ def unavailable() -> str | None:
     return reason
 
 
-def problem(weight: Tensor | None, *others: Tensor | None) -> str | None:
-    """Why the native operators cannot serve these tensors, in words; None if they can."""
-    for tensor in (weight, *others):
-        if tensor is not None and not (tensor.is_cpu and tensor.dtype is torch.float32):
-            return f"the fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
+def preferred(device: str, wanted: str | None) -> str:
+    """The backend whose fused kernels a device's blocks go to, unless another is wanted."""
+    return wanted or ("triton" if device == "cuda" else "native")
+
+
+def choose(weight: Tensor | None, *others: Tensor | None, wanted: str | None = None) -> tuple[str | None, str]:
+    """The backend whose fused kernels serve these tensors, or None; and why, in words."""
+    device = next(t for t in (weight, *others) if t is not None).device.type
+    backend = preferred(device, wanted)
+    if (why_not := problem(backend, weight, *others)) is not None:
+        return None, why_not
+    return backend, "asked for" if wanted else f"first choice on {device}"
+
+
+def problem(backend: str, weight: Tensor | None, *others: Tensor | None) -> str | None:
+    """Why the fused kernels of a backend cannot serve these tensors, in words; None if they can."""
+    if backend == "reference":
+        return "backend 'reference' has no fused kernels"
+    if weight is not None and weight.numel() == 0:
+        return f"a weight of {list(weight.shape)} has no elements"
+    serves = _native_problem if backend == "native" else _triton_problem
+    return serves(weight, [t for t in (weight, *others) if t is not None])
+
+
+def _native_problem(weight: Tensor | None, tensors: list[Tensor]) -> str | None:
+    for tensor in tensors:
+        if not (tensor.is_cpu and tensor.dtype is torch.float32):
+            return f"the native fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if weight is not None:
         k, c, r, s = weight.shape
-        if weight.numel() == 0:
-            return f"a weight of {list(weight.shape)} has no elements"
         if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):
             return f"the fused kernels are 3×3, or up to 6×6 with 4 channels at most, not {r}×{s} of {c} to {k}"
     return unavailable()
 
 
+def _triton_problem(weight: Tensor | None, tensors: list[Tensor]) -> str | None:
+    from .triton import unsupported
+
+    first = tensors[0]  # the weight, or an image
+    for tensor in tensors:
+        if tensor.dtype not in _TRITON_TYPES:
+            return f"the fused Triton kernels take float32, float16 and bfloat16, not {tensor.dtype}"
+        if tensor.device != first.device:
+            return f"tensors on {first.device} and on {tensor.device}"
+        if tensor.dim() == 4 and tensor.dtype is not first.dtype:
+            return f"the fused Triton kernels take images and weights of one type, not {first.dtype} and {tensor.dtype}"
+    return unsupported(first.device.type, first.dtype)
+
+
+_TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
 def _automatic(name: str) -> Callable:
+    weight = {"block": 8, "block_backward": 11, "block_inference": 4}.get(name)
+
     def run(*args):
         tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-        weight = {"block": 8, "block_backward": 11, "block_inference": 4}.get(name)
-        why_not = problem(args[weight] if weight else None, *tensors)
-        return overload(name, "native" if why_not is None else "reference")(*args)
+        backend, _ = choose(args[weight] if weight else None, *tensors)
+        return overload(name, backend or "reference")(*args)
+
+    return run
+
+
+def _triton(name: str) -> Callable:
+    def run(*args):
+        kernels = importlib.import_module(".triton.block", __package__)  # imports triton, which takes a second
+        return getattr(kernels, name)(*args, allow_tf32=allow_tf32())
 
     return run
 
@@ -174,6 +222,8 @@ def _define() -> None:
             torch.library.register_fake(f"myconv2d::{name}{suffix}", _FAKES[name], lib=LIBRARY)
         LIBRARY.impl(name, _automatic(name), "CompositeExplicitAutograd")
         LIBRARY.impl(f"{name}.reference", _reference(name), "CompositeExplicitAutograd")
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(f"{name}.triton", _triton(name), key)
 
 
 _define()

@@ -1,4 +1,4 @@
-"""ConvBlock, the block that the networks are made of: fused where the native kernels serve, else plain modules."""
+"""ConvBlock, the block that the networks are made of: fused where a backend's kernels serve, else plain modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from . import backends, block_operators
 from .block import Pending, block, hindrance
-from .functional import IntPair
+from .functional import _AUTOCAST_DEVICES, IntPair, _autocast
 from .info import explain
 from .modules import MyConv2d
 from .operators import overload
 from .shapes import output_size
+from .triton import UNTRIED
 
 Image = Tensor | Pending
 
@@ -113,15 +114,15 @@ class ConvBlock(nn.Module):
     def _train(self, operands: _Operands) -> Pending:
         norm = self.norm
         raw, scale, shift, mean, var = block(
-            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool"
+            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
         )
         if norm.training and norm.track_running_stats:
             n, _, p, q = operands.size
-            _update(norm, mean, var, n * p * q)
+            _update(norm, mean, var, n * p * q, operands.backend)
         return Pending(raw, scale, shift, self.resize == "upsample")
 
     def _infer(self, operands: _Operands) -> Pending:
-        first, second, weight, bias, padding, _ = operands
+        first, second, weight, bias, padding = operands[:5]
         norm, statistics = self.norm, (None, None, None, None, 0.0)
         if norm is not None:
             statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
@@ -129,7 +130,7 @@ class ConvBlock(nn.Module):
             f if f is None or f.scale is None else Pending(f.materialise()) for f in (first, second)
         )
         skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
-        output = overload("block_inference", "native")(
+        output = overload("block_inference", operands.backend)(
             first.tensor,
             first.upsample,
             skip,
@@ -161,17 +162,19 @@ def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tens
     operands = hindrance() or _operands(conv, input, skip)
     if isinstance(operands, str):
         return conv(_materialised(input, skip))
-    return block(*operands[:5])[0]
+    return block(*operands[:5], backend=operands.backend)[0]
 
 
 def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> str:
     """Whether a block would be fused with these arguments, or why not and which backend serves its convolution."""
-    if (why_not := block.hindrance(input, skip)) is None:
-        return "native serves this block, fused"
+    operands = block._operands(input, skip)
+    if not isinstance(operands, str):
+        untried = f" ({UNTRIED})" if operands.backend == "triton" else ""
+        return f"{operands.backend} serves this block, fused: {operands.reason}{untried}"
     conv = block.conv
     numbers = conv.stride, conv.padding, conv.dilation, conv.groups
     served = explain(_materialised(input, skip), conv.weight, conv.bias, *numbers)
-    return f"composed of plain modules: {why_not}\nconvolution: {served}"
+    return f"composed of plain modules: {operands}\nconvolution: {served}"
 
 
 def _materialised(input: Image, skip: Image | None) -> Tensor:
@@ -188,14 +191,14 @@ class _Operands(NamedTuple):
     bias: Tensor | None
     padding: tuple[int, int]
     size: tuple[int, int, int, int]  # of the convolution's output
+    backend: str
+    reason: str  # why that one
 
 
 def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor | None) -> _Operands | str:
     """What the fused operators take, or why they cannot serve; `others` are tensors that they would take as well."""
     if (why_not := _changed(conv, MyConv2d)) is not None:
         return why_not
-    if backends.wanted not in (None, "native"):
-        return f"backend {backends.wanted!r} has no fused kernels"
     padding = _padding(conv)
     if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or padding is None:
         return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
@@ -203,7 +206,6 @@ def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor
     for feed in feeds:
         if type(feed.tensor) not in (Tensor, nn.Parameter) or feed.tensor.dim() != 4:
             return "input or skip is no plain tensor of 4 dimensions"
-        others += feed[:3]
     n, channels, *pixels = feeds[0].shape
     if skip is not None:
         m, more, *others_pixels = feeds[1].shape
@@ -211,12 +213,22 @@ def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor
             return "input and skip differ in size"
         channels += more
     weight, bias = conv.weight, conv.bias
+    device = weight.device.type
+    if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+        if block_operators.preferred(device, backends.wanted) != "triton":
+            return "autocast narrows plain operators"
+        # Images and weights as in the framework's autocast; vectors and statistics stay wide.
+        weight, *images = _autocast(weight, *(feed.tensor for feed in feeds))
+        feeds = [feed._replace(tensor=image) for feed, image in zip(feeds, images, strict=True)]
     size = output_size((n, channels, *pixels), weight.shape, (1, 1), padding, (1, 1))
     if channels != weight.shape[1] or min(size[2:]) < 1:
         return "weight does not fit the input"
-    if (why_not := block_operators.problem(weight, bias, *others)) is not None:
-        return why_not
-    return _Operands(feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size)
+    vectors = (*others, *(vector for feed in feeds for vector in feed[1:3]))
+    images = (feed.tensor for feed in feeds)
+    backend, reason = block_operators.choose(weight, bias, *images, *vectors, wanted=backends.wanted)
+    if backend is None:
+        return reason
+    return _Operands(feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size, backend, reason)
 
 
 def _changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
@@ -246,13 +258,18 @@ def _requires_grad(operands: _Operands, others: Iterable[Tensor | None]) -> bool
     return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
 
 
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
     """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
-    momentum = norm.momentum
+    momentum, unbias = norm.momentum, count / (count - 1)
+    if backend == "triton" and momentum is not None and norm.running_mean is not None:
+        from .triton.block_statistics import update  # imports triton
+
+        update(mean, var, norm.running_mean, norm.running_var, norm.num_batches_tracked, momentum, unbias)
+        return
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if momentum is None:  # the mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
     if norm.running_mean is not None:
-        norm.running_mean.lerp_(mean, momentum or 0.0)
-        norm.running_var.lerp_(var * (count / (count - 1)), momentum or 0.0)
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
+        norm.running_var.lerp_((var * unbias).to(norm.running_var.dtype), momentum or 0.0)

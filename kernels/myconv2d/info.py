@@ -10,7 +10,9 @@ from torch import Tensor
 
 from . import backends, block_operators, native
 from .functional import prepare
+from .operators import allow_tf32
 from .shapes import output_size
+from .triton import UNTRIED
 
 
 def info() -> dict[str, Any]:
@@ -33,9 +35,15 @@ def info() -> dict[str, Any]:
     for device in devices:
         choice = backends.choose(device, torch.float32, backends.wanted)
         facts[f"active on {device}"] = f"{choice.backend} ({choice.reason})"
+        few = backends.choose_for_layer(device, torch.float32, (4, 4, 3, 3), 1, backends.wanted)
+        if few.backend != choice.backend:
+            facts[f"active on {device}, few channels"] = f"{few.backend} ({few.reason})"
     no_blocks = block_operators.unavailable()
     served = "native, float32: 3×3, or up to 6×6 with 4 channels at most"
     facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else served
+    no_blocks = backends.problem("triton", "cuda", torch.float32)
+    served = f"triton, float32, float16 and bfloat16, any kernel ({UNTRIED})"
+    facts["fused blocks on cuda"] = f"none ({no_blocks})" if no_blocks else served
     for backend in backends.BACKENDS:
         for device in devices:
             if (problem := backends.problem(backend, device, torch.float32)) is not None:
@@ -63,18 +71,28 @@ def explain(
 ) -> str:
     """Which backend would serve `conv2d` with these arguments, why, and by which algorithm in each direction.
 
+    For Triton: by which kernels, with which plans (tile, warps, stages), and whether those were measured.
+
     Raises:
         As `conv2d` does, for arguments that it would refuse.
     """
     input, weight, _, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
     dtype = input.dtype.to_real() if input.is_complex() else input.dtype
-    choice = backends.choose(input.device.type, dtype, backends.wanted)
+    choice = backends.choose_for_layer(input.device.type, dtype, weight.shape, numbers.groups, backends.wanted)
     lines = [f"{choice.backend} serves this call: {choice.reason}"]
     if input.is_complex():
         lines.append(f"complex numbers as four convolutions of {dtype}")
-    if choice.backend == "native" and input.device.type == "cpu":
+    if choice.backend == "native":
         input_size = (1, *input.shape) if input.dim() == 3 else tuple(input.shape)
         size = output_size(input_size, weight.shape, *numbers[:3])
-        algorithms = native.cpu.algorithms(input_size, size, weight.shape, numbers, dtype)
-        lines += [f"{name}: {algorithm}, {native.cpu.isa()}" for name, algorithm in algorithms.items()]
+        library = native.cuda if input.is_cuda else native.cpu
+        algorithms = library.algorithms(input_size, size, weight.shape, numbers, dtype)
+        by = "CUDA, not yet run on a GPU" if input.is_cuda else native.cpu.isa()
+        lines += [f"{name}: {algorithm}, {by}" for name, algorithm in algorithms.items()]
+    elif choice.backend == "triton":
+        from . import triton
+
+        images, filters = (part.real if part.is_complex() else part for part in (input, weight))
+        images = images if images.dim() == 4 else images[None]
+        lines += [UNTRIED, *triton.explain(images, filters, numbers[:4], allow_tf32())]
     return "\n".join(lines)

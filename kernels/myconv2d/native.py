@@ -27,6 +27,9 @@ def _cut_off(library: Path) -> bool:
 class NativeLibrary:
     """One shared library: `problem` is None once it is loaded, else the reason in words."""
 
+    TYPES: tuple[torch.dtype, ...] = ()  # that it serves, in the order of `enum class Type` (csrc/conv2d.h)
+    PASSES = ("forward", "grad_input", "grad_weight")  # of `enum class Pass` (csrc/c*/algorithm.h)
+
     def __init__(self, device: str) -> None:
         self.device = device
         self.path = FOLDER / f"libmyconv2d_{device}.so"
@@ -54,7 +57,8 @@ class NativeLibrary:
 
     def _bind(self) -> None:
         """Declares the library's own functions; AttributeError if it is another version's and lacks one."""
-        self._function("build_info").restype = ctypes.c_char_p
+        for name in ("build_info", "algorithm"):
+            self._function(name).restype = ctypes.c_char_p
 
     def _function(self, name: str):
         return getattr(self.handle, f"myconv2d_{self.device}_{name}")
@@ -63,22 +67,37 @@ class NativeLibrary:
         """Compiler, architectures and torch headers it was built with."""
         return self._function("build_info")().decode() if self.problem is None else self.problem
 
+    @staticmethod
+    def _conv(input_size, output_size, weight_size, numbers) -> ctypes.Array:
+        """`struct Conv2d` (csrc/conv2d.h)."""
+        fields = [*input_size, weight_size[0], *weight_size[2:], *output_size[2:]]
+        fields += [*numbers.stride, *numbers.padding, *numbers.dilation, numbers.groups]
+        return (ctypes.c_int64 * len(fields))(*fields)
+
+    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
+        """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
+        conv = self._conv(input_size, output_size, weight_size, numbers)
+        type_index = self.TYPES.index(dtype)
+        return {
+            name: self._function("algorithm")(conv, type_index, index).decode()
+            for index, name in enumerate(self.PASSES)
+        }
+
 
 class CpuLibrary(NativeLibrary):
     """The CPU library, whose kernels exist once per instruction set."""
 
-    TYPES = (  # in the order of `enum class Type` (csrc/conv2d.h)
+    TYPES = (
         *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
     )
-    PASSES = ("forward", "grad_input", "grad_weight")  # of `enum class Pass` (csrc/cpu/algorithm.h)
 
     def __init__(self) -> None:
         super().__init__("cpu")
 
     def _bind(self) -> None:
         super()._bind()
-        for name in ("isa", "isa_built", "algorithm"):
+        for name in ("isa", "isa_built"):
             self._function(name).restype = ctypes.c_char_p
         self._function("isa_built").argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
         self._function("use_isa").argtypes = [ctypes.c_char_p]
@@ -115,17 +134,22 @@ class CpuLibrary(NativeLibrary):
     def _usable(self) -> list[str]:
         return [name for name, here in self.isas().items() if here]
 
-    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
-        """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
-        fields = [*input_size, weight_size[0], *weight_size[2:], *output_size[2:]]
-        fields += [*numbers.stride, *numbers.padding, *numbers.dilation, numbers.groups]
-        conv = (ctypes.c_int64 * len(fields))(*fields)
-        type_index = self.TYPES.index(dtype)
-        return {
-            name: self._function("algorithm")(conv, type_index, index).decode()
-            for index, name in enumerate(self.PASSES)
-        }
+
+class CudaLibrary(NativeLibrary):
+    """The CUDA library; it loads, and says which kernel would serve a call, on machines without a GPU too."""
+
+    TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+    def cost(self, *sizes, dtype: torch.dtype, pass_name: str) -> tuple[int, int, int]:
+        """Blocks, bytes of shared memory of each, and bytes that all of them move (csrc/cuda/cost.h).
+
+        Sizes and numbers as in `algorithms`. All zero for the implicit GEMM, which is not counted.
+        """
+        counted = (ctypes.c_int64 * 3)()
+        conv, index = self._conv(*sizes), self.PASSES.index(pass_name)
+        self._function("cost")(conv, self.TYPES.index(dtype), index, counted)
+        return tuple(counted)
 
 
 cpu = CpuLibrary()
-cuda = NativeLibrary("cuda")
+cuda = CudaLibrary("cuda")

@@ -4,7 +4,7 @@ A convolution is a trilinear form ⟨grad_output, input ∗ weight⟩. The opera
 every derivative of one of them is one of the three again (autograd.py).
 
 Each operator has one overload per backend. The default overload is the automatic choice, made when it runs: on the
-CPU it is the native library itself, everywhere else `backends.choose`.
+CPU it is the native library itself, everywhere else `backends.serving`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _FAKES = {
 }
 
 
-def _allow_tf32() -> bool:
+def allow_tf32() -> bool:
     """The framework's switch for TF32 in convolutions."""
     return torch.backends.cudnn.conv.fp32_precision == "tf32"
 
@@ -64,7 +64,7 @@ def _allow_tf32() -> bool:
 def _triton(name: str) -> Callable:
     def run(*args):
         kernels = importlib.import_module(".triton", __package__)  # imports triton, which takes a second
-        return getattr(kernels, name)(*args, allow_tf32=_allow_tf32())
+        return getattr(kernels, name)(*args, allow_tf32=allow_tf32())
 
     return run
 
@@ -80,15 +80,14 @@ def _reference(name: str) -> Callable:
 
 def _native_cuda(name: str) -> Callable:
     operator = getattr(torch.ops.myconv2d, f"{name}_cuda")
-    return lambda *args: operator(*args, _allow_tf32())
+    return lambda *args: operator(*args, allow_tf32())
 
 
 def _automatic(name: str) -> Callable:
     operator = getattr(torch.ops.myconv2d, name)
 
     def run(*args):
-        first: Tensor = args[0]
-        return getattr(operator, backends.choose(first.device.type, first.dtype, None).backend)(*args)
+        return getattr(operator, backends.serving(name, args, args[6], None).backend)(*args)
 
     return run
 

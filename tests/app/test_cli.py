@@ -14,22 +14,10 @@ from colourize.colour import Palette
 from colourize.data import photos
 from colourize.runs import Run
 
-COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "demo")
-
-
-@pytest.fixture
-def colourize(capsys, monkeypatch):
-    """Runs a command line; returns its exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(line, *more):
-        arguments = [*line.split(), *map(str, more)]
-        monkeypatch.setattr("sys.argv", ["colourize", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
+COMMANDS = (
+    *("train", "sweep", "evaluate", "apply", "activations", "report", "export", "serve", "palette fit"),
+    *("palette show", "info", "demo"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +51,14 @@ def test_training_leaves_a_run_and_a_summary(colourize, options, tmp_path):
     assert "model.safetensors, best.safetensors" in out
     assert re.search(r"best epoch, [12]", out)
     assert (tmp_path / "run" / "metrics.csv").read_text().startswith("epoch,train_loss,validation_loss,")
+
+
+def test_precision_is_recorded(colourize, options, tmp_path):
+    command = "train classification unet --precision bf16 --device cpu --out"
+    code, out, _ = colourize(command, tmp_path / "run", *options)
+    assert code == 0
+    assert "seed 0, bf16" in out
+    assert 'precision = "bf16"' in (tmp_path / "run" / "settings.toml").read_text()
 
 
 def test_second_training_is_refused_and_resuming_goes_on(colourize, options, run):
@@ -177,6 +173,7 @@ def test_info(colourize):
     code, out, _ = colourize("info")
     assert code == 0
     assert torch.__version__ in out
+    assert "training in" in out and "--precision fp32 | tf32 | bf16" in out
 
 
 @pytest.mark.parametrize(
@@ -187,6 +184,8 @@ def test_info(colourize):
         ("train classification unet --epochs 0", 1, "epochs.*0"),
         ("train classification unet --epochs many", 2, "--epochs"),
         ("train classification unet --schedule linear", 1, "'linear'"),
+        ("train classification unet --precision half", 1, "'half'"),
+        ("train classification unet --precision tf32 --device cpu", 1, "tf32 needs a CUDA device"),
         ("train classification unet --threads 0", 2, "--threads"),
         ("evaluate --weights first nowhere", 2, "--weights"),
         ("train classification unet --data nowhere", 1, "nowhere.*photos"),

@@ -49,3 +49,25 @@ def test_what_does_not_fit_is_not_kept(images, monkeypatch):
         ready = []
         Examples(images, tasks.Regression(), advance=ready.append)
         assert bool(ready) is kept
+
+
+def test_batches_are_placed_with_one_copy(images):
+    """On a device (of type meta: values are not looked at) as on the CPU."""
+    order = torch.arange(COUNT).flip(0)
+    on_cpu = Examples(images, tasks.Regression())
+    assert torch.equal(torch.cat(list(on_cpu.placed(order.split(4)))), order)
+    on_cpu.device = torch.device("meta")
+    batches = list(on_cpu.placed(order.split(4)))
+    assert [(len(batch), batch.device.type) for batch in batches] == [(4, "meta"), (4, "meta"), (2, "meta")]
+    assert len({batch.untyped_storage()._cdata for batch in batches}) == 1
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_a_batch_is_overwritten_where_it_lies(images, monkeypatch, memory):
+    monkeypatch.setattr(examples, "MEMORY", memory)
+    found = Examples(images, tasks.Regression())
+    batch = found.batch(torch.tensor([1, 2, 3]))
+    places = [tensor.data_ptr() for tensor in batch]
+    again = found.batch(torch.tensor([5, 9, 0]), batch)
+    assert [tensor.data_ptr() for tensor in again] == places
+    assert all(map(torch.equal, again, found.batch(torch.tensor([5, 9, 0]))))

@@ -25,10 +25,16 @@ def test_file_holds_every_setting(tmp_path):
         filters=8,
         kernel_size=5,
         bottleneck=3,
+        order="resize-norm-relu",
+        loss="rebalanced",
+        temperature=1,
+        flips=True,
         epochs=2,
         batch_size=9,
         lr=2e-5,
+        weight_decay=0.1,
         schedule="cosine",
+        precision="bf16",
         seed=11,
     )
     settings.save(tmp_path / "settings.toml")
@@ -50,7 +56,16 @@ def test_file_holds_every_setting(tmp_path):
         ({"lr": 0.0}, "lr.*positive.*0"),
         ({"lr": float("nan")}, "lr.*nan"),
         ({"schedule": "linear"}, "schedule.*constant, cosine, one-cycle.*'linear'"),
+        ({"precision": "fp16"}, "precision must be one of fp32, tf32, bf16, not 'fp16'"),
+        ({"weight_decay": -0.1}, "weight_decay.*-0.1"),
         ({"seed": -1}, "seed.*-1"),
+        ({"flips": 1}, "flips must be bool, not 1"),
+        ({"epochs": True}, "epochs must be int, not True"),
+        ({"loss": "mse"}, "loss must be one of cross-entropy, rebalanced.*'mse'"),
+        ({"temperature": -1.0}, "temperature.*-1"),
+        ({"order": "relu"}, "order.*'relu'"),
+        ({"network": "enlarger"}, "classification is for the networks.*unet.*not enlarger"),
+        ({"task": "enlarge2"}, "enlarge2 is for the networks enlarger, not cnn"),
         ({"colours": 1}, "colours.*at least 2"),
         ({"kernel_size": 2}, "kernel_size.*odd"),
         ({"size": 4}, "size.*at least 8.*4"),
@@ -64,7 +79,7 @@ def test_bad_settings_are_named(change, message):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff"],
+    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff", "a = " + "[" * 99999],
 )
 def test_bad_file_is_named(tmp_path, content):
     path = tmp_path / "settings.toml"

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 
-from colourize import files, tasks, training
+from colourize import files, lookup, tasks, training
 from colourize.files import UserError
 from colourize.runs import CHECKPOINTS, Run
 from colourize.schedule import rate
@@ -83,7 +83,7 @@ def test_trained_further_is_the_same_as_trained_for_long(tiny, tmp_path):
     train(constant.replace(epochs=1), tmp_path / "run")
     train(constant, tmp_path / "run", resume=True)
     assert results(tmp_path / "run") == results(tmp_path / "long")
-    assert Run.open(tmp_path / "run").settings == constant
+    assert Run.open(tmp_path / "run").settings == constant.replace(precision="fp32")
 
 
 def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path, caplog, straight):
@@ -92,6 +92,14 @@ def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path,
     train(tiny, tmp_path / "run", resume=True)
     assert "epochs was 1 and becomes 3" in caplog.text
     assert results(tmp_path / "run") != straight
+
+
+def test_another_precision_is_said_to_be_another_training(tiny, tmp_path, caplog):
+    train(tiny.replace(epochs=1, schedule="constant"), tmp_path / "run")
+    assert Run.open(tmp_path / "run").settings.precision == "fp32"
+    train(tiny.replace(schedule="constant", epochs=2, precision="bf16"), tmp_path / "run", resume=True)
+    assert "precision was fp32 and becomes bf16" in caplog.text
+    assert Run.open(tmp_path / "run").settings.precision == "bf16"
 
 
 @pytest.mark.parametrize("write", [2, 3, 4, 5, 6, 7, 13])
@@ -255,6 +263,46 @@ def test_every_picture_once_an_epoch_in_a_new_order():
         orders.append(torch.cat(batches).tolist())
         assert sorted(orders[-1]) == list(range(36))
     assert orders[0] == orders[2] != orders[1]
+
+
+def test_mirrored_pictures_take_the_place_of_half_of_them():
+    orders = [torch.cat(list(training.shuffled(36, 7, 0, epoch, mirrored=True))) for epoch in (1, 2)]
+    for order in orders:
+        assert sorted((order % 36).tolist()) == list(range(36))
+        assert 9 < (order >= 36).sum() < 27
+    mirrored = [set((order[order >= 36] % 36).tolist()) for order in orders]
+    assert mirrored[0] != mirrored[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flips": True, "weight_decay": 0.1},
+        {"loss": "rebalanced"},
+        {"task": "lab-classification"},
+        {"task": "lab-regression", "network": "colour-unet"},
+        {"network": "colour-unet", "loss": "rebalanced"},
+        {"task": "enlarge2", "network": "enlarger", "depth": 1},
+        {"network": "conv-transpose-unet"},
+    ],
+    ids=str,
+)
+def test_every_kind_of_training_resumes_to_the_bit(options, tiny, tmp_path):
+    settings = tiny.replace(epochs=2, **options)
+    train(settings.replace(epochs=1, schedule="constant"), tmp_path / "parts")
+    train(settings.replace(schedule="constant"), tmp_path / "parts", resume=True)
+    train(settings.replace(schedule="constant"), tmp_path / "constant")
+    first, second = (Run.open(tmp_path / name) for name in ("constant", "parts"))
+    for name, tensor in first.load_network().state_dict().items():
+        assert torch.equal(tensor, second.load_network().state_dict()[name]), name
+
+
+def test_lookup_prior_starts_from_the_training_pictures(tiny, tmp_path):
+    """At a rate of next to nothing, a network that begins as the table is as good as the table."""
+    run = train(tiny.replace(epochs=1, network="colour-unet", lr=1e-12), tmp_path / "run")
+    split = training.load_data(run.settings)
+    table = lookup.table(run.task, split.train)
+    torch.testing.assert_close(run.load_network().prior.table.detach(), table.float(), atol=1e-6, rtol=0)
 
 
 def test_given_palette_is_used_and_kept(tiny, tmp_path):

@@ -8,14 +8,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import jobs
+from bench import ROOT, gpu_check, jobs
 from bench.__main__ import app
+from bench.charts import draw_all
+from bench.gpu_check import PARTS, Part, _Check
 from bench.jobs import Plan
 from bench.pool import Outcome, Pool
+from bench.rows import load
+from bench.subjects import choose, subjects
 
 
-def invoke(*arguments: str):
-    return CliRunner().invoke(app, ["gpu-check", *arguments])
+def invoke(*arguments: str, parts: str = "correctness"):
+    return CliRunner().invoke(app, ["gpu-check", "--parts", parts, *arguments])
 
 
 def test_a_real_run_on_the_cpu(tmp_path: Path) -> None:
@@ -123,3 +127,129 @@ def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         "triton on cuda": "no triton",
         "compute-sanitizer": "it is neither on PATH nor in /usr/local/cuda/bin",
     }
+
+
+SMALL = Part("cases", 90, "tf32", ("c3-k3-32px-n1:forward",), ("--no-compile", "--budget", "0.02"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the processes that are begun here."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def run_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *parts: Part, minutes: float = 2):
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    options = ["--device", "cpu", "--out", str(tmp_path), "--minutes", str(minutes)]
+    run = invoke(*options, parts="[!c]*" if parts[0].name[0] != "c" else "ca*")
+    [path] = tmp_path.glob("*-gpu-check-cpu.json")
+    return run, json.loads(path.read_text())
+
+
+def test_parts_add_their_rows_to_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    half = SMALL._replace(name="cases in bf16", precision="bf16", contestants=("*contiguous",))
+    run, result = run_parts(monkeypatch, tmp_path, SMALL, half)
+    assert run.exit_code == 0, run.output
+    assert [(row["part"], row["outcome"]) for row in result["parts"][1:]] == [
+        ("cases", "done"),
+        ("cases in bf16", "done"),
+    ]
+    [path] = tmp_path.glob("*-gpu-speed-cpu.json")
+    rows, facts = load(path)
+    assert [row.precision for row in rows] == ["fp32", "bf16"]
+    pictures = {p.name.rpartition("-")[2] for p in tmp_path.glob("*.png")}
+    assert pictures == {"layers.png", "roofline.png"}
+    assert "PASSED, without correctness" in run.output
+    told = {"roofs": {"fp32 GF/s": 60e3, "bf16 GF/s": 790e3, "GB/s": 4300.0}}
+    told["settings"] = facts["settings"] | {"device": "cuda"}
+    assert draw_all(rows, facts | told, tmp_path / "gpu")
+
+
+def test_a_part_that_takes_too_long_is_ended_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_check, "GRACE", 0.0)
+    endless = SMALL._replace(name="cases without end", share=1, options=("--budget", "1000"))
+    run, result = run_parts(monkeypatch, tmp_path, endless, SMALL)
+    assert run.exit_code == 0, run.output
+    outcomes = [row["outcome"] for row in result["parts"][1:]]
+    assert outcomes[0].startswith("ended by force after 1 s") and outcomes[1] == "done"
+
+
+def test_what_a_part_had_measured_when_it_was_ended_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, _ = run_parts(monkeypatch, tmp_path, SMALL)
+    assert run.exit_code == 0, run.output
+    pictures = sorted(tmp_path.glob("*.png"))
+    for path in pictures:
+        path.unlink()
+    monkeypatch.setattr(gpu_check, "GRACE", 0.0)
+    check = _Check("cpu", tmp_path, gpu_check.Console(quiet=True), 0.0)
+    [check.speed] = [path.with_suffix("") for path in tmp_path.glob("*-gpu-speed-cpu.json")]
+    assert check._report(SMALL, 0.1).startswith("ended by force")
+    assert sorted(tmp_path.glob("*.png")) == pictures != []
+
+
+def test_a_part_that_breaks_fails_the_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run, result = run_parts(monkeypatch, tmp_path, SMALL._replace(cases=("no such case",)))
+    assert run.exit_code == 1
+    assert result["parts"][-1]["outcome"] == "FAILED: it ended with status 2"
+    assert "cases: FAILED: it ended with status 2" in run.output
+    [markdown_file] = tmp_path.glob("*-gpu-check-cpu.md")
+    assert "**cases: FAILED: it ended with status 2**" in markdown_file.read_text()
+
+
+class Clock:
+    """Time that parts use up."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_time_that_a_part_does_not_need_goes_to_those_behind_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, given = Clock(), []
+    monkeypatch.setattr(gpu_check, "time", clock)
+    used = {"correctness": 50.0, "a": 10.0, "b": 400.0, "c": 0.0}
+
+    def correctness(self, jobs, missing, workers, seconds: float) -> str:
+        return report(self, Part("correctness", 0, "fp32", ()), seconds)
+
+    def report(self, part: Part, seconds: float) -> str:
+        given.append((part.name, seconds))
+        clock.now += used[part.name]
+        return "done"
+
+    monkeypatch.setattr(_Check, "_correctness", correctness)
+    monkeypatch.setattr(_Check, "_report", report)
+    monkeypatch.setattr(gpu_check, "CORRECTNESS", ("correctness", 100.0))
+    monkeypatch.setattr(gpu_check, "PARTS", tuple(Part(name, 100.0, "fp32", ()) for name in "abc"))
+    check = _Check("cpu", tmp_path, gpu_check.Console(quiet=True), deadline=400.0)
+    assert check.run(["correctness", "a", "b", "c"], [], {}, 1) == 0
+    assert given == [("correctness", 100.0), ("a", 350 / 3), ("b", 170.0)]
+    assert check.result["parts"][-1]["outcome"] == "not begun: the time was up"
+
+
+@pytest.mark.filterwarnings("ignore:myconv2d. torch.float32 convolutions on cuda are served by")
+def test_the_parts_ask_for_what_there_is() -> None:
+    assert gpu_check.CORRECTNESS[1] + sum(part.share for part in PARTS) <= 9 * 60 + 60
+    everything = subjects(torch.device("cuda"), compiled=True)
+    for part in PARTS:
+        found = choose(everything, part.cases)
+        names = {contestant.name for contestant in found[0].contestants()}
+        for pattern in part.contestants:
+            assert any(gpu_check.fnmatchcase(name, pattern) for name in names), (part.name, pattern)
+        command = part.command("cuda", Path("/out/x.json"), 70)
+        assert command[command.index("--precision") + 1] == part.precision
+        assert command[command.index("--minutes") + 1] == "1.000"
+
+
+def test_the_files_need_not_lie_in_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    check = _Check("cpu", Path("results"), gpu_check.Console(quiet=True), 0.0)
+    assert check.speed.parent == tmp_path / "results" != ROOT

@@ -67,7 +67,7 @@ def test_a_row_compares_the_best_of_both_sides() -> None:
 
 def test_geometric_means_are_of_whole_tags() -> None:
     rows = [row("a", rival=2e-3), row("b", rival=8e-3), row("c", tags=["u"])]
-    assert whole_tags(rows, {"t": 2, "u": 3}) == ["t"]
+    assert whole_tags(rows, {("t", "forward"): 2, ("u", "forward"): 3}) == ["t"]
     assert geometric_means(rows, ["t"]) == [("t", "forward", 2, pytest.approx(4), pytest.approx(2))]
 
 
@@ -152,6 +152,8 @@ def test_patterns_choose_by_name_and_tag() -> None:
         *("forward", "grad_input", "grad_weight", "backward")
     }
     assert len(choose(everything, ["ten", "fused"])) == 4 * 10 + 2 * 5
+    passes = [s.pass_name for s in choose(everything, ["ten:grad_weight", "ten:forward", "ten"])]
+    assert passes[:20] == ["grad_weight"] * 10 + ["forward"] * 10 and len(passes) == 40
     assert not [s for s in everything if "weird" in s.tags]
     with pytest.raises(
         ValueError, match=r"--cases 'tenn' is like no name and no tag of a case; the tags are cnn, "
@@ -216,6 +218,102 @@ def test_an_interrupted_report_writes_what_there_is(monkeypatch, tmp_path: Path,
     assert "1 left out (interrupted)" in " ".join(capsys.readouterr().out.split())
 
 
+def small(name: str = "c3-k3-32px-n1") -> Subject:
+    return layer(CASES[name], "forward", torch.device("cpu"))
+
+
+def test_every_row_is_on_the_disk_before_the_next_is_begun(monkeypatch, tmp_path: Path) -> None:
+    """Whatever ends a report, even by force, leaves the rows that were finished."""
+    seen = []
+
+    def killed() -> list[Contestant]:
+        [path] = tmp_path.glob("*.json")
+        seen.append([found.case for found in load(path)[0]])
+        assert "1 left out (it was still under way" in path.with_suffix(".md").read_text()
+        return small().contestants()
+
+    second = dataclasses.replace(small(), case="second", contestants=killed)
+    assert run_report(monkeypatch, tmp_path, [small(), second])[0] == 0
+    assert seen == [["c3-k3-32px-n1"]]
+
+
+def test_a_report_is_added_to_row_by_row(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    for options in ({}, {"precision": "bf16"}, {"contestants": ["* contiguous"]}):
+        status, rows = run_report(monkeypatch, tmp_path, [small()], add=file, **options)
+        assert status == 0
+    assert [found.precision for found in rows] == ["fp32", "bf16"]
+    assert rows[0].samples.keys() == {"ours contiguous", "torch contiguous"}  # measured anew
+    assert "ours channels_last" in rows[1].samples
+    text = file.with_suffix(".md").read_text()
+    assert "fp32: TF32 off; bf16: bf16 tensors" in text and "| c3-k3-32px-n1 bf16 | forward |" in text
+    assert "Not there: whoever is not asked (--contestants * contiguous)." in text
+    file.write_text("[]")
+    asked = reporting.Settings(cases=["*"], add=file, out=tmp_path)
+    assert reporting.report(asked) == 2
+
+
+def test_subjects_are_made_in_the_precision_that_is_measured(monkeypatch, tmp_path: Path) -> None:
+    bytes = {}
+    for precision in ("fp32", "bf16"):
+        file = tmp_path / f"{precision}.json"
+        command = ["report", "--quick", "--cases", "c3-k3-32px-n1:forward", "--precision", precision]
+        monkeypatch.setattr(reporting, "measure_roofs", lambda device, timer: ROOFS)
+        result = CliRunner().invoke(app, [*command, "--add", str(file), "--out", str(tmp_path)])
+        assert result.exit_code == 0, result.output
+        [found] = load(file)[0]
+        bytes[found.precision] = found.bytes
+    assert bytes["fp32"] == 2 * bytes["bf16"] > 0
+
+
+def test_a_wrong_row_of_before_does_not_fail_what_is_added(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    assert run_report(monkeypatch, tmp_path, [wrong_subject()], add=file)[0] == 1
+    second = dataclasses.replace(small(), case="second")
+    status, rows = run_report(monkeypatch, tmp_path, [second], add=file)
+    assert (status, [found.holds for found in rows]) == (0, [False, True])
+
+
+def test_nothing_is_begun_when_the_time_is_up(monkeypatch, tmp_path: Path, capsys) -> None:
+    status, rows = run_report(monkeypatch, tmp_path, [small(), wrong_subject()], minutes=1e-9)
+    assert (status, rows) == (0, [])
+    assert "0 rows, 2 left out (the time was up)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_does_not_fit_a_precision_is_left_out_with_its_reason(monkeypatch, tmp_path: Path) -> None:
+    training = dataclasses.replace(small(), pass_name="training step")
+    status, rows = run_report(monkeypatch, tmp_path, [training, small()], precision="fp16")
+    assert status == 0 and [found.pass_name for found in rows] == ["forward"]
+    [path] = tmp_path.glob("*-fp16-quick.md")
+    assert "Not there: training step (fp16 needs a loss that is scaled)." in path.read_text()
+
+
+def test_a_report_from_a_gpu_says_how_it_was_timed() -> None:
+    """Made-up numbers: µs, TF/s, the roof of the row's own precision, and what is cold."""
+    told = facts(device="cuda", clock="CUDA events") | {
+        "roofs": {
+            "fp32 GF/s": 60e3,
+            "tf32 GF/s": 400e3,
+            "bf16 GF/s": 790e3,
+            "fp16 GF/s": 790e3,
+            "GB/s": 4300.0,
+        }
+    }
+    rows = [row(ours=1e-5, rival=2e-5, flop=10**9, bytes=10**6, precision=p) for p in ("tf32", "bf16")]
+    step = row(
+        "net", ours=2e-4, rival=4e-4, pass_name="training step", kind="network", bytes=0, precision="tf32"
+    )
+    text = markdown([*rows, step], told)
+    assert "| case | pass | ours | µs | ± | IQR | TF/s | GB/s | roof |" in text
+    assert "| a tf32 | forward | contiguous | 10 | " in text and "| 100 | 100 | 25% |" in text  # of 400 TF/s
+    assert "| a bf16 | forward | contiguous | 10 | " in text and "| 100 | 100 | 13% |" in text  # of 790 TF/s
+    assert "**ours contiguous** | 200 µs |" in text
+    for words in ("CUDA events", "L2 is overwritten (cold)", "(hot)", "cudnn.benchmark", "max-autotune"):
+        assert words in text
+    assert "ONNX" not in text
+    assert "(tf32: fp32 tensors, products may round their factors to TF32; bf16: bf16 tensors" in text
+
+
 def test_memory_is_sampled_by_processes(monkeypatch) -> None:
     sizes = iter([3.0, 1.0, 2.0])
     contestant = Contestant("ours", OURS, lambda: Ready(lambda _: next(sizes), dict))
@@ -253,6 +351,7 @@ def test_the_command_report_from_end_to_end(tmp_path: Path) -> None:
     [
         (["--cases", "nothing-like-it"], "--cases 'nothing-like-it' is like no name"),
         (["--device", "cuda"], "finds no CUDA device"),
+        (["--precision", "tf32"], "TF32 is an arithmetic of GPUs"),
         (["--cpu-time"], "needs --device cpu and --threads 1"),
     ],
 )

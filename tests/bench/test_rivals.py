@@ -14,9 +14,12 @@ from bench.cases import CASES
 from bench.layers import PASSES, layer
 from bench.modules import gradients, randomise
 from bench.networks import NetworkCase, inference, training
+from bench.rows import Row
 from bench.subjects import SETS, choose, subjects
+from bench.tables import UNITS, beside_cells
 from bench.variants import variants
 from colourize import networks
+from myconv2d import backends
 
 CPU = torch.device("cpu")
 _HAS_ONNX_RUNTIME = all(
@@ -93,6 +96,23 @@ def test_on_a_gpu_the_framework_competes_in_cuda_graphs_too() -> None:
     }
     assert names == layouts | {f"{name} in a CUDA graph" for name in layouts}
     assert {variant.name for variant in variants(CPU, compiled=True)} == layouts
+
+
+@pytest.mark.parametrize(("name", "other"), [("c64-k64-8px-n1", "native"), ("c3-k3-32px-n1", "triton")])
+def test_on_a_gpu_the_other_backend_is_shown_beside(name: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours is the one that serves the layer: the CUDA library, where there are few channels."""
+    monkeypatch.setattr(backends, "problem", lambda *args: None)
+    backends.choose.cache_clear()
+    subject = layer(CASES[name], "forward", torch.device("cuda"))
+    beside = [contestant.name for contestant in subject.contestants() if contestant.side == "beside"]
+    backends.choose.cache_clear()
+    assert beside == [f"our {other}, channels_last in a CUDA graph"]
+
+
+def test_the_other_backend_s_time_is_compared_with_ours() -> None:
+    row = Row("a", "forward", "layer", [], sides={"our native": "beside", "ours": "ours"})
+    row.samples = {"our native": [3e-6] * 5, "ours": [2e-6] * 5}
+    assert list(beside_cells([row], UNITS["cuda"])) == [("a", "forward", "our native", "3", "1.50×")]
 
 
 def test_blocks_are_those_of_the_unet() -> None:

@@ -1,5 +1,6 @@
 """The operators of the fused block against the framework's own functions in float64, for every backend there is."""
 
+import functools
 import itertools
 
 import pytest
@@ -350,7 +351,7 @@ def test_deterministic(case):
 
 
 def test_problems_in_words(monkeypatch):
-    problem = block_operators.problem
+    problem = functools.partial(block_operators.problem, "native")
     weight = torch.randn(8, 8, 3, 3)
     monkeypatch.setattr(block_operators, "unavailable", lambda: None)
     assert problem(weight, None) is None

@@ -21,6 +21,11 @@ CASES = {
     "aligned": ((4, 64, 16, 16), (64, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "one channel": ((5, 1, 32, 31), (32, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "three out": ((2, 32, 20, 20), (3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "three to many": ((2, 3, 33, 47), (96, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "three to three": ((70, 3, 16, 17), (3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "few channels, 7x7, stride": ((2, 3, 65, 64), (64, 7, 7), (2, 2), (3, 3), (1, 1), 1),
+    "few channels, dilation": ((2, 40, 31, 40), (4, 3, 5), (1, 1), (2, 4), (2, 2), 1),
+    "more than 48 KB of shared memory": ((1, 200, 20, 40), (2, 5, 5), (1, 1), (2, 2), (1, 1), 1),
     "stride and dilation": ((2, 24, 23, 21), (20, 3, 2), (3, 2), (2, 1), (2, 1), 1),
     "groups": ((2, 24, 14, 13), (48, 3, 3), (2, 2), (1, 1), (1, 1), 3),
     "depthwise": ((2, 40, 15, 15), (40, 5, 5), (1, 1), (2, 2), (1, 1), 40),
@@ -81,8 +86,9 @@ def test_operators_match_the_oracle(name: str, arithmetic: str, layout: str) -> 
         assert_close(actual, exact, bound)
 
 
-def test_the_same_bits_every_time_on_any_stream() -> None:
-    (g, x, weight, _), numbers = operands("3x3", torch.float32, "contiguous")
+@pytest.mark.parametrize("name", ["3x3", "one channel", "three out"])
+def test_the_same_bits_every_time_on_any_stream(name: str) -> None:
+    (g, x, weight, _), numbers = operands(name, torch.float32, "contiguous")
 
     def run() -> tuple[Tensor, Tensor]:
         return torch.ops.myconv2d.conv2d_grad_weight_cuda(g, x, weight.shape, *numbers, True, False)
@@ -94,6 +100,16 @@ def test_the_same_bits_every_time_on_any_stream() -> None:
         again = [run() for _ in range(10)]
     torch.cuda.current_stream().wait_stream(stream)
     assert all(torch.equal(a, b) for pair in again for a, b in zip(first, pair, strict=True))
+
+
+def test_an_infinity_beyond_the_last_pixel_does_no_harm() -> None:
+    """Tiles hang over the edge of grad_output; what of the input lies under them there must not be multiplied."""
+    x = torch.randn(1, 3, 8, 34, device="cuda")
+    x[:, :, -1] = float("inf")  # under no output: the stride skips it
+    weight_size, numbers = (32, 3, 3, 3), ([2, 2], [0, 0], [1, 1], 1)
+    g = torch.randn(1, 32, 3, 16, device="cuda")
+    grad_weight, _ = torch.ops.myconv2d.conv2d_grad_weight_cuda(g, x, weight_size, *numbers, True, False)
+    assert grad_weight.isfinite().all()
 
 
 def test_offsets_beyond_32_bits() -> None:
@@ -108,8 +124,9 @@ def test_offsets_beyond_32_bits() -> None:
     assert_close(output, exact, BOUNDS["fp16"])
 
 
-def test_a_captured_graph_replays() -> None:
-    (_, x, weight, bias), numbers = operands("aligned", torch.bfloat16, "channels_last")
+@pytest.mark.parametrize("name", ["aligned", "one channel", "three out"])
+def test_a_captured_graph_replays(name: str) -> None:
+    (_, x, weight, bias), numbers = operands(name, torch.bfloat16, "channels_last")
     expected = torch.ops.myconv2d.conv2d_cuda(x, weight, bias, *numbers, False)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -10,37 +10,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pytest
+from emulated import CSRC, SANITIZE, Case
 
-CSRC = Path(__file__).parents[2] / "csrc"
 OPERATORS = ["forward", "grad_input", "grad_weight"]
 LAYOUTS = ["contiguous", "channels_last", "permuted", "expanded"]
 WIDTHS = {"simt": (8, 32, 64), "tf32": (8, 32, 64), "16-bit": (8, 32, 64), "fp64": (8, 32)}  # of tiles
-
-
-@dataclass(frozen=True)
-class Case:
-    """A convolution in the numbers that emulation.cpp takes."""
-
-    N: int
-    C: int
-    H: int
-    W: int
-    K: int
-    R: int
-    S: int
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-
-    def arguments(self) -> list[str]:
-        numbers = [n for field in astuple(self) for n in (field if isinstance(field, tuple) else (field,))]
-        return [str(n) for n in numbers]
-
 
 CASES = {
     "plain 3x3": Case(2, 16, 9, 11, 24, 3, 3, padding=(1, 1)),
@@ -67,24 +44,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def compile_emulation(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compiles emulation.cpp against a folder of kernel sources with the system's C++ compiler."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-
-    def build(csrc: Path, *options: str) -> Path:
-        program = tmp_path_factory.mktemp("emulation") / "emulation"
-        source = Path(__file__).with_name("emulation.cpp")
-        subprocess.run(
-            [compiler, "-std=c++17", *options, f"-I{csrc}", str(source), "-o", str(program)], check=True
-        )
-        return program
-
-    return build
-
-
 def emulate(program: Path, operator: str, arithmetic: str, columns: int, layout: str, case: Case):
     """Runs one case; exit code 0 means that every element of the result is right."""
     arguments = [operator, arithmetic, str(columns), layout, *case.arguments()]
@@ -93,7 +52,7 @@ def emulate(program: Path, operator: str, arithmetic: str, columns: int, layout:
 
 @pytest.fixture(scope="module")
 def emulation(compile_emulation: Callable[..., Path]) -> Path:
-    return compile_emulation(CSRC, "-fsanitize=address,alignment,bounds", "-fno-sanitize-recover")
+    return compile_emulation("emulation.cpp", CSRC, *SANITIZE)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -153,7 +112,7 @@ def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_pa
     text = file.read_text()
     assert text.count(right) == 1
     file.write_text(text.replace(right, wrong))
-    program = compile_emulation(tmp_path / "csrc", "-DSIMT_ONLY")
+    program = compile_emulation("emulation.cpp", tmp_path / "csrc", "-DSIMT_ONLY")
     case = Case(2, 8, 29, 13, 6, 3, 3, stride=(2, 2), padding=(1, 1), groups=2)
     result = emulate(program, operator, "simt", 8, "contiguous", case)
     assert result.returncode == 1

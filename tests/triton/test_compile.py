@@ -1,9 +1,13 @@
-"""Every kernel compiles for sm_90 without a GPU, uses the matrix units where it should, spills nothing."""
+"""Kernels compile without a GPU, use tensor cores and the copy engine where they should, and spill nothing.
+
+A part of what `python -m myconv2d.triton.compile_report` goes through, chosen to take seconds.
+"""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
-import torch
 
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
@@ -12,65 +16,138 @@ from myconv2d.triton.interpreter import INTERPRETED
 if INTERPRETED:
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
 
-from myconv2d.triton import compile_report, gather, grad_weight
-from myconv2d.triton.compile_report import OPERATORS, Layer, Row, report
+from myconv2d.sass import occupancy
+from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo, plans
+from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
+from myconv2d.triton.compile_report import Row, report
+from myconv2d.triton.launch import intercept, set_in
+from myconv2d.triton.machine_code import SM_80, SM_90, compile_for
+from myconv2d.triton.traffic import traffic
+from myconv2d.triton.tuning import decisions
 
-MATRIX = {"tf32": "wgmma", "bf16": "wgmma", "fp16": "wgmma", "fp64": "mma", "fp32": "fma"}
-
-
-def rows(operator: str, arithmetic: str, layer: Layer, memory_format=torch.channels_last) -> list[Row]:
-    return list(report([layer], [operator], [arithmetic], memory_format))
-
-
-@pytest.mark.parametrize("arithmetic", MATRIX)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_tensor_core_layer(operator: str, arithmetic: str) -> None:
-    main, *reduction = rows(operator, arithmetic, Layer(64, 64, 8))
-    assert main.matrix == MATRIX[arithmetic]
-    assert main.asynchronous != "–"
-    assert main.spills == 0
-    assert [row.spills for row in reduction] == [0] * (operator == "grad_weight")
+MIDDLE = Layer(64, 64, 8)
 
 
+def rows(
+    layer: Layer, operator: str, arithmetic: str, layout: str = "channels_last", target=SM_90
+) -> list[Row]:
+    return list(report([convolution(layer, operator, arithmetic, layout)], target))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("arithmetic", ["tf32", "bf16"])
-@pytest.mark.parametrize("layer", [Layer(1, 32, 32), Layer(25, 24, 32)], ids=str)
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_edge_layers_use_tensor_cores_and_spill_nothing(operator: str, layer: Layer, arithmetic: str) -> None:
-    main = rows(operator, arithmetic, layer)[0]
-    assert main.matrix in ("wgmma", "mma")
-    assert main.spills == 0
+def test_boxes_by_the_copy_engine_and_wgmma(operator: str, arithmetic: str, layout: str) -> None:
+    main, *reduction = rows(MIDDLE, operator, arithmetic, layout)
+    assert "halo" in main.kernel
+    assert main.code.asynchronous.startswith("box")
+    assert main.code.matrix == "wgmma"
+    assert [row.complaint for row in (main, *reduction)] == [None] * (2 if operator == "grad_weight" else 1)
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_contiguous_tensors_spill_nothing(operator: str) -> None:
-    main = rows(operator, "bf16", Layer(64, 64, 8), torch.contiguous_format)[0]
-    assert main.matrix == "wgmma"
-    assert main.spills == 0
+@pytest.mark.parametrize(
+    ("layer", "operator", "arithmetic", "matrix"),
+    [
+        (MIDDLE, "forward", "fp32", "fma"),
+        (MIDDLE, "grad_weight", "fp32", "fma"),
+        (MIDDLE, "forward", "fp64", "mma"),
+        (Layer(1, 32, 32), "forward", "bf16", "wgmma"),
+        (Layer(3, 3, 32), "grad_weight", "tf32", "wgmma"),
+        (Layer(64, 64, 16, stride=2), "forward", "bf16", "wgmma"),
+        (Layer(64, 64, 16, stride=2), "grad_weight", "bf16", "wgmma"),
+    ],
+    ids=str,
+)
+def test_ordinary_loads_elsewhere(layer: Layer, operator: str, arithmetic: str, matrix: str) -> None:
+    main = rows(layer, operator, arithmetic)[0]
+    assert "halo" not in main.kernel
+    assert main.code.matrix == matrix
+    assert main.complaint is None
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_64_bit_offsets_spill_nothing(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (gather, grad_weight):
+def test_the_halo_kernel_is_worth_having(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer instructions a step, and fewer registers, than the gather kernel with the same tile."""
+    layer = Layer(64, 64, 16)
+    boxes = rows(layer, "forward", "tf32")[0].code
+    monkeypatch.setattr(gemm, "why_not", lambda *arguments: "for comparison")
+    loads = rows(layer, "forward", "tf32")[0].code
+    assert 0 < boxes.loop < loads.loop
+    assert boxes.registers < loads.registers
+
+
+@pytest.mark.parametrize("layer", [MIDDLE, MIDDLE._replace(size=16, stride=2)], ids=str)
+def test_64_bit_offsets_spill_nothing(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (gather, halo, grad_weight_halo):
         monkeypatch.setattr(module, "needs_64_bit", lambda *tensors: True)
-    main = rows(operator, "bf16", Layer(64, 64, 8))[0]
-    assert main.matrix == "wgmma"
-    assert main.spills == 0
+    assert rows(layer, "forward", "bf16")[0].complaint is None
+
+
+@pytest.mark.parametrize(("operator", "arithmetic"), [("forward", "bf16"), ("grad_weight", "tf32")])
+def test_a100(operator: str, arithmetic: str) -> None:
+    """Compute capability 8.0 has neither wgmma nor a copy engine for tensors: ordinary loads serve."""
+    main = rows(MIDDLE, operator, arithmetic, target=SM_80)[0]
+    assert "halo" not in main.kernel
+    assert (main.code.matrix, main.code.spills) == ("mma", 0)
+    assert main.code.asynchronous.startswith("16 B")
 
 
 def test_24_channels_are_read_16_bytes_at_a_time() -> None:
     """24 is no multiple of 16, Triton's own unit of alignment: this is what Operand.unit is for."""
-    main = rows("grad_input", "bf16", Layer(64, 24, 16))[0]
-    assert main.asynchronous.startswith("16 B")
-    assert "," not in main.asynchronous
+    main = rows(Layer(24, 64, 16, stride=2), "forward", "bf16")[0]
+    assert main.code.asynchronous.startswith("16 B")
+    assert "," not in main.code.asynchronous
+
+
+def launches(case: Case) -> list[tuple]:
+    seen: list[tuple] = []
+    with set_in(intercept, lambda *launch: seen.append(launch)):
+        case.run()
+    return seen
 
 
 def test_the_batch_size_is_not_part_of_the_kernel() -> None:
-    """Batches that fill their blocks share one kernel, and all the others share another."""
-    layer = Layer(32, 16, 8)
-    binaries = [
-        compile_report.compiled(
-            "forward", layer._replace(batch=batch), torch.bfloat16, False, torch.channels_last
+    binaries = []
+    for batch in (100, 7):
+        ((kernel, _, arguments, options),) = launches(
+            convolution(MIDDLE._replace(batch=batch), "forward", "bf16")
         )
-        for batch in (100, 64, 7)
-    ]
-    assert binaries[0] == binaries[1] == binaries[2]  # 64 pixels an image: the blocks of 64 always divide
+        binaries.append(compile_for(SM_90, kernel, *arguments, **options).asm["cubin"])
+    assert binaries[0] == binaries[1]
+
+
+def test_the_report_has_a_case_for_every_shipped_plan() -> None:
+    seen = []
+    with set_in(decisions, seen):
+        for case in itertools.chain.from_iterable(source() for source in compile_report.SOURCES):
+            launches(case)
+    assert {decision.choice.key for decision in seen} == set(plans.shipped().plans)
+
+
+def test_traffic() -> None:
+    ((kernel, programs, arguments, options),) = launches(convolution(MIDDLE, "forward", "bf16"))
+    moved, floor = traffic(kernel, programs, arguments, options)
+    image = weight_of_a_tap = 64 * 64 * 2  # bytes: 8×8 pixels of 64 channels, and 64 outputs of 64 channels
+    assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image
+    assert floor == 100 * image + 9 * weight_of_a_tap + 64 * 2 + 100 * image
+
+
+def test_what_spills_or_has_no_wgmma_is_complained_about() -> None:
+    main, reduction = rows(MIDDLE, "grad_weight", "bf16")
+    assert main._replace(code=main.code._replace(spills=1)).complaint == "spills registers"
+    assert main._replace(code=main.code._replace(matrix="mma")).complaint == "has no wgmma"
+    assert reduction.code.matrix == "–"
+    assert reduction.complaint is None
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "warps", "percent"),
+    [
+        (128, 0, 4, 25),  # 65536 registers hold 16 warps of 128
+        (129, 0, 4, 18),  # 136 with the rounding: 15 warps, 3 programs
+        (32, 0, 1, 50),  # 32 programs at most
+        (32, 72 * 1024, 4, 18),  # 228 KB hold 3 programs of 73
+        (16, 0, 8, 100),
+    ],
+)
+def test_occupancy(registers: int, shared: int, warps: int, percent: int) -> None:
+    assert occupancy(90, registers, shared, warps) == percent

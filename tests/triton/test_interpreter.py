@@ -1,4 +1,4 @@
-"""Runs test_kernels.py in Triton's interpreter.
+"""Runs test_kernels.py and test_block.py in Triton's interpreter.
 
 In a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined, for the whole process, and
 other tests need the compiled kind.
@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", ["test_kernels.py", "test_block.py"])
+def test_kernels_in_the_interpreter(file: str) -> None:
     command = [
         sys.executable,
         "-m",
@@ -25,7 +26,7 @@ def test_kernels_in_the_interpreter() -> None:
         "-p",
         "no:cacheprovider",
         "--color=no",
-        "test_kernels.py",
+        file,
     ]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(command, cwd=Path(__file__).parent, env=environment, capture_output=True, text=True)

@@ -6,12 +6,14 @@ Tolerances are bounds, not experience: |error| ≤ terms · 2ε · Σ|a·b| + ha
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import NamedTuple
 
 import pytest
 import torch
 
+import myconv2d
 from myconv2d import reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -19,7 +21,8 @@ if not INTERPRETED and not torch.cuda.is_available():
     pytest.skip("needs a GPU; test_interpreter.py runs these in the interpreter", allow_module_level=True)
 
 from myconv2d import triton as kernels  # noqa: E402
-from myconv2d.triton import gather, grad_weight, tuning  # noqa: E402
+from myconv2d.triton import gather, grad_weight_gather, grad_weight_halo, halo, tuning  # noqa: E402
+from myconv2d.triton.launch import set_in  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
@@ -61,6 +64,18 @@ LAYOUTS = {
 }
 
 
+# What the halo kernels serve, and what is just beyond: 16 channels or more, and rows on 16-byte boundaries.
+HALO_CASES = [
+    Case("halo: odd image", (2, 24, 7, 5), 24, (3, 3), padding=(1, 1)),
+    Case("halo: boxes divide", (2, 32, 4, 16), 64, (3, 3), padding=(1, 1)),
+    Case("halo: several blocks of channels and outputs", (1, 72, 2, 8), 72, (1, 2), padding=(0, 1)),
+    Case("halo: deep batch", (5, 16, 2, 4), 16, (1, 1)),
+    Case("halo: even kernel, dilation, groups", (2, 48, 5, 8), 32, (2, 2), (1, 1), (1, 2), (2, 1), 2),
+    Case("halo: strided", (2, 16, 9, 16), 32, (3, 3), (2, 2), (1, 1)),
+    Case("halo: a row of several boxes", (1, 16, 2, 136), 16, (1, 3), padding=(0, 1)),
+]
+
+
 class Problem:
     """Operands of one case in one type and layout, and the three results by a given implementation."""
 
@@ -90,8 +105,10 @@ class Problem:
             *operators.conv2d_grad_weight(grad_output, input, weight.shape, *self.geometry, True, **options),
         )
 
-    def check(self) -> None:
-        actual = self.results(kernels, allow_tf32=False)
+    def check(self, allow_tf32: bool = False) -> None:
+        """`allow_tf32`: products with 10 bits of each factor on a GPU; the interpreter keeps all."""
+        actual = self.results(kernels, allow_tf32=allow_tf32)
+        tf32 = 2**-10 if allow_tf32 and self.input.dtype == torch.float32 and not INTERPRETED else 0
         exact = self.results(reference, torch.Tensor.double)
         magnitude = self.results(reference, lambda tensor: tensor.double().abs())
         for result, truth, sum_of_sizes, terms in zip(actual, exact, magnitude, self.terms, strict=True):
@@ -99,7 +116,7 @@ class Problem:
             assert result.shape == truth.shape
             epsilon = torch.finfo(torch.float64 if result.dtype == torch.float64 else torch.float32).eps
             rounding = torch.finfo(result.dtype).eps / 2 * truth.abs() + torch.finfo(result.dtype).tiny
-            bound = 2 * terms * epsilon * sum_of_sizes + rounding
+            bound = (2 * terms * epsilon + 2 * tf32) * sum_of_sizes + rounding
             assert ((result.double() - truth).abs() <= bound).all()
 
 
@@ -107,8 +124,15 @@ def by_name(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def on_both(cases: list[Case], *others: list) -> list[tuple]:
+    """Cases × both layouts × `others`: all of them on a GPU, every second one in the interpreter, which is slow."""
+    every = itertools.product(enumerate(cases), enumerate(("contiguous", "channels_last")), *map(enumerate, others))
+    chosen = (values for values in every if not INTERPRETED or sum(i for i, _ in values) % 2 == 0)
+    return [pytest.param(*(v for _, v in values), id=f"{values[0][1].name}-" + "-".join(str(v) for _, v in values[1:]))
+            for values in chosen]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "layout"), on_both(CASES))
 def test_cases(case: Case, layout: str) -> None:
     Problem(case, torch.float32, LAYOUTS[layout]).check()
 
@@ -121,6 +145,18 @@ def test_types(name: str, dtype: torch.dtype) -> None:
     if (why := kernels.unsupported(DEVICE, dtype)) is not None:
         pytest.skip(why)
     Problem(by_name(name), dtype, LAYOUTS["channels_last"]).check()
+
+
+@pytest.mark.parametrize(
+    ("case", "layout", "dtype"), on_both(HALO_CASES, [torch.float32, torch.float16, torch.bfloat16])
+)
+def test_halo(case: Case, layout: str, dtype: torch.dtype) -> None:
+    if (why := kernels.unsupported(DEVICE, dtype)) is not None:
+        pytest.skip(why)
+    with set_in(tuning.decisions, []) as served:
+        Problem(case, dtype, LAYOUTS[layout]).check(allow_tf32=True)
+    if layout == "channels_last" and case.stride == (1, 1):
+        assert {decision.shape.kernel for decision in served} == {"halo", "grad_weight_halo"}
 
 
 @pytest.mark.parametrize("layout", ["permuted", "every second", "inner slice"])
@@ -147,11 +183,13 @@ def test_results_have_the_memory_format_of_the_operands(channels_last: bool) -> 
 
 
 def test_64_bit_offsets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("odd", "stride, dilation, groups"):
-        problem = Problem(by_name(name), torch.float32)
+    for problem in (
+        Problem(by_name("stride, dilation, groups"), torch.float32),
+        Problem(HALO_CASES[0], torch.float16, LAYOUTS["channels_last"]),
+    ):
         narrow = problem.results(kernels, allow_tf32=False)
         with monkeypatch.context() as patch:
-            for module in (gather, grad_weight):
+            for module in (gather, halo, grad_weight_gather, grad_weight_halo):
                 patch.setattr(module, "needs_64_bit", lambda *tensors: True)
             wide = problem.results(kernels, allow_tf32=False)
         for a, b in zip(narrow, wide, strict=True):
@@ -195,6 +233,28 @@ def test_garbage_beyond_the_masks_is_not_read() -> None:
 
     Problem(by_name("odd"), torch.float32, surround).check()
     Problem(by_name("stride, dilation, groups"), torch.float32, surround).check()
+
+
+def test_boxes_read_nothing_beyond_their_images() -> None:
+    """The same around what the copy engine loads: channels of other tensors, and pixels beyond the edge."""
+
+    def surround(tensor: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(tensor, (8, 8) * 4, value=float("nan"))
+        return padded.contiguous(memory_format=torch.channels_last)[(slice(8, -8),) * 4]
+
+    with set_in(tuning.decisions, []) as served:
+        Problem(HALO_CASES[0], torch.float16, surround).check()
+    assert {decision.shape.kernel for decision in served} == {"halo", "grad_weight_halo"}
+
+
+def test_explain_names_the_kernels_of_a_call() -> None:
+    problem = Problem(by_name("odd"), torch.float32)
+    with myconv2d.use_backend("triton"):
+        said = myconv2d.explain(problem.input, problem.weight, problem.bias, *problem.geometry)
+    assert said.startswith("triton serves this call")
+    for operator in ("forward: gather", "grad_input: gather", "grad_weight: grad_weight_gather"):
+        assert f"{operator} kernel (" in said
+    assert said.count("shipped, not measured") == 3 or not INTERPRETED
 
 
 def test_without_bias() -> None:

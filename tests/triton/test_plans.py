@@ -1,4 +1,4 @@
-"""The host's side of the kernels: residue classes, boxes, and what is said where Triton cannot serve."""
+"""The host's side of the kernels: residue classes, boxes, descriptors, and what is said where Triton cannot serve."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from myconv2d import triton as kernels
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 from myconv2d.triton.grad_input import residue_classes
-from myconv2d.triton.grad_weight import pixel_box
+from myconv2d.triton.halo import described_weight, why_not
 from myconv2d.triton.indexing import Axis
 from myconv2d.triton.interpreter import INTERPRETED
-from myconv2d.triton.launch import Operand
+from myconv2d.triton.launch import Gpu, Operand, assumed, pixel_box, set_in
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 6])
@@ -61,6 +61,60 @@ def test_pixel_box(image: tuple[int, int], box: tuple[int, int, int]) -> None:
     assert pixel_box(64, *image) == box
 
 
+def test_pixel_box_within_one_image() -> None:
+    assert pixel_box(64, 2, 3, flat=True) == (1, 16, 4)
+    assert pixel_box(64, 8, 8, flat=True) == pixel_box(64, 8, 8)
+
+
+def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(size, dtype=dtype).contiguous(memory_format=layout)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "axis", "reason"),
+    [
+        (images(2, 24, 7, 5), Axis(1, 1, -1), None),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), None),
+        (images(1, 16, 1, 8, channels_last=False), Axis(1, 1, 0), None),
+        (images(2, 24, 7, 5), Axis(2, 1, -1), "no stride"),
+        (images(2, 8, 7, 5), Axis(1, 1, -1), "8 channels do not fill"),
+        (images(2, 25, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
+        (images(2, 20, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
+        (images(2, 20, 7, 5, dtype=torch.float32), Axis(1, 1, -1), None),
+        (images(2, 24, 7, 5, channels_last=False), Axis(1, 1, -1), "units of 16 bytes"),
+        (images(2, 24, 7, 16, channels_last=False)[..., :12], Axis(1, 1, -1), "units of 16 bytes"),
+        (images(2, 24, 7, 16, channels_last=False)[..., ::2], Axis(1, 1, -1), "innermost"),
+        (images(1, 24, 7, 5).expand(2, 1, 24, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
+        (images(2, 25, 7, 8)[:, :, 1:], Axis(1, 1, -1), "units of 16 bytes"),
+    ],
+)
+def test_what_the_copy_engine_can_load(tensor: torch.Tensor, axis: Axis, reason: str | None) -> None:
+    said = why_not(tensor, axis)
+    assert said is None if reason is None else reason in said
+    with set_in(assumed, Gpu((8, 9), None)):
+        assert "no copy engine" in why_not(tensor, axis)
+
+
+def test_weights_are_copied_only_where_neither_axis_is_innermost() -> None:
+    weight = images(32, 24, 3, 3).movedim(1, 0)  # (G, K, C, R, S)
+    view, channels_last = described_weight(weight)
+    assert (view.data_ptr(), tuple(view.shape), channels_last) == (weight.data_ptr(), (1, 3, 3, 32, 24), True)
+    view, channels_last = described_weight(weight.transpose(1, 2))  # as grad_input has it
+    assert (view.data_ptr(), tuple(view.shape), channels_last) == (
+        weight.data_ptr(),
+        (1, 3, 3, 32, 24),
+        False,
+    )
+    weight = weight.contiguous()
+    view, channels_last = described_weight(weight)
+    assert (view.data_ptr() == weight.data_ptr(), tuple(view.shape), channels_last) == (
+        False,
+        (1, 3, 3, 32, 24),
+        True,
+    )
+
+
 @pytest.mark.parametrize(
     ("channels", "dtype", "unit", "wide"),
     [
@@ -71,12 +125,12 @@ def test_pixel_box(image: tuple[int, int], box: tuple[int, int, int]) -> None:
     ],
 )
 def test_operand_unit(channels: int, dtype: torch.dtype, unit: int, wide: bool) -> None:
-    images = torch.empty(2, channels, 7, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    operand = Operand.of(images[:, None])
+    pixels = torch.empty(2, channels, 7, 5, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    operand = Operand.of(pixels[:, None])
     assert (operand.unit, operand.wide) == (unit, wide)
     n, g, c, h, w = operand.strides
-    assert (n * unit, c, h * unit, w * unit) == images.stride()
-    assert Operand.of(images.contiguous()[:, None]).wide is False
+    assert (n * unit, c, h * unit, w * unit) == pixels.stride()
+    assert Operand.of(pixels.contiguous()[:, None]).wide is False
 
 
 @pytest.mark.skipif(INTERPRETED, reason="TRITON_INTERPRET=1")

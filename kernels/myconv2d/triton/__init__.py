@@ -1,7 +1,9 @@
-"""The convolution as Triton kernels: forward, grad_input, grad_weight with grad_bias, for NVIDIA GPUs.
+"""The convolution as Triton kernels for NVIDIA GPUs: forward, grad_input, grad_weight with grad_bias; and in block.py
+the operators of the fused block.
 
-Not yet run on a GPU: the kernels are proved on the CPU by Triton's interpreter against an fp64 oracle, and
-compiled ahead of time for sm_90 (`python -m myconv2d.triton.compile_report`). Nothing here has been timed.
+Not yet run on a GPU: all are proved on the CPU by Triton's interpreter against an fp64 oracle, and compiled ahead of
+time for sm_90 (`python -m myconv2d.triton.compile_report`). Nothing here has been timed, and no plan (tile, warps,
+stages) measured: `python -m myconv2d.triton.measure` does that for convolutions; blocks have block_plan.py.
 
 Importing this package is light and never fails; Triton itself is imported with the first question or call.
 """
@@ -12,8 +14,9 @@ import functools
 
 import torch
 
-__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "unsupported"]
+__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "explain", "tune", "unsupported"]
 
+UNTRIED = "not yet run on a GPU: proved in Triton's interpreter and compiled for sm_90"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -39,6 +42,23 @@ def conv2d_grad_weight(*arguments, allow_tf32: bool) -> tuple[torch.Tensor, torc
     from .grad_weight import conv2d_grad_weight
 
     return conv2d_grad_weight(*arguments, allow_tf32=allow_tf32)
+
+
+def explain(*arguments) -> list[str]:
+    """input, weight, (stride, padding, dilation, groups), allow_tf32 → the kernels and plans that serve.
+
+    See explanation.py.
+    """
+    from .explanation import explain
+
+    return explain(*arguments)
+
+
+def tune(*arguments, **numbers) -> None:
+    """input, weight, stride, padding, dilation, groups: measure the plans of such a convolution. See measure.py."""
+    from .measure import tune
+
+    tune(*arguments, **numbers)
 
 
 def unsupported(device_type: str, dtype: torch.dtype) -> str | None:

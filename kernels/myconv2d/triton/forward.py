@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ..shapes import empty_beside, output_size
-from .gather import gather
+from .gemm import gemm
 from .indexing import forward_axes
 from .launch import split_groups
 
@@ -29,7 +29,7 @@ def conv2d(
         return output
     if weight.numel() == 0:  # nothing to sum over
         return output.zero_() if bias is None else output.copy_(bias[:, None, None])
-    gather(
+    gemm(
         split_groups(input, 1, groups),
         split_groups(weight, 0, groups),
         bias,

@@ -12,9 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
-from . import tuning
 from .indexing import Axis, below, taps_and_channels
-from .launch import Operand, ceil_div, launch, needs_64_bit
+from .launch import Operand, ceil_div, fit, launch, needs_64_bit
+from .plans import Plan
 
 
 # The idea: GEMM of (pixels × taps·channels) by (taps·channels × outputs), the left matrix never written down.
@@ -114,23 +114,20 @@ def gather(
     vertical: Axis,
     horizontal: Axis,
     allow_tf32: bool,
+    plan: Plan,
 ) -> None:
-    """Fill `result` (N, G, K, P, Q) from `source` (N, G, C, H, W), `weight` (G, K, C, R, S), `bias` (G·K).
-
-    All are views with any strides and none is empty.
-    """
+    """Fill `result` (N, G, K, P, Q) from `source` (N, G, C, H, W), `weight` (G, K, C, R, S), `bias` (G·K)."""
     batch, groups, outputs, rows, columns = result.shape
     channels, height, width = source.shape[2:]
     taps_h, taps_w = weight.shape[3:]
     pixels = batch * rows * columns
     weight_g, weight_k, weight_c, weight_r, weight_s = weight.stride()
     reads, writes = Operand.of(source), Operand.of(result)
-    plan = tuning.gather_plan(
-        tuning.arithmetic(source.dtype, allow_tf32),
-        channels, outputs, taps_h * taps_w, rows * columns, reads.wide and writes.wide,
-    )  # fmt: skip
+    flat = channels < 16
+    block_m, block_n = plan.block_m, fit(plan.block_n, outputs)
+    block_c = fit(plan.block_c, channels * taps_h * taps_w if flat else channels)
     launch(
-        gather_gemm, ceil_div(pixels, plan.block_m) * ceil_div(outputs, plan.block_n) * groups, result.device,
+        gather_gemm, ceil_div(pixels, block_m) * ceil_div(outputs, block_n) * groups, result.device,
         source, weight, bias, result, *reads.strides, *writes.strides, 0 if bias is None else bias.stride(0),
         pixels, height, width, rows, columns, vertical.offset, horizontal.offset,
         SOURCE_UNIT=reads.unit, RESULT_UNIT=writes.unit,
@@ -138,8 +135,8 @@ def gather(
         K=outputs, C=channels, R=taps_h, S=taps_w,
         STRIDE_H=vertical.stride, STRIDE_W=horizontal.stride, STEP_H=vertical.step, STEP_W=horizontal.step,
         HALO=vertical.leaves(rows, taps_h, height) or horizontal.leaves(columns, taps_w, width),
-        EVEN_M=pixels % plan.block_m == 0, INDEX_64=needs_64_bit(source, weight, result),
-        FLAT=plan.flat, PRECISION="tf32" if allow_tf32 else "ieee",
-        BLOCK_M=plan.block_m, BLOCK_N=plan.block_n, BLOCK_C=plan.block_c,
+        EVEN_M=pixels % block_m == 0, INDEX_64=needs_64_bit(source, weight, result),
+        FLAT=flat, PRECISION="tf32" if allow_tf32 else "ieee",
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_C=block_c,
         num_warps=plan.warps, num_stages=plan.stages,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from ..shapes import empty_beside
-from .gather import gather
+from .gemm import gemm
 from .indexing import Axis
 from .launch import split_groups
 
@@ -71,5 +71,5 @@ def conv2d_grad_input(
         view = result[..., rows.positions, columns.positions]
         if view.numel():
             taps = filters[..., rows.taps, columns.taps]
-            gather(source, taps, None, view, rows.axis, columns.axis, allow_tf32)
+            gemm(source, taps, None, view, rows.axis, columns.axis, allow_tf32)
     return grad_input

@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 
 from . import interpreter  # noqa: F401  (repairs it before the first kernel is defined)
 
-# Replaces the launch itself while compile_report.py looks at what would be launched.
+# Replaces the launch itself where somebody only looks at what would be launched: instead(kernel, programs, arguments,
+# options). The tensors may be on the meta device then, which stands for the GPU `assumed`.
 intercept: contextvars.ContextVar[Callable | None] = contextvars.ContextVar("intercept", default=None)
+
+
+class Gpu(NamedTuple):
+    """What the choice of kernel and plan asks of a GPU."""
+
+    capability: tuple[int, int]
+    name: str | None  # None if nobody will ever measure on it
+
+    @classmethod
+    def of(cls, device: torch.device) -> Gpu:
+        """That of `device`; the assumed one where there is none (the interpreter, the compiler)."""
+        return _gpu(device) if device.type == "cuda" else assumed.get()
+
+
+@functools.cache
+def _gpu(device: torch.device) -> Gpu:
+    return Gpu(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
+
+
+HOPPER = Gpu((9, 0), None)
+assumed: contextvars.ContextVar[Gpu] = contextvars.ContextVar("assumed", default=HOPPER)
+
+
+@contextlib.contextmanager
+def set_in(variable: contextvars.ContextVar, value) -> Iterator:
+    """Within the context, `variable` has this value, which the context yields."""
+    token = variable.set(value)
+    try:
+        yield value
+    finally:
+        variable.reset(token)
 
 
 def launch(kernel, programs: int, device: torch.device, *arguments, **options) -> None:
     """Run `programs` instances of `kernel` on the current stream of `device`."""
     if (instead := intercept.get()) is not None:
-        return instead(kernel, *arguments, **options)
+        return instead(kernel, programs, arguments, options)
     guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     with guard:
         kernel[(programs,)](*arguments, **options)
@@ -67,9 +100,24 @@ def split_groups(tensor: torch.Tensor, dim: int, groups: int) -> torch.Tensor:
     return tensor.unflatten(dim, (groups, tensor.shape[dim] // groups))
 
 
+def pixel_box(pixels: int, rows: int, columns: int, flat: bool = False) -> tuple[int, int, int]:
+    """A box (n, p, q) of `pixels` positions, powers of two: as wide as the image, then as tall, then deep.
+
+    Not deep if `flat`: then it is as tall as need be.
+    """
+    box_q = min(power_of_two(columns), pixels)
+    box_p = pixels // box_q if flat else min(power_of_two(rows), pixels // box_q)
+    return pixels // (box_q * box_p), box_p, box_q
+
+
 def power_of_two(value: int) -> int:
     """The smallest power of two ≥ value."""
     return 1 << max(value - 1, 0).bit_length()
+
+
+def fit(block: int, size: int) -> int:
+    """`block`, or less where `size` needs less; 16 at least, which is what a matrix product takes."""
+    return min(block, max(16, power_of_two(size)))
 
 
 def ceil_div(a: int, b: int) -> int:

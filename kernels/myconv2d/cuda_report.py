@@ -1,0 +1,169 @@
+"""What the compiler made of the CUDA library's kernels for few channels, and the bytes they move; no GPU needed.
+
+`python -m myconv2d.cuda_report` reads the installed library with cuobjdump (the CUDA toolkit's, or the one in Triton's
+package) and fails if a kernel spills registers. The columns are those of `myconv2d.triton.compile_report`: `moved` is
+what all blocks load and store, halos and filters as often as they are loaded, mostly from the L2 cache; `floor` says
+how many times that is of each tensor once. Counted, not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from . import operators  # noqa: F401 (loads the library)
+from .native import cuda
+from .sass import INSTRUCTION, MULTIPROCESSOR, loop, occupancy, widths
+from .shapes import Numbers, output_size
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MANGLED = {"fp32": "f", "bf16": "13__nv_bfloat16", "fp16": "6__half"}
+BLOCK_WARPS = 8
+
+
+class Layer(NamedTuple):
+    """A convolution of square images and kernels, padded to keep the size (over the stride)."""
+
+    channels: int
+    outputs: int
+    size: int
+    batch: int = 100
+    kernel: int = 3
+    stride: int = 1
+
+    def __str__(self) -> str:
+        extra = f" {self.kernel}×{self.kernel}/{self.stride}" if (self.kernel, self.stride) != (3, 1) else ""
+        return f"{self.channels}→{self.outputs} @{self.size}{extra}"
+
+
+LAYERS = (
+    Layer(1, 32, 32), Layer(3, 32, 32), Layer(3, 64, 32), Layer(3, 3, 32), Layer(32, 3, 16), Layer(32, 3, 32),
+    Layer(64, 3, 256, batch=1), Layer(3, 64, 224, batch=8, kernel=7, stride=2),
+)  # fmt: skip
+
+
+class Code(NamedTuple):
+    """What one kernel of the library uses."""
+
+    registers: int  # per thread
+    spills: int  # instructions that access local memory
+    matrix: str  # mma, or fma where no tensor core is used
+    loop: int  # instructions of the shortest loop around a product
+    loads: str  # global loads: bytes per thread × instructions, widest first
+
+
+class Row(NamedTuple):
+    kernel: str
+    operator: str
+    layer: Layer
+    arithmetic: str
+    blocks: int
+    shared: int  # bytes per block
+    occupancy: int  # of 100 warps that a multiprocessor can hold
+    moved: int  # bytes
+    floor: int  # bytes of all tensors, each once
+    code: Code
+
+
+def cuobjdump() -> str | None:
+    """NVIDIA's disassembler."""
+    spec = importlib.util.find_spec("triton")
+    packages = (spec.submodule_search_locations or []) if spec else []
+    folders = [str(Path(folder) / "backends" / "nvidia" / "bin") for folder in packages]
+    found = (shutil.which("cuobjdump", path=folder) for folder in (None, "/usr/local/cuda/bin", *folders))
+    return next(filter(None, found), None)
+
+
+def kernels(option: str, arch: int) -> dict[str, str]:
+    """What cuobjdump says of each kernel: {mangled name: text}."""
+    command = [cuobjdump(), option, "-arch", f"sm_{arch}", str(cuda.path)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parts = re.split(r"Function\s*:?\s+", text)[1:]
+    return {part.split()[0].rstrip(":"): part for part in parts}
+
+
+def read(usage: str, sass: str) -> Code:
+    instructions = INSTRUCTION.findall(sass)
+    operations = [operation for _, operation, _ in instructions]
+    names = Counter(operation.split(".")[0] for operation in operations)
+    return Code(
+        int(re.search(r"REG:(\d+)", usage)[1]),
+        names["LDL"] + names["STL"],
+        "mma" if names["HMMA"] else "fma",
+        loop(instructions),
+        widths(operations, "LDG"),
+    )
+
+
+def kernel_of(algorithm: str, operator: str, layer: Layer) -> str:
+    if algorithm == "few channels":
+        return "few_grad_weight"
+    if algorithm == "few in channels":
+        return "few_in"
+    return f"few_out<{layer.channels if operator == 'grad_input' else layer.outputs}>"
+
+
+def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[Row]:
+    """A row for every pass that a kernel for few channels serves."""
+    usage, sass = kernels("-res-usage", arch), kernels("-sass", arch)
+    found: dict[tuple[str, str], Code] = {}
+    for layer in layers:
+        pad, stride = layer.kernel // 2, layer.stride
+        numbers = Numbers((stride, stride), (pad, pad), (1, 1), 1)
+        input_size = layer.batch, layer.channels, layer.size, layer.size
+        weight_size = layer.outputs, layer.channels, layer.kernel, layer.kernel
+        sizes = input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size
+        elements = sum(torch.Size(size).numel() for size in sizes)
+        for name in arithmetic:
+            dtype = TYPES[name]
+            for operator, algorithm in cuda.algorithms(*sizes, numbers, dtype).items():
+                blocks, shared, moved = cuda.cost(*sizes, numbers, dtype=dtype, pass_name=operator)
+                if not blocks:
+                    continue
+                kernel = kernel_of(algorithm, operator, layer)
+                base, _, filters = kernel.partition("<")
+                if (kernel, name) not in found:
+                    mark = f"{len(base)}{base}I{MANGLED[name]}" + (f"Li{filters[0]}E" if filters else "")
+                    (mangled,) = (m for m in usage if mark in m)
+                    found[kernel, name] = read(usage[mangled], sass[mangled])
+                code = found[kernel, name]
+                floor = (elements + (0 if operator == "grad_input" else layer.outputs)) * dtype.itemsize
+                occupied = occupancy(arch, code.registers, shared, BLOCK_WARPS)
+                yield Row(kernel, operator, layer, name, blocks, shared, occupied, moved, floor, code)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--arithmetic", choices=TYPES, action="append", help="default: all")
+    parser.add_argument("--arch", type=int, choices=MULTIPROCESSOR, default=90, help="compute capability × 10")
+    options = parser.parse_args()
+    if cuda.problem is not None:
+        parser.error(cuda.problem)
+    if cuobjdump() is None:
+        parser.error("cuobjdump is neither in a CUDA toolkit nor in Triton's package")
+    columns = "{:16} {:12} {:16} {:5} {:>6} {:>5} {:>6} {:>7} {:>4} {:6} {:>4} {:>9} {:>6}  {}"
+    print(columns.format("kernel", "operator", "case", "", "blocks", "regs", "spills", "shared", "occ%", "matrix",
+                         "loop", "moved KB", "floor", "loads"))  # fmt: skip
+    spilling = 0
+    for row in report(arithmetic=options.arithmetic or tuple(TYPES), arch=options.arch):
+        code = row.code
+        print(columns.format(row.kernel, row.operator, str(row.layer), row.arithmetic, row.blocks, code.registers,
+                             code.spills, row.shared, row.occupancy, code.matrix, code.loop, row.moved // 1000,
+                             f"×{row.moved / row.floor:.2f}", code.loads), flush=True)  # fmt: skip
+        spilling += code.spills > 0
+    print(f"{spilling} kernels spill registers" if spilling else "no kernel spills registers")
+    return 1 if spilling else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The convolutions that compile_report.py compiles: calls of the operators on meta tensors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from .explanation import operators
+
+OPERATORS = ("forward", "grad_input", "grad_weight")
+ARITHMETIC = {  # name → type, allow_tf32
+    "tf32": (torch.float32, True),
+    "fp32": (torch.float32, False),
+    "bf16": (torch.bfloat16, False),
+    "fp16": (torch.float16, False),
+    "fp64": (torch.float64, False),
+}
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+class Layer(NamedTuple):
+    """A 3×3 convolution with padding 1: channels → outputs on images size × size."""
+
+    channels: int
+    outputs: int
+    size: int
+    batch: int = 100
+    stride: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.channels}→{self.outputs} @{self.size}" + (
+            f" /{self.stride}" if self.stride > 1 else ""
+        )
+
+
+HANDOUT = (
+    Layer(1, 32, 32), Layer(32, 64, 16), Layer(64, 64, 8), Layer(64, 32, 8), Layer(128, 32, 8),
+    Layer(32, 3, 16), Layer(64, 24, 16), Layer(3, 3, 32), Layer(25, 24, 32), Layer(64, 64, 256, batch=1),
+)  # fmt: skip
+STRIDED = Layer(64, 64, 32, stride=2), Layer(64, 64, 16, stride=2)
+
+
+class Case(NamedTuple):
+    """One call of one operator on meta tensors: `run` launches its kernels."""
+
+    operator: str
+    task: str
+    arithmetic: str
+    layout: str
+    run: Callable[[], object]
+    matrix: tuple[str, ...] = ()  # the instructions of which kernels with products must use one; () for any
+
+
+def convolution(layer: Layer, operator: str, arithmetic: str, layout: str = "channels_last") -> Case:
+    dtype, allow_tf32 = ARITHMETIC[arithmetic]
+    batch, size = layer.batch, layer.size
+
+    def tensor(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=dtype, device="meta").contiguous(memory_format=LAYOUTS[layout])
+
+    input, weight = tensor(batch, layer.channels, size, size), tensor(layer.outputs, layer.channels, 3, 3)
+    numbers = (layer.stride, layer.stride), (1, 1), (1, 1), 1
+    run = operators(input, weight, numbers, allow_tf32)[operator]
+    matrix = ("wgmma",) if arithmetic in ("tf32", "bf16", "fp16") else ()
+    return Case(operator, str(layer), arithmetic, layout, run, matrix)
+
+
+def convolutions() -> Iterator[Case]:
+    """The handout's layers and two strided ones, channels_last; a few of each in NCHW and in float64."""
+    four = "tf32", "fp32", "bf16", "fp16"
+    few = *STRIDED, Layer(1, 32, 32), Layer(32, 64, 16), Layer(64, 64, 8)
+    for layout, layers, arithmetic in (
+        ("channels_last", HANDOUT + STRIDED, four),
+        ("contiguous", few, ("tf32", "bf16")),
+        ("channels_last", (Layer(64, 64, 8),), ("fp64",)),
+    ):
+        yield from itertools.starmap(convolution, itertools.product(layers, OPERATORS, arithmetic, (layout,)))

@@ -1,0 +1,45 @@
+"""Forward and grad_input, told as one gather (see gather.py): which of the two kernels serves, with which plan."""
+
+from __future__ import annotations
+
+import torch
+
+from . import tuning
+from .gather import gather
+from .halo import halo, why_not
+from .indexing import Axis
+from .launch import Operand
+from .plans import Shape
+
+
+def gemm(
+    source: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    result: torch.Tensor,
+    vertical: Axis,
+    horizontal: Axis,
+    allow_tf32: bool,
+) -> None:
+    """Fill `result` (N, G, K, P, Q) from `source` (N, G, C, H, W), `weight` (G, K, C, R, S), `bias` (G·K).
+
+    All are views with any strides and none is empty.
+    """
+    arithmetic = tuning.arithmetic(source.dtype, allow_tf32)
+    obstacle = tuning.no_wgmma(arithmetic) or why_not(source, vertical, horizontal)
+    if obstacle is None:
+        kernel, run = "halo", halo
+        layout = "channels_last" if source.stride(2) == 1 else "contiguous"
+    else:
+        kernel, run = "gather", gather
+        layout = "wide" if Operand.of(source).wide and Operand.of(result).wide else "narrow"
+    shape = Shape(
+        kernel, arithmetic, layout, weight.shape[2], weight.shape[1], tuple(weight.shape[3:]),
+        tuple(result.shape[3:]), (vertical.stride, horizontal.stride),
+    )  # fmt: skip
+    tuning.serve(
+        shape,
+        result.device,
+        lambda plan: run(source, weight, bias, result, vertical, horizontal, allow_tf32, plan),
+        note=obstacle or "boxes by the copy engine",
+    )

@@ -1,0 +1,186 @@
+"""Forward and grad_input over tensor descriptors: the gather of gather.py where the copy engine can do it.
+
+A descriptor tells the copy engine a tensor's sizes and strides; it then loads a box at any coordinates, asynchronously
+and with zeros for whatever lies outside: channels and images beyond the last, and the padding. So the halo is free: a
+tap is a shift of the box, and the loop holds no mask and no address. (In the machine code for sm_90, beside gather.py:
+half the instructions a step and half the registers, both operands of wgmma in shared memory.)
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .indexing import Axis, below
+from .launch import Gpu, Operand, ceil_div, fit, launch, needs_64_bit, pixel_box
+from .plans import Plan
+
+CHANNELS_LAST = (1, 0, 3, 4, 2)  # (N, G, C, H, W) as (G, N, H, W, C)
+CONTIGUOUS = (1, 0, 2, 3, 4)  # and as (G, N, C, H, W)
+
+
+# The idea: the GEMM of gather.py, both operands loaded box by box through descriptors into shared memory, from where
+#   wgmma reads them.
+# Layout: channels innermost, or width innermost (NCHW) by another box; the weight with channels or outputs innermost.
+# Tile: BOX_N × BOX_P × BOX_Q pixels × BLOCK_N outputs, accumulated in fp32; BLOCK_C channels of one tap a step.
+#   wgmma takes its rows 64 at a time. OUTPUTS_FIRST makes the outputs the rows and leaves the pixels in shared memory;
+#   as rows, the compiler takes a box of pixels through registers (and does, where there are fewer than 64 outputs).
+# Bound: L2, which serves each pixel R·S times; memory sees it once.
+@triton.jit(do_not_specialize=["batch", "rows", "columns", "offset_h", "offset_w"])
+def halo_gemm(
+    source,  # descriptor (G, N, H, W, C), or (G, N, C, H, W) unless CHANNELS_LAST
+    weight,  # descriptor (G, R, S, K, C), or (G, R, S, C, K) unless WEIGHT_CHANNELS_LAST
+    bias,  # (G·K) or None
+    result,  # (N, G, K, P, Q)
+    result_n, result_g, result_k, result_p, result_q,  # strides; all but k counted in RESULT_UNIT
+    bias_k,
+    batch, rows, columns,  # N, P, Q
+    offset_h, offset_w,
+    RESULT_UNIT: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
+    INDEX_64: tl.constexpr,  # offsets into the result need 64 bits
+    PRECISION: tl.constexpr,  # of fp32 products: "tf32"
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+    BOX_N: tl.constexpr, BOX_P: tl.constexpr, BOX_Q: tl.constexpr,
+):  # fmt: skip
+    PIXELS: tl.constexpr = BOX_N * BOX_P * BOX_Q
+    tiles_k: tl.constexpr = (K + BLOCK_N - 1) // BLOCK_N
+    blocks_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    program = tl.program_id(0)
+    first_k = program % tiles_k * BLOCK_N
+    box = program // tiles_k
+    boxes_q, boxes_p, boxes_n = tl.cdiv(columns, BOX_Q), tl.cdiv(rows, BOX_P), tl.cdiv(batch, BOX_N)
+    first_q = box % boxes_q * BOX_Q
+    first_p = box // boxes_q % boxes_p * BOX_P
+    first_n = box // (boxes_q * boxes_p) % boxes_n * BOX_N
+    g = box // (boxes_q * boxes_p * boxes_n)
+
+    accumulator = tl.zeros((BLOCK_N, PIXELS) if OUTPUTS_FIRST else (PIXELS, BLOCK_N), tl.float32)
+    for step in range(R * S * blocks_c):
+        c = step % blocks_c * BLOCK_C
+        r = step // blocks_c // S
+        s = step // blocks_c % S
+        h = first_p + r * STEP_H + offset_h
+        w = first_q + s * STEP_W + offset_w
+        if CHANNELS_LAST:
+            pixels = source.load([g, first_n, h, w, c]).reshape(PIXELS, BLOCK_C)
+        else:
+            pixels = source.load([g, first_n, c, h, w]).reshape(BLOCK_C, PIXELS).T
+        if WEIGHT_CHANNELS_LAST:
+            filters = weight.load([g, r, s, first_k, c]).reshape(BLOCK_N, BLOCK_C)
+        else:
+            filters = weight.load([g, r, s, c, first_k]).reshape(BLOCK_C, BLOCK_N).T
+        if OUTPUTS_FIRST:
+            accumulator = tl.dot(filters, pixels.T, accumulator, PRECISION)
+        else:
+            accumulator = tl.dot(pixels, filters.T, accumulator, PRECISION)
+
+    if OUTPUTS_FIRST:
+        accumulator = accumulator.T
+    k = first_k + tl.arange(0, BLOCK_N)
+    if bias is not None:
+        addend = tl.load(bias + (g * K + k) * bias_k, below(k, K, BLOCK_N), other=0.0)
+        accumulator += addend.to(tl.float32)[None, :]
+    if INDEX_64:
+        g, first_n, k = g.to(tl.int64), first_n.to(tl.int64), k.to(tl.int64)
+    i = tl.arange(0, PIXELS)
+    q = first_q + i % BOX_Q
+    p = first_p + i // BOX_Q % BOX_P
+    n = first_n + i // (BOX_Q * BOX_P)
+    result_rows = result + (n * result_n + g * result_g + p * result_p + q * result_q) * RESULT_UNIT
+    tl.store(result_rows[:, None] + (k * result_k)[None, :], accumulator.to(result.dtype.element_ty),
+             ((n < batch) & (p < rows) & (q < columns))[:, None] & below(k, K, BLOCK_N)[None, :])  # fmt: skip
+
+
+def halo(
+    source: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    result: torch.Tensor,
+    vertical: Axis,
+    horizontal: Axis,
+    allow_tf32: bool,
+    plan: Plan,
+) -> None:
+    """As `gather`, for operands that `why_not` has nothing against."""
+    batch, groups, outputs, rows, columns = result.shape
+    channels, taps_h, taps_w = weight.shape[2:]
+    channels_last = source.stride(2) == 1
+    box = pixel_box(plan.block_m, rows, columns, flat=not channels_last)
+    block_n, block_c = fit(plan.block_n, outputs), fit(plan.block_c, channels)
+    weight, weight_channels_last = described_weight(weight)
+    writes = Operand.of(result)
+    programs = ceil_div(batch, box[0]) * ceil_div(rows, box[1]) * ceil_div(columns, box[2])
+    launch(
+        halo_gemm, programs * ceil_div(outputs, block_n) * groups, result.device,
+        describe(source, channels_last, box, block_c),
+        TensorDescriptor(weight, weight.shape, strides(weight),
+                         [1, 1, 1, *((block_n, block_c) if weight_channels_last else (block_c, block_n))]),
+        bias, result, *writes.strides, 0 if bias is None else bias.stride(0),
+        batch, rows, columns, vertical.offset, horizontal.offset,
+        RESULT_UNIT=writes.unit, K=outputs, C=channels, R=taps_h, S=taps_w,
+        STEP_H=vertical.step, STEP_W=horizontal.step,
+        CHANNELS_LAST=channels_last, WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
+        INDEX_64=needs_64_bit(result), PRECISION="tf32" if allow_tf32 else "ieee",
+        BLOCK_N=block_n, BLOCK_C=block_c, BOX_N=box[0], BOX_P=box[1], BOX_Q=box[2],
+        num_warps=plan.warps, num_stages=plan.stages,
+    )  # fmt: skip
+
+
+def why_not(images: torch.Tensor, *axes: Axis) -> str | None:
+    """Why the copy engine cannot load boxes of `images` (N, G, C, H, W) along these axes, in words; None if it can."""
+    element = images.element_size()
+    if Gpu.of(images.device).capability < (9, 0):
+        return "this GPU has no copy engine for tensors"
+    if any(axis.stride != 1 for axis in axes):
+        return "boxes have no stride"
+    if images.shape[2] < 16:
+        return f"{images.shape[2]} channels do not fill a step of 16"
+    if images.stride(2) != 1 and images.stride(4) != 1:
+        return "neither channels nor columns are innermost"
+    order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
+    rows = images.shape[2] * element, images.shape[order[-1]] * element
+    if not aligned(images.permute(order)) or any(size % 16 for size in rows):
+        return "channels, rows or strides are not whole units of 16 bytes"
+    return None
+
+
+def aligned(tensor: torch.Tensor) -> bool:
+    """Whether a descriptor can hold `tensor`: innermost stride 1, the others positive multiples of 16 bytes."""
+    *outer, inner = strides(tensor)
+    unit = 16 // tensor.element_size()
+    return tensor.data_ptr() % 16 == 0 and inner == 1 and all(size > 0 and size % unit == 0 for size in outer)
+
+
+def strides(tensor: torch.Tensor) -> list[int]:
+    """The strides, where those of axes of size 1, which are never used, are such as a descriptor takes."""
+    *outer, inner = zip(tensor.shape, tensor.stride(), strict=True)
+    return [16 if size == 1 else stride for size, stride in outer] + [1 if inner[0] == 1 else inner[1]]
+
+
+def describe(
+    images: torch.Tensor, channels_last: bool, box: tuple[int, int, int], channels: int
+) -> TensorDescriptor:
+    """`images` (N, G, C, H, W) to be loaded in boxes of n × p × q pixels × channels of one group."""
+    n, p, q = box
+    view = images.permute(CHANNELS_LAST if channels_last else CONTIGUOUS)
+    return TensorDescriptor(
+        view, view.shape, strides(view), [1, n, p, q, channels] if channels_last else [1, n, channels, p, q]
+    )
+
+
+def described_weight(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """`weight` (G, K, C, R, S) as (G, R, S, K, C) and True, or as (G, R, S, C, K) and False.
+
+    A view if either axis is innermost already; else (a contiguous weight of more than one tap) a copy of it.
+    """
+    channels_last = weight.permute(0, 3, 4, 1, 2)
+    if aligned(channels_last):
+        return channels_last, True
+    outputs_last = weight.permute(0, 3, 4, 2, 1)
+    if aligned(outputs_last):
+        return outputs_last, False
+    return channels_last.contiguous(), True

@@ -1,0 +1,30 @@
+"""What the emulations of the CUDA kernels share: a convolution in numbers, and how they are compiled."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+CSRC = Path(__file__).parents[2] / "csrc"
+SANITIZE = ("-fsanitize=address,alignment,bounds", "-fno-sanitize-recover")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A convolution in the numbers that the emulations take."""
+
+    N: int
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def arguments(self) -> list[str]:
+        numbers = [n for field in astuple(self) for n in (field if isinstance(field, tuple) else (field,))]
+        return [str(n) for n in numbers]
