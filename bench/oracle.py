@@ -17,9 +17,18 @@ c   growth of the error with the length of the sum. In whatever order, it is at 
     cores do, errs by up to 2a of the partial sum in one direction at each of n/16 steps: √n / 10 more, for
     which √n / 4 leaves room. Where a layout repeats values (stride 0), neither they nor the errors are
     independent, and c(n) = n.
-Σ   of the result's own products; but where an implementation may use Winograd's minimal filtering (3×3
-    kernels and larger, stride 1, accumulated in float32), the largest of all results: it takes sums and
-    differences of a whole tile before it multiplies, so its errors are relative to the largest values around.
+Σ   of the result's own products.
+
+Where an implementation may use Winograd's minimal filtering (3×3 kernels and larger, stride 1, accumulated in
+float32), Σ|p| is the largest of all results: it takes sums and differences of a whole tile before it
+multiplies, so its errors are relative to the largest values around. And c(n) becomes c(n) + 375·√t / n with t
+the products that are summed at each of its points (channels and blocks of 3×3; for grad_weight, tiles): even for a single one,
+two transforms and one back round, which is no sum of n terms. With matrices B, G, A as in csrc/cpu/winograd.h
+a rounding at point i of either axis, of relative standard deviation τ·a, reaches the result with
+√t · τ·a · Σᵢ Aᵢ²‖Bᵢ‖²‖Gᵢ‖², where values have a standard deviation of 1. The sum is at most 24 (for grad_weight,
+A and G change places), τ is 1.25 for these transforms, and Σ|p| is 0.64·n: eight of these deviations are
+8·24·1.25·√t / (0.64·n). tests/bench/test_check.py computes both constants anew, from the transforms. Where values
+are repeated, t stands in place of √t.
 
 Only the last rounding has the width of a short type, so the bound is not loose for these: an accumulator of a
 short type, a lost sum, a truncation in place of a rounding all fail, as deliberately wrong kernels show
@@ -40,14 +49,16 @@ from .implementations import OPERATORS, ORACLE
 from .operands import LAYOUTS, Values, draw
 
 _TF32_OPERAND = 2.0**-10
+_AMPLIFIED, _ROUNDINGS, _MEAN_PRODUCT = 24.0, 1.25, 2 / math.pi
 
 
 class Exact(NamedTuple):
-    """One exact result, in float64 or int64; its Σ|p|; c(n)."""
+    """One exact result, in float64 or int64; its Σ|p|; c(n), and what the transforms of Winograd add to it."""
 
     value: Tensor
     magnitude: Tensor
     growth: float
+    transforms: float
 
 
 class Problem(NamedTuple):
@@ -74,11 +85,14 @@ def exact_results(case: Case, values: Values, repeated: bool) -> dict[str, Exact
     wide = values.map(lambda t: t.to(torch.float64 if dtype.is_floating_point else torch.int64))
     pixels = math.prod(case.output_size) // max(1, case.out_channels)
     taps = math.prod(case.kernel)
-    lengths = {
-        "output": case.in_channels // case.groups * taps + 1,
-        "grad_input": case.out_channels // case.groups * taps,
-        "grad_weight": pixels,
-        "grad_bias": pixels,
+    in_channels, out_channels = case.in_channels // case.groups, case.out_channels // case.groups
+    tiles = case.batch * math.prod(-(-extent // 4) for extent in case.output_size[2:])
+    blocks = math.prod(-(-extent // 3) for extent in case.kernel)
+    lengths = {  # of the sum, and of the sums at Winograd's points
+        "output": (in_channels * taps + 1, in_channels * blocks),
+        "grad_input": (out_channels * taps, out_channels * blocks),
+        "grad_weight": (pixels, tiles),
+        "grad_bias": (pixels, 0),
     }
     exact = {}
     for operator in OPERATORS:
@@ -87,8 +101,10 @@ def exact_results(case: Case, values: Values, repeated: bool) -> dict[str, Exact
         for name, value in results.items():
             if not dtype.is_floating_point:
                 value = value.to(dtype).to(torch.int64)  # wraps around as the type does
-            growth = lengths[name] if repeated else steady_growth(lengths[name])
-            exact[name] = Exact(value, magnitudes[name], growth)
+            length, at_points = lengths[name]
+            growth = length if repeated else steady_growth(length)
+            transforms = growth_of_transforms(length, at_points**2 if repeated else at_points)
+            exact[name] = Exact(value, magnitudes[name], growth, transforms)
     return exact
 
 
@@ -97,15 +113,20 @@ def steady_growth(length: int) -> float:
     return min(length, 8 + math.sqrt(length) / 4)
 
 
+def growth_of_transforms(length: int, at_points: int) -> float:
+    """What Winograd's transforms add to c(n): 375·√t / n."""
+    return 8 * _AMPLIFIED * _ROUNDINGS * math.sqrt(at_points) / (_MEAN_PRODUCT * max(1, length))
+
+
 def bound(exact: Exact, dtype: torch.dtype, tf32: bool, winograd: bool) -> Tensor:
     """The largest allowed |error| of each element (see above); zero for integers."""
     if not dtype.is_floating_point:
         return torch.zeros_like(exact.value)
     of_type = torch.finfo(dtype)
     accumulator = torch.finfo(torch.float32).eps / 2 if dtype != torch.float64 else of_type.eps
-    relative = exact.growth * accumulator + (2 * _TF32_OPERAND if tf32 else 0)
-    magnitude = exact.magnitude
+    growth, magnitude = exact.growth, exact.magnitude
     if winograd and dtype != torch.float64 and magnitude.numel():
-        magnitude = magnitude.max()
+        growth, magnitude = growth + exact.transforms, magnitude.max()
+    relative = growth * accumulator + (2 * _TF32_OPERAND if tf32 else 0)
     subnormal = of_type.smallest_normal * of_type.eps
     return of_type.eps / 2 * exact.value.abs() + relative * magnitude + subnormal

@@ -7,13 +7,14 @@
 So no error is excused by an earlier one, and the kinks of ReLU and max-pool cannot fall on two sides: feeds are drawn
 from a grid on which scale·tensor + shift has no rounding in float32, zeros among them.
 
-The bound is the ruler's (bench/oracle.py): |r − exact| ≤ (c(n) + 8)·a·max Σ|p|, with 8 for the arithmetic of batch norm
+The bound is the ruler's for Winograd (bench/oracle.py): |r − exact| ≤ (c + 8)·a·max Σ|p|, with 8 for the arithmetic of batch norm
 between the sums. Σ|p| comes from the same formulas with absolute values, and its maximum is over the whole result, as
 Winograd's minimal filtering mixes pixels. A gradient of a feed's scale or shift adds up the errors of its pixels.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from myconv2d import block_reference, reference
 from myconv2d.operators import overload
 
 from ..operands import Format, place, same_bits
-from ..oracle import steady_growth
+from ..oracle import growth_of_transforms, steady_growth
 from .configurations import processor
 
 _ONE = (1, 1)
@@ -84,7 +85,7 @@ class Block:
             kernel = random.randint(1, 6), random.randint(1, 6)
         padding = random.randint(0, 3), random.randint(0, 3)
         even = any(f.upsample for f in feeds)
-        size = [max(1, r - 2 * p) + random.randrange(20) for r, p in zip(kernel, padding, strict=True)]
+        size = [max(1, r - 2 * p) + random.randrange(13) for r, p in zip(kernel, padding, strict=True)]
         height, width = (s + s % 2 if even else s for s in size)
         convolved = [n + 2 * p - r + 1 for n, p, r in zip((height, width), padding, kernel, strict=True)]
         norm = random.random() < 0.7
@@ -96,7 +97,7 @@ class Block:
             random.choice(isas),
             random.randrange(2**31),
         )
-        return cls(random.randint(1, 4), height, width, k, kernel, padding, feeds, *flags, *where)
+        return cls(random.randint(1, 3), height, width, k, kernel, padding, feeds, *flags, *where)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -208,7 +209,7 @@ class Block:
         truth = reference.conv2d(x, exact[8], bias, _ONE, self.padding, _ONE, 1)
         products = reference.conv2d(x.abs(), exact[8].abs(), None if bias is None else bias.abs(), _ONE, self.padding,
                                     _ONE, 1)  # fmt: skip
-        found = _far("y", y, truth, self._limit(products, exact[8][0].numel() + 1))
+        found = _far("y", y, truth, self._limit(products, exact[8][0].numel() + 1, x.shape[1]))
         if not self.norm:
             return found
         values, axes = y.double(), (0, 2, 3)
@@ -256,13 +257,14 @@ class Block:
         x = block_reference._concatenated(*feeds)
         numbers = _ONE, self.padding, _ONE, 1
         pixels = magnitude[:, 0].numel()
+        tiles = self.batch * math.prod(-(-extent // 4) for extent in self.size)
         products, sums = reference.conv2d_grad_weight(magnitude, x.abs(), weight.shape, *numbers, True)
         limits = {
-            "weight": self._limit(products, pixels),
+            "weight": self._limit(products, pixels, tiles),
             "bias": (steady_growth(pixels) + 8) * _ROUNDING * sums,
         }
         to_x = reference.conv2d_grad_input(magnitude, weight.abs(), x.shape, *numbers)
-        limit = self._limit(to_x, weight[:, 0].numel())
+        limit = self._limit(to_x, weight[:, 0].numel(), len(weight))
         for shape, feed, prefix, part in zip(
             self.feeds, (feeds[:4], feeds[4:]), ("", "skip_"), to_x.split([f.channels for f in self.feeds], 1),
             strict=False,
@@ -291,7 +293,7 @@ class Block:
         x = block_reference._concatenated(input, None, None, upsample, skip, None, None, skip_upsample)
         products = reference.conv2d(x.abs(), weight.abs(), None if bias is None else bias.abs(), _ONE, self.padding,
                                     _ONE, 1)  # fmt: skip
-        limit = self._limit(products, weight[0].numel() + 1)
+        limit = self._limit(products, weight[0].numel() + 1, x.shape[1])
         if self.norm:
             slope = (gamma * (var + _EPS).rsqrt())[:, None, None]
             shift = (beta.abs() + (mean * slope[:, 0, 0]).abs())[:, None, None]
@@ -299,11 +301,10 @@ class Block:
         truth = block_reference.block_inference(*exact)
         return _far("inference", results[0], truth, limit)
 
-    def _limit(self, products: Tensor, length: int) -> Tensor:
+    def _limit(self, products: Tensor, length: int, at_points: int) -> Tensor:
         """The ruler's bound of a sum of `length` products, with room for batch norm's arithmetic."""
-        return (
-            (steady_growth(length) + 8) * _ROUNDING * products.max() if products.numel() else products.sum()
-        )
+        growth = steady_growth(length) + growth_of_transforms(length, at_points) + 8
+        return growth * _ROUNDING * products.max() if products.numel() else products.sum()
 
 
 def _wide(args) -> list:

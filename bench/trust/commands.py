@@ -27,7 +27,7 @@ def fuzz(
     seed: Annotated[int | None, typer.Option(min=0, help="drawn and printed, if not given")] = None,
     cases: Annotated[int, typer.Option(min=1, help="at most so many")] = 1_000_000_000,
     minutes: Minutes = 10.0,
-    first: Annotated[int, typer.Option(min=0, help="case to begin with")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="case to begin with; joined to a result that ends there")] = 0,
     quick: Quick = False,
     out: Out = RESULTS,
 ) -> None:
@@ -37,7 +37,7 @@ def fuzz(
     """
     from .fuzz import fuzz as run
 
-    _end(run(seed, 60 if quick else cases, minutes, first), out)
+    _end(run(seed, 60 if quick else cases, minutes, first, out), out)
 
 
 @app.command()
@@ -155,6 +155,6 @@ def memory(
 @app.command()
 def table(results: Annotated[Path, typer.Argument(help="folder of result files")] = RESULTS) -> None:
     """Prints the newest figure of every check, as docs/trust.md shows them."""
-    from .outcome import newest
+    from .outcome import rows
 
-    typer.echo("\n".join(newest(results)))
+    typer.echo("\n".join(rows(results)))

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 from myconv2d import native
 
+from ..environment import environment
 from .block_configurations import Block
 from .configurations import Convolution
-from .outcome import Outcome
+from .outcome import Outcome, newest
 from .shrink import shrunk
 from .watched import watched
 
@@ -57,18 +61,32 @@ def _case(seed: int, index: int) -> tuple[str, str | None]:
     return type(configuration).__name__, f"{said}\n\n{program(small)}\n"
 
 
-def fuzz(seed: int | None, cases: int, minutes: float, first: int = 0) -> Outcome:
-    """Runs `cases` configurations, or for `minutes`, whichever ends first."""
+def fuzz(seed: int | None, cases: int, minutes: float, first: int = 0, earlier: Path | None = None) -> Outcome:
+    """Runs `cases` configurations, or for `minutes`, whichever ends first.
+
+    A run that begins where the newest result in the folder `earlier` ended, with its seed, is joined to that.
+    """
     seed = random.randrange(2**31) if seed is None else seed
     print(f"seed {seed}", flush=True)
     trial = watched(functools.partial(_case, seed), cases, minutes, first)
-    rate = trial.tried / trial.seconds
-    figure = f"{trial.tried:,} random configurations, {len(trial.problems)} failures (seed {seed}, {rate:.0f} a second)"
-    numbers = {
-        "seed": seed,
+    run = {
         "first": first,
         "cases": trial.tried,
-        "kinds": trial.notes,
         "seconds": round(trial.seconds),
+        "commit": environment("cpu")["commit"],
     }
-    return Outcome("fuzz", figure, numbers, trial.problems)
+    runs, kinds, problems = [run], Counter(trial.notes), trial.problems
+    before = newest(earlier).get("fuzz") if earlier else None
+    if before and before["numbers"]["seed"] == seed and _end(before["numbers"]["runs"][-1]) == first:
+        runs = [*before["numbers"]["runs"], run]
+        kinds, problems = kinds + Counter(before["numbers"]["kinds"]), before["problems"] + problems
+    tried, seconds = (sum(run[what] for run in runs) for what in ("cases", "seconds"))
+    figure = (
+        f"{tried:,} random configurations, {len(problems)} failures (seed {seed}, cases {runs[0]['first']:,} to "
+        f"{_end(run) - 1:,}, {tried / max(1, seconds):.0f} a second)"
+    )
+    return Outcome("fuzz", figure, {"seed": seed, "kinds": kinds, "runs": runs}, problems)
+
+
+def _end(run: dict[str, Any]) -> int:
+    return run["first"] + run["cases"]

@@ -45,10 +45,12 @@ def row(content: dict[str, Any]) -> str:
     return f"| {content['check']} | {content['figure']} | {verdict} | {content['date'][:10]} |"
 
 
-def newest(folder: Path) -> list[str]:
-    """The rows of the newest result of each check in `folder`."""
-    rows = {}
-    for path in sorted(folder.glob(f"*{_MARK}*.json")):
-        content = json.loads(path.read_text())
-        rows[content["check"]] = row(content)
-    return [rows[check] for check in sorted(rows)]
+def newest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The newest result of each check in `folder`."""
+    contents = (json.loads(path.read_text()) for path in sorted(folder.glob(f"*{_MARK}*.json")))
+    return {content["check"]: content for content in contents}
+
+
+def rows(folder: Path) -> list[str]:
+    """The newest results as rows of a table."""
+    return [row(content) for _, content in sorted(newest(folder).items())]
