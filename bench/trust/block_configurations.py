@@ -8,8 +8,8 @@ So no error is excused by an earlier one, and the kinks of ReLU and max-pool can
 from a grid on which scale·tensor + shift has no rounding in float32, zeros among them.
 
 The bound is the ruler's for Winograd (bench/oracle.py), |r − exact| ≤ (c + 8)·a·max Σ|p|, with 8 for the arithmetic of
-batch norm between the sums. Σ|p| comes from the same formulas with absolute values, and its maximum is over the whole result, as
-Winograd's minimal filtering mixes pixels. A gradient of a feed's scale or shift adds up the errors of its pixels.
+batch norm between the sums. Σ|p| comes from the same formulas with absolute values. A gradient of a feed's scale or
+shift adds up the errors of its pixels.
 """
 
 from __future__ import annotations

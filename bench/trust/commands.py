@@ -149,7 +149,7 @@ def memory(
     """
     from .memory import memory as run
 
-    _end(run(0.05 if quick else minutes), out)
+    _end(run(0.02, 100) if quick else run(minutes, 1000), out)
 
 
 @app.command()

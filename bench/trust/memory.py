@@ -25,15 +25,18 @@ _BEGINS = 600.0  # seconds within which the first epoch must end
 _MIB = 1 << 20
 
 
-def memory(minutes: float) -> Outcome:
-    """Trains for so long after the first epoch."""
+def memory(minutes: float, pictures: int) -> Outcome:
+    """Trains for so long after the first epoch, which has so many pictures."""
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         run = Path(folder) / "run"
-        options = ["--limit", "1000", "--epochs", "1000000", "--schedule", "constant", "--threads", "1", "--device", "cpu"]
-        command = ["train", "classification", "unet", "--data", "photos", *options, "--out", str(run)]
+        command = ["train", "classification", "unet", "--data", "photos", "--limit", str(pictures)]
+        command += ["--epochs", "1000000", "--schedule", "constant", "--threads", "1", "--device", "cpu"]
         with open(Path(folder) / "output", "w+") as output:
             training = subprocess.Popen(
-                [sys.executable, "-m", "colourize", *command], cwd=ROOT, stdout=output, stderr=output
+                [sys.executable, "-m", "colourize", *command, "--out", str(run)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
             )
             try:
                 samples = _watch(training, run / "metrics.csv", minutes)
@@ -53,6 +56,7 @@ def memory(minutes: float) -> Outcome:
     )
     numbers = {
         "minutes": minutes,
+        "pictures": pictures,
         "epochs": epochs,
         "resident": int(half[-1, 1]),
         "grown": round(grown),
