@@ -27,7 +27,9 @@ def fuzz(
     seed: Annotated[int | None, typer.Option(min=0, help="drawn and printed, if not given")] = None,
     cases: Annotated[int, typer.Option(min=1, help="at most so many")] = 1_000_000_000,
     minutes: Minutes = 10.0,
-    first: Annotated[int, typer.Option(min=0, help="case to begin with; joined to a result that ends there")] = 0,
+    first: Annotated[
+        int, typer.Option(min=0, help="case to begin with; joined to a result that ends there")
+    ] = 0,
     quick: Quick = False,
     out: Out = RESULTS,
 ) -> None:
@@ -71,7 +73,7 @@ def kill(
     """
     from .kill import kill as run
 
-    _end(run(5 if quick else times, 5 if quick else writes, seed), out)
+    _end(run(3 if quick else times, 2 if quick else writes, seed), out)
 
 
 @app.command()

@@ -61,7 +61,9 @@ def _case(seed: int, index: int) -> tuple[str, str | None]:
     return type(configuration).__name__, f"{said}\n\n{program(small)}\n"
 
 
-def fuzz(seed: int | None, cases: int, minutes: float, first: int = 0, earlier: Path | None = None) -> Outcome:
+def fuzz(
+    seed: int | None, cases: int, minutes: float, first: int = 0, earlier: Path | None = None
+) -> Outcome:
     """Runs `cases` configurations, or for `minutes`, whichever ends first.
 
     A run that begins where the newest result in the folder `earlier` ended, with its seed, is joined to that.

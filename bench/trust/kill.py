@@ -20,13 +20,16 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.cluster.vq  # noqa: F401  (as torch._dynamo: what a training would import when it gets there)
 import torch
+import torch._dynamo
 from PIL import Image
 
 from colourize import checkpoint, cli
@@ -50,8 +53,7 @@ class End(NamedTuple):
 
 
 def _child(arguments: list[str], limit: int | None, writer: int) -> None:
-    for stream in (1, 2):
-        os.dup2(writer, stream)
+    sys.stdout = sys.stderr = os.fdopen(writer, "w", 1)
     if limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -41,40 +41,41 @@ def watched(
     index, done = first - 1, False
     while not done and index + 1 < last and len(problems) < _ENOUGH:
         receive, send = context.Pipe(duplex=False)
-        child = context.Process(
-            target=_work, args=(case, index + 1, last, begin + 60 * minutes, send), daemon=True
-        )
+        child = context.Process(target=_work, args=(case, index + 1, last, begin + 60 * minutes, send))
         child.start()
         send.close()
         death = None
-        while death is None and not done and len(problems) < _ENOUGH:
-            try:
-                message = receive.recv() if receive.poll(patience) or receive.poll(patience) else None
-            except EOFError:
-                child.join()
-                death = f"the process ended with {child.exitcode}"
-                continue
-            if message is None:
-                death = f"no sign of life for {patience:.0f} s"
-            elif isinstance(message, int):
-                done, index = message < 0, max(index, message)
-                if index > first and (index - first) % 1000 == 0 and not done:
-                    print(
-                        f"{index - first:,} cases, {(index - first) / (time.time() - begin):.0f} a second",
-                        flush=True,
-                    )
-            else:
-                note, problem = message
-                notes[note] = notes.get(note, 0) + 1
-                if problem:
-                    problems.append(f"case {index}: {problem}")
-                    print(f"FAILED {problems[-1]}", flush=True)
+        try:
+            while death is None and not done and len(problems) < _ENOUGH:
+                try:
+                    message = receive.recv() if receive.poll(patience) or receive.poll(patience) else None
+                except EOFError:
+                    child.join()
+                    death = f"the process ended with {child.exitcode}"
+                    continue
+                if message is None:
+                    death = f"no sign of life for {2 * patience:.0f} s"
+                elif isinstance(message, int):
+                    done, index = message < 0, max(index, message)
+                    _tell(index - first, begin)
+                else:
+                    note, problem = message
+                    notes[note] = notes.get(note, 0) + 1
+                    if problem:
+                        problems.append(f"case {index}: {problem}")
+                        print(f"FAILED {problems[-1]}", flush=True)
+        finally:
+            child.kill()
+            child.join()
         if death:
             problems.append(f"case {index}: {death}")
             print(f"FAILED {problems[-1]}", flush=True)
-        child.kill()
-        child.join()
     return Trial(index + 1 - first, time.time() - begin, problems, notes)
+
+
+def _tell(cases: int, begin: float) -> None:
+    if cases and cases % 1000 == 0:
+        print(f"{cases:,} cases, {cases / (time.time() - begin):.0f} a second", flush=True)
 
 
 def _work(case, first: int, last: int, deadline: float, pipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -41,14 +42,7 @@ QUICK = {
 }
 
 
-_WRAPS = pytest.mark.xfail(
-    strict=True, reason="a dilation or padding of 2⁶³ − 1 wraps around in csrc/binding.h"
-)
-
-
-@pytest.mark.parametrize(
-    "check", [pytest.param(check, marks=_WRAPS if check == "overflow" else ()) for check in QUICK]
-)
+@pytest.mark.parametrize("check", QUICK)
 def test_quick(check, tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["trust", check, *QUICK[check], "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output
@@ -101,7 +95,7 @@ def test_a_wrong_convolution_is_found_and_made_small() -> None:
     [
         ("block", 0, lambda t: t * (1 + 1e-4)),
         ("block", 3, lambda t: t * (1 + 1e-4)),
-        ("block", 6, lambda t: t + 1e-2),
+        ("block", 6, lambda t: t * (1 + 1e-4)),
         ("block_backward", 0, lambda t: t * (torch.arange(len(t)) > 0)[:, None, None, None]),
         ("block_backward", 6, lambda t: t.half().float()),
         ("block_backward", 8, lambda t: t * 1.001),
@@ -121,10 +115,9 @@ def test_a_wrong_block_is_found(operator, result, spoil) -> None:
 
         return wrong
 
-    blocks = (fuzz.drawn(5, index) for index in range(2, 60, 3))
-    tried = [block for block in blocks if block.norm and not block.pool][:3]
-    assert tried
-    for block in tried:
+    blocks = (fuzz.drawn(5, index) for index in itertools.count(2, 3))
+    many = (block for block in blocks if block.norm and not block.pool and block.channels >= 16)
+    for block in itertools.islice(many, 3):
         assert isinstance(block, Block) and not block.problems()
         assert block.problems(run), block
 
