@@ -1,7 +1,9 @@
 """Convolutions from many Python threads, in forked children and DataLoader workers, between torch's own operators.
 
 Every call's result must be, to the bit, what it was when nothing else ran. Each round is a case of its own in a child
-process (watched.py), so that a deadlock is found and not waited for.
+process (watched.py), so that a deadlock is found and not waited for. What calls cost each other is seen in the
+processor's time: that of sixteen threads at once, over that of the same calls one after another, torch's own
+convolution beside ours.
 """
 
 from __future__ import annotations
@@ -9,7 +11,12 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import random
+import statistics
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,23 +49,30 @@ def _same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def _threads(seed: int) -> str | None:
-    alone = [_work(seed * _THREADS + i) for i in range(_THREADS)]
-    wrong: list[int] = []
+def _at_once(work: Callable[[int], Any]) -> list[Any]:
+    """work(i) of as many threads, which begin together."""
     start = threading.Barrier(_THREADS)
 
-    def run(i: int) -> None:
+    def one(i: int) -> Any:
         start.wait()
-        for _ in range(_CALLS):
-            if not _same(_work(seed * _THREADS + i), alone[i]):
-                wrong.append(i)
+        return work(i)
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return f"threads {sorted(set(wrong))} have other results together" if wrong else None
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(one, range(_THREADS)))
+
+
+def _judged(same: list[bool]) -> str | None:
+    wrong = [i for i, right in enumerate(same) if not right]
+    return f"threads {wrong} have other results together" if wrong else None
+
+
+def _threads(seed: int) -> str | None:
+    alone = [_work(seed * _THREADS + i) for i in range(_THREADS)]
+
+    def run(i: int) -> bool:
+        return all(_same(_work(seed * _THREADS + i), alone[i]) for _ in range(_CALLS))
+
+    return _judged(_at_once(run))
 
 
 def _modules(seed: int) -> str | None:
@@ -68,20 +82,29 @@ def _modules(seed: int) -> str | None:
     pictures = torch.randn(_THREADS, 2, 3, 16, 16)
     with torch.inference_mode():
         alone = [model(picture) for picture in pictures]
-    together: list[Tensor | None] = [None] * _THREADS
 
-    def run(i: int) -> None:
+    def run(i: int) -> bool:
         with torch.inference_mode():
-            for _ in range(_CALLS):
-                together[i] = model(pictures[i])
+            return all(torch.equal(model(pictures[i]), alone[i]) for _ in range(_CALLS))
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    wrong = [i for i in range(_THREADS) if together[i] is None or not torch.equal(together[i], alone[i])]
-    return f"threads {wrong} have other results together" if wrong else None
+    return _judged(_at_once(run))
+
+
+def _cost(convolution: Callable[..., Tensor], repeats: int = 9) -> float:
+    """Processor's time of sixteen threads at once, over that of the same calls one after another.
+
+    The results are small: large ones malloc takes from the system anew for every call, but not in the main thread.
+    """
+    image, weight = torch.randn(2, 32, 16, 16), torch.randn(32, 32, 3, 3)
+
+    def run(_: int) -> float:
+        convolution(image, weight, padding=1)  # a thread's first call takes memory to work in
+        begin = time.thread_time()
+        for _ in range(10 * _CALLS):
+            convolution(image, weight, padding=1)
+        return time.thread_time() - begin
+
+    return statistics.median(sum(_at_once(run)) / sum(map(run, range(_THREADS))) for _ in range(repeats))
 
 
 def _in_child(seed: int, pipe) -> None:
@@ -147,8 +170,12 @@ def _case(seed: int, index: int) -> tuple[str, str | None]:
 
 def concurrency(rounds: int, seed: int, minutes: float) -> Outcome:
     trial = watched(functools.partial(_case, seed), rounds, minutes)
+    torch.set_num_threads(1)
+    cost = {"ours": round(_cost(conv2d), 2), "torch": round(_cost(torch.conv2d), 2)}
     rounds_of = ", ".join(f"{count} of {name}" for name, count in trial.notes.items())
-    figure = f"{trial.tried} rounds ({rounds_of}), {_THREADS} threads each: {len(trial.problems)} problems"
-    return Outcome(
-        "concurrency", figure, {"seed": seed, "rounds": trial.tried, **trial.notes}, trial.problems
+    figure = (
+        f"{trial.tried} rounds ({rounds_of}), {_THREADS} threads each: {len(trial.problems)} problems; "
+        f"together {cost['ours']} times the processor's time alone (torch: {cost['torch']})"
     )
+    numbers = {"seed": seed, "rounds": trial.tried, **trial.notes, "cost": cost}
+    return Outcome("concurrency", figure, numbers, trial.problems)
