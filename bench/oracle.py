@@ -19,16 +19,15 @@ c   growth of the error with the length of the sum. In whatever order, it is at 
     independent, and c(n) = n.
 Σ   of the result's own products.
 
-Where an implementation may use Winograd's minimal filtering (3×3 kernels and larger, stride 1, accumulated in
-float32), Σ|p| is the largest of all results: it takes sums and differences of a whole tile before it
-multiplies, so its errors are relative to the largest values around. And c(n) becomes c(n) + 375·√t / n, with t
-the products summed at each of its points (channels times blocks of 3×3; for grad_weight, tiles): two
-transforms and one back round even where a single product is summed, which is no sum of n terms. With the
-matrices B, G, A of csrc/cpu/winograd.h, roundings at the points of relative standard deviation τ·a reach the
-result as √t · τ·a · Σᵢ Aᵢ²‖Bᵢ‖²‖Gᵢ‖², for values of standard deviation 1. That sum is at most 24 (in grad_weight
-A and G change places), τ is below 1.3 for these transforms, and Σ|p| is 0.64·n: 8·24·1.25·√t / (0.64·n) is
-eight deviations. (tests/bench/test_check.py computes both constants from the transforms and measures what the
-native library does.) Where values are repeated, t stands in place of √t.
+Where an implementation may use Winograd's minimal filtering (Case.suits_winograd, accumulated in float32), Σ|p| is
+the largest of all results: it takes sums and differences of a whole tile before it multiplies, so its errors are
+relative to the largest values around. And c(n) becomes c(n) + 375·√t / n, with t the products summed at each of its
+points (channels times blocks of 3×3; for grad_weight, tiles): two transforms and one back round even where a single
+product is summed, which is no sum of n terms. With the matrices B, G, A of csrc/cpu/winograd.h, roundings at the
+points of relative standard deviation τ·a reach the result as √t · τ·a · Σᵢ Aᵢ²‖Bᵢ‖²‖Gᵢ‖², for values of standard
+deviation 1. That sum is at most 24 (in grad_weight A and G change places), τ is about 1.25 for these transforms, and
+Σ|p| is 0.64·n: 8·24·1.25·√t / (0.64·n) is eight deviations. (tests/bench/test_check.py computes the 24 and measures
+what the native library does.) Where values are repeated, t stands in place of √t.
 
 Only the last rounding has the width of a short type, so the bound is not loose for these: an accumulator of a
 short type, a lost sum, a truncation in place of a rounding all fail, as deliberately wrong kernels show

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 import random
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from myconv2d import native
 
@@ -21,6 +20,21 @@ from .shrink import shrunk
 from .watched import watched
 
 _BLOCKS = 3  # every third case is a block
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some cases in a row, by one commit."""
+
+    first: int
+    cases: int
+    seconds: int
+    commit: str
+    problems: list[str]
+
+    @property
+    def end(self) -> int:
+        return self.first + self.cases
 
 
 def drawn(seed: int, index: int) -> Convolution | Block:
@@ -66,29 +80,30 @@ def fuzz(
 ) -> Outcome:
     """Runs `cases` configurations, or for `minutes`, whichever ends first.
 
-    A run that begins where the newest result in the folder `earlier` ended, with its seed, is joined to that.
+    The newest result in the folder `earlier`, if of the same seed, is gone on with: a run that begins where its runs
+    end is added to them, and one of the same cases as one of them, such as after a repair, takes its place.
     """
     seed = random.randrange(2**31) if seed is None else seed
     print(f"seed {seed}", flush=True)
     trial = watched(functools.partial(_case, seed), cases, minutes, first)
-    run = {
-        "first": first,
-        "cases": trial.tried,
-        "seconds": round(trial.seconds),
-        "commit": environment("cpu")["commit"],
-    }
-    runs, kinds, problems = [run], Counter(trial.notes), trial.problems
+    commit = environment("cpu")["commit"]
+    run = Run(first, trial.tried, round(trial.seconds), commit, list(trial.problems))
     before = newest(earlier).get("fuzz") if earlier else None
-    if before and before["numbers"]["seed"] == seed and _end(before["numbers"]["runs"][-1]) == first:
-        runs = [*before["numbers"]["runs"], run]
-        kinds, problems = kinds + Counter(before["numbers"]["kinds"]), before["problems"] + problems
-    tried, seconds = (sum(run[what] for run in runs) for what in ("cases", "seconds"))
+    same_seed = before is not None and before["numbers"]["seed"] == seed
+    runs = joined([Run(**numbers) for numbers in before["numbers"]["runs"]] if same_seed else [], run)
+    tried, seconds = sum(run.cases for run in runs), sum(run.seconds for run in runs)
+    problems = [problem for run in runs for problem in run.problems]
     figure = (
-        f"{tried:,} random configurations, {len(problems)} failures (seed {seed}, cases {runs[0]['first']:,} to "
-        f"{_end(run) - 1:,}, {tried / max(1, seconds):.0f} a second)"
+        f"{tried:,} random configurations, {len(problems)} failures (seed {seed}, cases {runs[0].first:,} to "
+        f"{runs[-1].end - 1:,}, {tried / max(1, seconds):.0f} a second)"
     )
-    return Outcome("fuzz", figure, {"seed": seed, "kinds": kinds, "runs": runs}, problems)
+    return Outcome("fuzz", figure, {"seed": seed, "runs": [vars(run) for run in runs]}, problems)
 
 
-def _end(run: dict[str, Any]) -> int:
-    return run["first"] + run["cases"]
+def joined(runs: list[Run], new: Run) -> list[Run]:
+    """One unbroken row of runs that ends with the new one, or has it in the middle; or the new one alone."""
+    if new.first in [run.end for run in runs[-1:]]:
+        return [*runs, new]
+    if (new.first, new.end) in [(run.first, run.end) for run in runs]:
+        return [new if run.first == new.first else run for run in runs]
+    return [new]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+import myconv2d
 from bench.cases import CASES, Case, select
 from bench.check import check
 from bench.implementations import FRAMEWORK, ORACLE, RESULTS, backend
@@ -91,6 +94,19 @@ def test_winograd_errs_far_within_its_bound_and_not_too_far(channels: int, size:
                 deviation = (result.double() - exact[name].value).square().mean().sqrt()
                 limit = bound(exact[name], torch.float32, tf32=False, winograd=True)
                 assert 6 < limit.min() / deviation < 100, name
+
+
+def test_the_ruler_knows_which_kernels_winograd_serves() -> None:
+    """Kernels of two rows among them (fuzz found that: case 27142 of seed 2026)."""
+    if native.cpu.problem is not None:
+        pytest.skip(native.cpu.problem)
+    served = set()
+    for kernel in itertools.product(range(1, 10), repeat=2):
+        weight, image = torch.zeros(64, 64, *kernel), torch.zeros(1, 64, 40, 40)
+        if "Winograd" in str(myconv2d.explain(image, weight)):
+            served.add(kernel)
+            assert Case("drawn", 1, 64, 64, 40, 40, kernel).suits_winograd, kernel
+    assert {(3, 3), (2, 5), (5, 5)} <= served
 
 
 def test_integers_have_no_room_and_wrap_around() -> None:

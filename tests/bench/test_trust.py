@@ -59,6 +59,15 @@ def test_the_page_shows_the_newest_results() -> None:
     assert [line for line in page if line.startswith("| ") and not line.startswith("| check")] == expected
 
 
+def test_runs_of_fuzz_are_joined_where_they_meet() -> None:
+    a, b, c = (fuzz.Run(first, 10, 1, "x", []) for first in (0, 10, 20))
+    repaired = replace(b, commit="y")
+    assert fuzz.joined([], b) == [b]
+    assert fuzz.joined([a, b], c) == [a, b, c]
+    assert fuzz.joined([a], c) == [c]
+    assert fuzz.joined([a, b, c], repaired) == [a, repaired, c]
+
+
 def test_a_configuration_is_the_program_that_makes_it() -> None:
     for index in (0, 1, 2, 5, 8):
         configuration = fuzz.drawn(3, index)
