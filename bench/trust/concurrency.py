@@ -90,7 +90,7 @@ def _modules(seed: int) -> str | None:
     return _judged(_at_once(run))
 
 
-def _cost(convolution: Callable[..., Tensor], repeats: int = 9) -> float:
+def _cost(convolution: Callable[..., Tensor], repeats: int = 5) -> float:
     """Processor's time of sixteen threads at once, over that of the same calls one after another.
 
     The results are small: large ones malloc takes from the system anew for every call, but not in the main thread.
@@ -100,7 +100,7 @@ def _cost(convolution: Callable[..., Tensor], repeats: int = 9) -> float:
     def run(_: int) -> float:
         convolution(image, weight, padding=1)  # a thread's first call takes memory to work in
         begin = time.thread_time()
-        for _ in range(10 * _CALLS):
+        for _ in range(4 * _CALLS):
             convolution(image, weight, padding=1)
         return time.thread_time() - begin
 
