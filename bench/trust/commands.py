@@ -95,7 +95,7 @@ def sanitize(
 
     if sanitizer not in SANITIZERS:
         raise typer.BadParameter(f"{sanitizer!r} is not one of {', '.join(SANITIZERS)}")
-    _end(run(sanitizer, isas.split(","), tests or (), minutes), out)
+    _end(run(sanitizer, [isa for isa in isas.split(",") if isa], tests or (), minutes), out)
 
 
 @app.command()

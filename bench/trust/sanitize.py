@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,24 +100,26 @@ def _runtime(name: str) -> str:
     return found.stdout.strip()
 
 
-def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> tuple[str, int]:
-    """What the tests print, and their exit status."""
-    sanitizer = SANITIZERS[name]
+def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> Iterator[tuple[str, str, int]]:
+    """Each of the tests, what it prints, and its exit status; what is late is ended."""
+    sanitizer, deadline = SANITIZERS[name], time.monotonic() + 60 * minutes
     environment = os.environ | sanitizer.options
     environment["OMP_WAIT_POLICY"] = "passive"
     environment["LD_PRELOAD"] = ":".join(map(_runtime, (*sanitizer.runtimes, "libstdc++.so")))
     environment["PYTHONPATH"] = os.pathsep.join([str(python), str(ROOT)])
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--capture=no", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60 * minutes
-        )
-    except subprocess.TimeoutExpired as late:
-        texts = [
-            part.decode() if isinstance(part, bytes) else part or "" for part in (late.stdout, late.stderr)
-        ]
-        return "".join(texts) + f"\nnot done after {minutes} minutes", 124
-    return done.stdout + done.stderr, done.returncode
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=no"]
+    for test in tests:
+        process = subprocess.Popen(
+            [*command, test], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output = process.communicate()[0] + f"\nnot done after {minutes:g} minutes"
+        print(f"{test}: {output.strip().rpartition(chr(10))[2]}", flush=True)
+        yield test, output, process.returncode
 
 
 def findings(output: str) -> list[str]:
@@ -134,11 +136,11 @@ def sanitize(name: str, isas: Sequence[str], tests: Sequence[str], minutes: floa
     begin = time.time()
     python = build(name, isas)
     built = time.time()
-    output, status = run(name, python, tests or SANITIZERS[name].tests, minutes)
-    problems = findings(output)
-    if status and not problems:
-        problems = [f"the tests end with {status}:\n{output[-3000:]}"]
-    passed = sum(int(n) for n in _PASSED.findall(output))
+    passed, problems = 0, []
+    for test, output, status in run(name, python, tests or SANITIZERS[name].tests, minutes):
+        passed += sum(int(n) for n in _PASSED.findall(output))
+        found = [f"{test}: {finding}" for finding in findings(output)]
+        problems += found or [f"{test} ends with {status}:\n{output[-2000:]}"] * bool(status)
     flags = SANITIZERS[name].flags
     figure = f"{passed} tests under {flags} ({', '.join((*isas, 'portable'))}): {len(problems)} findings"
     numbers = {

@@ -204,6 +204,7 @@ def test_threads_of_one_thread_each() -> None:
     torch.set_num_threads(1)
     for seed in range(3):
         assert concurrency._threads(seed) is None
+        assert concurrency._modules(seed) is None
 
 
 def test_findings_of_sanitizers() -> None:
