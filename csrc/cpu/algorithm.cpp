@@ -33,6 +33,7 @@ bool fits_a_block(const Conv2d& conv) {
                     (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels));
 }
 
+// Products for a pair of channels: 100 for 8×8 pixels against 36 for 4×4, of whole tiles both.
 bool suits_low_resolution(const Conv2d& conv, int64_t low_channels) {
   const bool same = conv.taps() == 9 && conv.kernel_height == 3 && conv.padding_h == 1 && conv.padding_w == 1;
   const auto tiles = [&](int64_t size) {

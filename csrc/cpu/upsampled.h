@@ -104,6 +104,7 @@ inline float* fold_weights(const Threads& threads, const Feeds& feeds, int64_t l
   return folded;
 }
 
+// What product_by_tiles() asks for (winograd_product.h): the points of all phases, one behind the other.
 struct UpsampledTiles {
   static constexpr int points = phases * F2x2::points, pixels = 2 * tile_size;
   const Feeds& feeds;
@@ -170,8 +171,7 @@ template <typename Sink>
 void upsampled_product(const Conv2d& conv, const Threads& threads, const Feeds& feeds, const float* weight,
                        const WeightView& view, const float* bias, const Sink& result) {
   const FeedSource source = low_source(feeds, conv.in_height, conv.in_width);
-  product_by_tiles(UpsampledTiles{feeds}, low_grid(conv), 1, threads, source, weight,
-                   view, bias, 1, result);
+  product_by_tiles(UpsampledTiles{feeds}, low_grid(conv), 1, threads, source, weight, view, bias, 1, result);
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------

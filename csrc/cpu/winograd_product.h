@@ -25,8 +25,10 @@ struct WinogradBlocking {
     const int64_t max_rows = panels.whole.max_rows();
     const int64_t fitting =
         (512 << 10) / (points * sizeof(float) * (round_up(in_channels, lanes) + panels.whole.width()));
-    const int64_t fair = round_up(ceil_div(grid.count(), 16), max_rows);  // not by threads: results must not depend on them
-    tiles = least(grid.count(), most(max_rows, least(least(fitting, 96) / max_rows * max_rows, fair)));
+    const int64_t least_rows = points > F3x3::points ? max_rows / 2 : max_rows;  // of all phases, a tile is more work
+    // Not by threads: results must not depend on them.
+    const int64_t fair = round_up(ceil_div(grid.count(), 16), least_rows);
+    tiles = least(grid.count(), least(most(max_rows, least(fitting, 96) / max_rows * max_rows), fair));
     if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
     rows = even_rows(tiles, max_rows);
   }
@@ -182,6 +184,7 @@ void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAt
                  int64_t in_channels, int64_t rows, const float* weights, const Panels& panels, const W* bias,
                  int64_t bias_stride, float* output, float* band, const Sink& to) {
   constexpr int points = Tiles::points, pixels = Tiles::pixels;
+  if (in_channels % lanes == 0) in_channels *= parts, parts = 1;  // no gaps between them
   const int64_t output_step = input.tiles * panels.whole.width() + off_the_set, depth = parts * in_channels;
   for (int64_t panel = 0; panel < panels.count; ++panel) {
     const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
