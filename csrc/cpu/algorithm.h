@@ -6,12 +6,15 @@
 namespace myconv2d {
 
 enum class Pass { forward, grad_input, grad_weight };
-enum class Algorithm { direct, direct_phases, depthwise, winograd, few_in, few_out };
+enum class Algorithm { direct, direct_phases, depthwise, winograd, few_in, few_out, upsampled };
 
 constexpr int64_t few_channels = 4, widest_few_kernel = 6;  // what the register tiles for few channels hold
 
 // Whether the fused blocks, which know fewer algorithms, can be this convolution.
 bool fits_a_block(const Conv2d& conv);
+
+// Whether a block whose input has `low_channels` at half its resolution (upsampled.h) takes fewer products there.
+bool suits_low_resolution(const Conv2d& conv, int64_t low_channels);
 
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass);
 const char* algorithm_name(Algorithm algorithm);

@@ -4,6 +4,7 @@
 #include "few_channels.h"
 #include "few_feeds.h"
 #include "kernels.h"
+#include "upsampled.h"
 #include "winograd_backward.h"
 
 namespace myconv2d::MYCONV2D_ISA {
@@ -23,6 +24,10 @@ Algorithm algorithm_of(const Conv2d& conv, Pass pass) {
   return in <= few_channels ? Algorithm::few_in : out <= few_channels ? Algorithm::few_out : Algorithm::winograd;
 }
 
+bool at_low_resolution(const Conv2d& conv, const Feeds& input) {
+  return (input.first.upsample || input.second.upsample) && suits_low_resolution(conv, low_channels(input));
+}
+
 template <typename Source, typename Sink>
 void product(Algorithm algorithm, const Correlation& p, const Threads& threads, const Source& source,
              const float* weight, const WeightView& view, const float* bias, const Sink& sink) {
@@ -38,15 +43,18 @@ void convolve(const Conv2d& conv, const Threads& threads, const Feeds& input, co
               const float* bias, const Sink& sink, PackedWeights* ahead = nullptr) {
   const Correlation p{conv.batch,        1,              conv.kernel_height,
                       conv.kernel_width, conv.padding_h, conv.padding_w};
-  const Algorithm algorithm = algorithm_of(conv, Pass::forward);
+  Algorithm algorithm = algorithm_of(conv, Pass::forward);
+  if (algorithm == Algorithm::winograd && at_low_resolution(conv, input)) algorithm = Algorithm::upsampled;
   WeightView view = weight_view(conv, weight);
   if (ahead) {
     const int64_t maker = 1000 * static_cast<int64_t>(algorithm) + MYCONV2D_VECTOR_BYTES;
     if (ahead->stage == PackedWeights::measure) ahead->maker = maker;
     if (ahead->maker == maker) view.ahead = ahead;
   }
-  product(algorithm, p, threads, FeedSource(input, conv.in_height, conv.in_width),
-          static_cast<const float*>(weight.data), view, bias, sink);
+  const float* weights = static_cast<const float*>(weight.data);
+  if (algorithm == Algorithm::upsampled)
+    return upsampled_product(conv, threads, input, weights, view, bias, sink);
+  product(algorithm, p, threads, FeedSource(input, conv.in_height, conv.in_width), weights, view, bias, sink);
 }
 
 // Sums over tasks in double: element `i` of each task's `channels`.
@@ -142,12 +150,19 @@ GradientSource gradient_of_output(const BlockBackward& b) {
 
 void finish_vectors(const FeedSink& sink) {
   int64_t first = 0;
-  for (const FeedSink::Part& part : sink.parts) {
-    for (int64_t c = 0; part.gradient.scale && c < part.feed.channels; ++c) {
-      part.gradient.scale[c] = static_cast<float>(total(*sink.sums, first + c));
-      part.gradient.shift[c] = static_cast<float>(total(*sink.sums, sink.channels + first + c));
+  for (int i = 0, together; i < most_parts; i += together) {  // parts of one feed lie together
+    const FeedSink::Part& part = sink.parts[i];
+    const float* scale = part.gradient.scale;
+    for (together = 1; scale && i + together < most_parts && sink.parts[i + together].gradient.scale == scale;) ++together;
+    const int64_t channels = part.feed.channels, all = together * channels;
+    for (int64_t c = 0; scale && c < channels; ++c) {
+      double to_scale = 0, to_shift = 0;
+      for (int64_t at = first + c; at < first + all; at += channels)
+        to_scale += total(*sink.sums, at), to_shift += total(*sink.sums, sink.channels + at);
+      part.gradient.scale[c] = static_cast<float>(to_scale);
+      part.gradient.shift[c] = static_cast<float>(to_shift);
     }
-    first += part.feed.channels;
+    first += all;
   }
 }
 
@@ -168,7 +183,15 @@ void block_backward(const BlockBackward& b, const Threads& threads) {
   if (to_weight && b.norm.gamma && b.grad_bias)  // batch norm takes the bias out again
     std::memset(b.grad_bias, 0, conv.out_channels * sizeof(float));
 
-  if (for_feeds == Algorithm::winograd && for_weight == Algorithm::winograd && winograd_backward_suits(conv)) {
+  const bool winograd = for_feeds == Algorithm::winograd && for_weight == Algorithm::winograd;
+  if (winograd && at_low_resolution(conv, b.input) && upsampled_backward_suits(conv, b.input)) {
+    const FeedSink low = low_sink(b.input, b.first, b.second, &sums, conv.in_height, conv.in_width);
+    upsampled_backward(conv, threads, gradient, b.input, weight, weight_view(conv, b.weight), to_feeds ? &low : nullptr,
+                       grad_weight, b.grad_weight.strides, grad_bias);
+    if (to_feeds) finish_vectors(low);
+    return;
+  }
+  if (winograd && winograd_backward_suits(conv)) {
     winograd_backward(conv, threads, gradient, feeds, weight, b.weight.strides, to_feeds ? &sink : nullptr, grad_weight,
                       b.grad_weight.strides, grad_bias);
     if (to_feeds) finish_vectors(sink);

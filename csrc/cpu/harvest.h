@@ -189,7 +189,7 @@ struct FeedSink {
   struct Part {
     Feed feed;
     FeedGradient gradient;
-  } parts[2];
+  } parts[most_parts];
   TaskSums* sums;  // [2][channels]: of the scales and the shifts
   int64_t channels, height, width;
   float* mine = nullptr;

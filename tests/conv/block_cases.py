@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.block_cases import EPS, KINDS, Case
+from bench.block_cases import EPS, KINDS, UPSAMPLED, Case
 from bench.block_check import BOUNDS, error, wide
 from myconv2d import block_operators
 from myconv2d.operators import overload
 
-__all__ = ["BOUND", "CASES", "EPS", "KINDS", "NO_NORM", "ORDER", "OVERLOADS", "POSITIONS", "Case", "composed", "error",
-           "image", "operator", "wide"]  # fmt: skip
+__all__ = ["BOUND", "CASES", "EPS", "KINDS", "NO_NORM", "ORDER", "OVERLOADS", "POSITIONS", "UPSAMPLED", "Case",
+           "composed", "error", "image", "operator", "wide"]  # fmt: skip
 OVERLOADS = ["reference", *(["native"] if block_operators.unavailable() is None else [])]
 BOUND = {torch.float64: 1e-11, torch.float32: BOUNDS["fp32"]}  # relative to the largest value
 NO_NORM = None, None, None, None, 0.0  # of block_inference
@@ -23,6 +23,7 @@ CASES = [
     *(Case((a,), (3,), norm=norm, pool=pool)
       for a in KINDS for norm, pool in ((False, False), (True, False), (True, True))),
     *(Case((a, b), (3, 2), bias=a != b, pool=i % 2 == 0) for i, a in enumerate(KINDS) for b in KINDS),
+    *UPSAMPLED,
     Case(("both", "plain"), (3, 2), norm=False),
     Case(("affine",), (4,), size=(7, 9), pool=True),  # the last row and column are not pooled
     Case(("plain",), (4,), size=(5, 6), padding=(0, 0), pool=True),

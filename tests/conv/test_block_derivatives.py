@@ -62,7 +62,13 @@ def test_gradcheck(case):
 
 @pytest.mark.parametrize("backend", OVERLOADS)
 @pytest.mark.parametrize(
-    "case", [*CASES, Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True)], ids=str
+    "case",
+    [
+        *CASES,
+        Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True),
+        Case(("both", "affine"), (24, 1), 24, size=(8, 10)),
+    ],
+    ids=str,
 )
 def test_both_orders(backend, case):
     """In the type that the backend takes, against the framework's own functions in float64."""

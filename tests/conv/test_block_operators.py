@@ -14,6 +14,7 @@ from block_cases import (
     ORDER,
     OVERLOADS,
     POSITIONS,
+    UPSAMPLED,
     Case,
     composed,
     error,
@@ -129,7 +130,7 @@ def test_block_backward(suffix, dtype, case):
 @each_place
 @pytest.mark.parametrize("wanted", [*itertools.product([True, False], repeat=3)], ids=str)
 def test_only_what_is_wanted(suffix, dtype, wanted):
-    for case in (CASES[1], CASES[0], Case(("both", "affine"), (3, 2), pool=True)):
+    for case in (CASES[1], CASES[0], Case(("both", "affine"), (3, 2), pool=True), UPSAMPLED[2]):
         args = case.arguments(dtype)
         given = backward_arguments(suffix, args, [True] * 3)
         everything = operator("block_backward", suffix)(*given)
@@ -268,7 +269,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("suffix", OVERLOADS)
 @pytest.mark.parametrize(
-    "case", [CASES[2], Case(("both", "affine"), (8, 9), 8, size=(8, 8), pool=True), CASES[-4]], ids=str
+    "case", [CASES[2], Case(("both", "affine"), (8, 9), 8, size=(8, 8), pool=True), UPSAMPLED[3], CASES[-4]], ids=str
 )
 def test_any_layout(suffix, case, layout):
     """Images and weights of any strides give what contiguous ones give."""
@@ -336,7 +337,8 @@ def test_flops(case):
 
 @pytest.mark.skipif("native" not in OVERLOADS, reason="no native blocks here")
 @pytest.mark.parametrize("case", [Case(("both", "affine"), (32, 32), 32, size=(16, 16), batch=7, pool=True),
-                                  Case(("plain",), (1,), 32, size=(32, 32), batch=5, pool=True)], ids=str)  # fmt: skip
+                                  Case(("plain",), (1,), 32, size=(32, 32), batch=5, pool=True),
+                                  Case(("both", "affine"), (24, 1), 24, size=(32, 32), batch=7)], ids=str)  # fmt: skip
 def test_deterministic(case):
     """The same bits from run to run, and from 1 thread to 2."""
     args = case.arguments(torch.float32)
