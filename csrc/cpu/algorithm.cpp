@@ -33,6 +33,11 @@ bool fits_a_block(const Conv2d& conv) {
                     (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels));
 }
 
+bool keeps_full(const Conv2d& conv) {  // the moments, (C·R·S)², are to be no more than the weight has
+  const bool small = conv.in_channels <= few_channels && conv.kernel_height == 3 && conv.kernel_width == 3;
+  return !small || conv.in_channels * conv.taps() > conv.out_channels;
+}
+
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
