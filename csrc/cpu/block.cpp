@@ -61,26 +61,33 @@ double total(const TaskSums& sums, int64_t i) {
   return result;
 }
 
-// Mean and variance of each channel from the tasks' shifted sums (Chan, Golub & LeVeque 1983), then the affine map.
+// Mean and variance of each channel from the tasks' shifted sums (Chan, Golub & LeVeque 1983), then the affine map. A
+// vector of channels at a time; tasks have room behind their sums (harvest.h) for what the last one reads too much.
 void finish_statistics(const BlockForward& b, const TaskSums& sums) {
+  using Wide = Vector<double>::type;
+  constexpr int64_t at_once = Vector<double>::lanes;
   const int64_t channels = b.conv.out_channels;
-  for (int64_t k = 0; k < channels; ++k) {
-    double count = 0, mean = 0, squares = 0;
+  for (int64_t first = 0; first < channels; first += at_once) {
+    Wide count{}, mean{}, squares{};
     for (int64_t task = 0; task < sums.tasks; ++task) {
-      const float* of = sums.of(task) + k;
-      const double n = of[0], shift = of[channels], sum = of[2 * channels], square = of[3 * channels];
-      if (n == 0) continue;
-      const double delta = shift + sum / n - mean;
-      squares += square - sum * sum / n + delta * delta * count * n / (count + n);
-      mean += delta * n / (count + n);
-      count += n;
+      const auto of = [&](int64_t row) {
+        return __builtin_convertvector(get<HalfLanes>(sums.of(task) + row * channels + first), Wide);
+      };
+      const Wide n = of(0), shift = of(1), sum = of(2), square = of(3), every = count + n;
+      const Wide own = n > 0 ? n : 1.0, all = every > 0 ? every : 1.0;  // a task may have none of a channel
+      const Wide delta = shift + sum / own - mean, share = n / all;
+      squares += square - sum * sum / own + delta * delta * count * share;
+      mean += delta * share;
+      count = every;
     }
-    const double var = count > 0 ? squares / count : 0;
-    const double scale = b.norm.gamma[k] / __builtin_sqrt((var < 0 ? 0 : var) + b.norm.eps);
-    b.mean[k] = static_cast<float>(mean);
-    b.var[k] = static_cast<float>(var < 0 ? 0 : var);
-    b.scale[k] = static_cast<float>(scale);
-    b.shift[k] = static_cast<float>(b.norm.beta[k] - mean * scale);
+    for (int64_t k = first; k < least(first + at_once, channels); ++k) {
+      const double average = mean[k - first], of_pixels = count[k - first] > 0 ? squares[k - first] / count[k - first] : 0;
+      const double var = of_pixels < 0 ? 0 : of_pixels, scale = b.norm.gamma[k] / __builtin_sqrt(var + b.norm.eps);
+      b.mean[k] = static_cast<float>(average);
+      b.var[k] = static_cast<float>(var);
+      b.scale[k] = static_cast<float>(scale);
+      b.shift[k] = static_cast<float>(b.norm.beta[k] - average * scale);
+    }
   }
 }
 

@@ -140,7 +140,8 @@ struct BandMoments {
 template <typename V>
 MYCONV2D_INLINE V pick(const float* from, typename IntsOf<V>::type where) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return (V)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)where, (__m512)get<V>(from));
+  if constexpr (sizeof(V) == 64)  // half a vector is enough, and hardly ever in two cache lines
+    return (V)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)where, _mm512_castps256_ps512(_mm256_loadu_ps(from)));
 #endif
 #if defined(__AVX2__)
   if constexpr (sizeof(V) == 32) return (V)_mm256_permutevar8x32_ps((__m256)get<V>(from), (__m256i)where);
