@@ -13,8 +13,8 @@ constexpr int64_t few_channels = 4, widest_few_kernel = 6;  // what the register
 // Whether the fused blocks, which know fewer algorithms, can be this convolution.
 bool fits_a_block(const Conv2d& conv);
 
-// Whether a pooled block with batch norm keeps its convolution, in full size, for the backward. Where the input's windows
-// are small, their second moments serve as well (few_in_pooled.h). block_operators.py says the same of a weight.
+// Whether a pooled block with batch norm keeps its convolution, in full size, for the backward. Where few channels come
+// in, the moments of the input serve as well (few_in_pooled.h). block_operators.py has the same rule for its fakes.
 bool keeps_full(const Conv2d& conv);
 
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass);

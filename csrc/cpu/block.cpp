@@ -81,12 +81,13 @@ void finish_statistics(const BlockForward& b, const TaskSums& sums) {
       count = every;
     }
     for (int64_t k = first; k < least(first + at_once, channels); ++k) {
-      const double average = mean[k - first], of_pixels = count[k - first] > 0 ? squares[k - first] / count[k - first] : 0;
-      const double var = of_pixels < 0 ? 0 : of_pixels, scale = b.norm.gamma[k] / __builtin_sqrt(var + b.norm.eps);
-      b.mean[k] = static_cast<float>(average);
-      b.var[k] = static_cast<float>(var);
+      const int64_t i = k - first;
+      const double var = count[i] > 0 ? squares[i] / count[i] : 0;
+      const double scale = b.norm.gamma[k] / __builtin_sqrt((var < 0 ? 0 : var) + b.norm.eps);
+      b.mean[k] = static_cast<float>(mean[i]);
+      b.var[k] = static_cast<float>(var < 0 ? 0 : var);
       b.scale[k] = static_cast<float>(scale);
-      b.shift[k] = static_cast<float>(b.norm.beta[k] - average * scale);
+      b.shift[k] = static_cast<float>(b.norm.beta[k] - mean[i] * scale);
     }
   }
 }
@@ -124,8 +125,8 @@ void block_inference(const BlockInference& b, const Threads& threads) {
   convolve(b.conv, threads, b.input, b.weight, b.bias, sink, b.ahead);
 }
 
-// What y gets through scale, shift, mean and var, constant + slope·(y − mean) (block_reference.py), and the gradients of
-// gamma and beta.
+// What y gets through scale, shift, mean and var, which is constant + slope·(y − mean) (block_reference.py), and the
+// gradients of gamma and beta.
 struct NormGradient {
   double constant, slope, gamma, beta;
 

@@ -71,8 +71,8 @@ def _halved(size: Sequence[int]) -> tuple[int, ...]:
 
 
 def keeps_full(weight: Tensor) -> bool:
-    """Whether the native `block` keeps the convolution of a pooled block for `block_backward`; else `full` is empty, and `y`
-    is not read. The same as in csrc/cpu/algorithm.cpp; the other backends keep it always."""
+    """Whether the native `block` keeps the convolution of a pooled block for `block_backward`; else `full` is empty,
+    and `y` is not read. The rule of csrc/cpu/algorithm.cpp; other backends keep it always."""
     k, c, r, s = weight.shape
     return c > 4 or (r, s) != (3, 3) or c * r * s > k
 
