@@ -73,6 +73,7 @@ CASES = (
     Case(("affine",), (4,), size=(7, 9), pool=True),  # the last row and column are not pooled
     Case(("plain",), (4,), size=(5, 6), padding=(0, 0), pool=True),
     Case(("plain",), (1,), 1, size=(9, 8), kernel=(5, 5), padding=(2, 2), pool=True),
+    Case(("both",), (1,), 9, size=(8, 10), pool=True),  # the convolution need not be kept
     Case(("affine",), (2,), kernel=(2, 4), padding=(1, 2)),
     Case(("upsample",), (2,), kernel=(4, 1), padding=(0, 3), pool=True),
     Case(("affine",), (32,), 16, size=(4, 6), kernel=(1, 1), padding=(0, 0)),  # no halo

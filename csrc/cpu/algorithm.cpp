@@ -42,6 +42,11 @@ bool suits_low_resolution(const Conv2d& conv, int64_t low_channels) {
   return same && 100 * low_channels * tiles(8) < 36 * conv.in_channels * tiles(4);
 }
 
+bool keeps_full(const Conv2d& conv) {  // the moments, (C·R·S)², are to be no more than the weight has
+  const bool small = conv.in_channels <= few_channels && conv.kernel_height == 3 && conv.kernel_width == 3;
+  return !small || conv.in_channels * conv.taps() > conv.out_channels;
+}
+
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
