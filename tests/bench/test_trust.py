@@ -200,12 +200,16 @@ def test_hostile_pickles_would_execute(tmp_path: Path) -> None:
     assert made >= 9
 
 
-def test_threads_of_one_thread_each() -> None:
+@pytest.mark.parametrize("kind", ["threads", "modules", "frozen"])
+def test_threads_of_one_thread_each(kind) -> None:
     """What ThreadSanitizer looks at (bench/trust/sanitize.py)."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    for seed in range(3):
-        assert concurrency._threads(seed) is None
-        assert concurrency._modules(seed) is None
+    try:
+        for seed in range(3):
+            assert concurrency.KINDS[kind](seed) is None
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_findings_of_sanitizers() -> None:
