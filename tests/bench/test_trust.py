@@ -214,11 +214,12 @@ def test_threads_of_one_thread_each(kind) -> None:
 
 def test_findings_of_sanitizers() -> None:
     output = (
-        "ok\na.h:3:4: runtime error: signed integer overflow: 1\n  #0 f\n==7==ERROR: AddressSanitizer: heap\n"
+        "ok\na.h:3:4: runtime error: signed integer overflow: 1\n  #0 f csrc/a.h:3\n  #1 main /usr/m.c:1\n"
+        "==7==ERROR: AddressSanitizer: heap\n"
     )
     found = sanitize.findings(output + output.replace("==7==", "==8=="))
-    assert [text.split("\n")[0] for text in found] == [
-        "a.h:3:4: runtime error: signed integer overflow: 1",
+    assert found == [
+        "a.h:3:4: runtime error: signed integer overflow: 1\n  #0 f csrc/a.h:3",
         "==7==ERROR: AddressSanitizer: heap",
     ]
 
