@@ -119,7 +119,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
                       conv.dilation_h * (conv.kernel_height - 1) - conv.padding_h,
                       conv.dilation_w * (conv.kernel_width - 1) - conv.padding_w};
   const Strides& strides = grad_input.strides;
-  const Strides steps{strides.n, strides.c, strides.h * conv.stride_h, strides.w * conv.stride_w};
+  const Strides steps{strides.n, strides.c, strides.h * least(conv.stride_h, conv.in_height),  // beyond: one pixel each
+                      strides.w * least(conv.stride_w, conv.in_width)};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto source = planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width);
