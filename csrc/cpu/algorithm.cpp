@@ -23,6 +23,8 @@ bool suits_phases(const Conv2d& conv) {
   return channels < 16 && together < conv.taps() * ((channels + 15) / 16);
 }
 
+bool fills_lanes(int64_t group) { return group == 2 || group == 4 || group == 8; }
+
 }  // namespace
 
 bool fits_a_block(const Conv2d& conv) {
@@ -36,10 +38,14 @@ bool fits_a_block(const Conv2d& conv) {
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
+  const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
+  if (in_float && conv.groups > 1 && conv.group_in_channels() == conv.group_out_channels() &&
+      fills_lanes(conv.group_in_channels()))
+    return Algorithm::small_groups;
+
   const bool strided = conv.stride_h != 1 || conv.stride_w != 1;
   if (strided && pass == Pass::grad_input && suits_phases(conv)) return Algorithm::direct_phases;
 
-  const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
   if (!in_float || strided || (dilated && pass == Pass::grad_weight))
     return Algorithm::direct;
@@ -73,6 +79,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::few_out: return "direct, few out channels";
     case Algorithm::direct_phases: return "direct, phases as channels";
     case Algorithm::depthwise: return "depthwise";
+    case Algorithm::small_groups: return "small groups, as depthwise ones";
     default: return "direct";
   }
 }

@@ -46,6 +46,18 @@ struct Axis {             // one spatial axis of a Gather
   }
 };
 
+// Steps of a piece whose tap r lies in the source, as Axis::taps_inside is for the taps of one step.
+inline Axis::Range steps_inside(const Axis& axis, int64_t tap, int64_t first, int64_t steps) {
+  Axis::Range range{0, steps};
+  const auto inside = [&](int64_t i) {
+    return static_cast<uint64_t>((first + i) * axis.step + axis.origin + tap * axis.spacing) <
+           static_cast<uint64_t>(axis.source);
+  };
+  while (range.begin < range.end && !inside(range.begin)) ++range.begin;
+  while (range.begin < range.end && !inside(range.end - 1)) --range.end;
+  return range;
+}
+
 struct Gather {
   int64_t batch, channels;  // channels of one group
   Axis h, w;

@@ -1,0 +1,138 @@
+// What depthwise convolutions and those of small groups (as many channels out as in: 2, 4 or 8) read, and how.
+//
+// Vectors run along the channels, whatever the layout. A lane of the result needs every channel of its own group: that is
+// the source's vector with a constant permutation of its lanes, one for each channel of a group. So a convolution of
+// groups of `group` channels is `group` depthwise ones, and no product is wasted on another group's channels.
+//
+// Where the source's channels lie innermost its rows are read in place, and the pixels at the edges, which lack taps, are
+// computed one by one; otherwise a ring holds the rows under the kernel, padded, each read once on the walk down a piece.
+#pragma once
+
+#include <utility>
+
+#include "band.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace myconv2d::MYCONV2D_ISA {
+
+constexpr int64_t most_blocks = 16;  // vectors of channels to a task
+
+// Several multiply-adds share a value: the compiler would fold its load into each of them as a memory operand.
+template <typename V>
+inline V in_register(V value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
+// Every lane gets channel `c` of its group. A group larger than a vector begins at `at`.
+template <typename A, int group, int c>
+inline typename Vector<A>::type of_group(const A* at) {
+  using V = typename Vector<A>::type;
+  constexpr int lanes = Vector<A>::lanes;
+  if constexpr (group > lanes) return V{} + at[c];
+  V value;
+  std::memcpy(&value, at, sizeof value);
+  if constexpr (group == 1 || group > lanes) return value;
+  return [&]<int... lane>(std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(value, value, (lane / group * group + c)...);
+  }(std::make_integer_sequence<int, lanes>());
+}
+
+// Calls visit.operator()<c>() for every channel of a group.
+template <int group, typename F>
+inline void for_group(const F& visit) {
+  [&]<int... c>(std::integer_sequence<int, c...>) {
+    (visit.template operator()<c>(), ...);
+  }(std::make_integer_sequence<int, group>());
+}
+
+// How the channels are cut: into blocks of one vector, many to a task where they lie innermost in memory, so that a task
+// reads and writes memory in order.
+template <typename A, int group>
+struct Channels {
+  static constexpr int64_t lanes = Vector<A>::lanes;
+  int64_t count, blocks, together, chunks;
+
+  Channels(int64_t groups, const Strides& s)
+      : count(groups * group), blocks(ceil_div(count, lanes)),
+        together(s.c == 1 ? least(blocks, most_blocks) : ceil_div(group, lanes)), chunks(ceil_div(blocks, together)) {}
+  int64_t padded() const { return together * lanes; }  // of a task
+  // The source of a block's lanes begins here.
+  static int64_t source(int64_t block) { return group > lanes ? block * lanes / group * group : block * lanes; }
+};
+
+// Pieces of as many rows as keep the threads busy: each piece reads the halo above it anew.
+inline Pieces tall_pieces(const Gather& gather, int64_t source_bytes, int64_t chunks, int64_t tasks) {
+  Pieces pieces(gather, source_bytes, 768);
+  const int64_t others = most(1, gather.batch * pieces.per_image_w * chunks);
+  pieces.rows = ceil_div(gather.h.grid, least(gather.h.grid, ceil_div(tasks, others)));
+  pieces.per_image_h = ceil_div(gather.h.grid, pieces.rows);
+  return pieces;
+}
+
+// Steps of an axis whose taps all lie in the source; the steps before and after lack some.
+inline Axis::Range whole_steps(const Axis& axis, int64_t first, int64_t steps) {
+  if (axis.taps == 0) return {0, steps};
+  const Axis::Range a = steps_inside(axis, 0, first, steps), b = steps_inside(axis, axis.taps - 1, first, steps);
+  const Axis::Range whole{most(a.begin, b.begin), least(a.end, b.end)};
+  return whole.begin < whole.end ? whole : Axis::Range{0, 0};
+}
+
+// The source's rows under a piece, on the walk down: pixel x of row y is at data + row(y) + x · column_step.
+template <typename T, typename A>
+class SourceRows {
+ public:
+  // To be read in place. A wide kernel has many pixels at the edges, and repays the copy.
+  static bool suits(const Gather& gather, const Strides& s, int64_t channels) {
+    return sizeof(T) == sizeof(A) && s.c == 1 && channels % Vector<A>::lanes == 0 && gather.w.taps <= 3 &&
+           2 * whole_steps(gather.w, 0, gather.w.grid).size() > gather.w.grid;
+  }
+  static size_t ring_size(const Band<A>& whole) { return whole.size() * sizeof(A); }
+
+  SourceRows(bool in_place, const Gather& gather, const Band<A>& whole, const Piece& piece, int64_t channels,
+             const T* image, const Strides& s)
+      : in_place(in_place), column_step(in_place ? s.w : whole.width), gather_(gather), band_(whole), image_(image),
+        strides_(s), step_(gather.h.step), first_y_(piece.y * step_ + gather.h.lowest()),
+        first_x_(piece.x * gather.w.step + gather.w.lowest()) {
+    band_.channels = channels;
+    band_.columns = gather.w.span(piece.columns);
+    ring_ = in_place ? nullptr : static_cast<A*>(scratch(Scratch::band, ring_size(whole)));
+    data = in_place ? reinterpret_cast<const A*>(image) : ring_ - first_x_ * column_step;
+  }
+  // Everything that step y of the piece reads.
+  void advance(int64_t y) {
+    if (!in_place)
+      for (next_ = most(next_, y * step_); next_ < y * step_ + band_.rows; ++next_)
+        read_line<T, A>(band_, gather_, image_, strides_, first_y_ + next_, first_x_,
+                        ring_ + next_ % band_.rows * band_.row_size());
+  }
+  int64_t row(int64_t y) const { return in_place ? y * strides_.h : (y - first_y_) % band_.rows * band_.row_size(); }
+  // Asks for columns x … of the row that step y + 1 of the piece reads last.
+  void ask(int64_t y, int64_t x, int64_t columns) const {
+    const int64_t last = first_y_ + (y + 1) * step_ + band_.rows - 1;
+    if (!in_place || last < 0 || last >= gather_.h.source) return;
+    constexpr int64_t line = 64 / sizeof(A);
+    const A* from = data + last * strides_.h + x * column_step;
+    for (; columns > 0; --columns, from += column_step)
+      for (int64_t c = 0; c < band_.channels; c += line) __builtin_prefetch(from + c, 0, 2);
+  }
+
+  const bool in_place;
+  const int64_t column_step;
+  const A* data;
+
+ private:
+  const Gather& gather_;
+  Band<A> band_;
+  const T* image_;
+  const Strides& strides_;
+  int64_t step_, first_y_, first_x_, next_ = 0;  // of the source; rows read so far
+  A* ring_;
+};
+
+}  // namespace myconv2d::MYCONV2D_ISA
