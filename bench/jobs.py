@@ -13,7 +13,7 @@ import torch
 from myconv2d import backends
 from myconv2d.native import cpu
 
-from . import behaviours
+from . import behaviours, block_cases
 from .cases import select
 from .operands import LAYOUTS
 from .precision import PRECISIONS
@@ -31,7 +31,8 @@ _TRITON_SHARDS = 4  # it compiles for every shape: most of its time goes by on o
 
 @dataclass(frozen=True)
 class Job:
-    """Cases × layouts through the checker, or (arithmetic None) the behaviours: one backend, one device."""
+    """Cases × layouts through the checker, or the blocks' cases, or (arithmetic None) the behaviours: one backend, one
+    device."""
 
     backend: str
     device: str
@@ -42,20 +43,24 @@ class Job:
     note: str | None = None  # what is special about the cases
     tool: str | None = None  # of compute-sanitizer
     shard: tuple[int, int] = (0, 1)  # this one of so many
+    blocks: bool = False
 
     @property
     def name(self) -> str:
         number, shards = self.shard
         shard = f"{number + 1}/{shards}" if shards > 1 else None
         what = self.arithmetic or "behaviours"
-        parts = self.backend, self.device, self.isa, what, self.note, self.tool, shard
+        blocks = "blocks" if self.blocks else None
+        parts = self.backend, self.device, self.isa, what, blocks, self.note, self.tool, shard
         return " ".join(part for part in parts if part)
 
     def units(self) -> list[tuple[str, ...]]:
-        """(case, layout) or (behaviour,), the most telling first: time may run out."""
+        """(case, layout), (block's case,) or (behaviour,), the most telling first: time may run out."""
         if self.arithmetic is None:
             return [(name,) for name in behaviours.names(self.device)]
         number, shards = self.shard
+        if self.blocks:
+            return [(name,) for name in block_cases.BY_NAME][number::shards]
         cases = [case.name for case in select(*self.cases)][number::shards]
         return [(case, layout) for layout in self.layouts for case in cases]
 
@@ -74,6 +79,8 @@ class Plan:
         select(*self.cases)
         self.missing: dict[str, str] = {}
         jobs = [*self._native_cpu(), *(self._cpu() if device == "cpu" else self._cuda())]
+        if not cases:
+            jobs += self._blocks()
         if device != "cpu":
             jobs += [*self._sanitized(), *(() if quick or cases else self._large())]
         self.jobs = sorted(jobs, key=_length)
@@ -113,6 +120,19 @@ class Plan:
             for arithmetic in ("fp32", "tf32", "bf16") if self.quick else ARITHMETICS:
                 for number in range(shards):
                     yield replace(self._table(backend, self.device, arithmetic), shard=(number, shards))
+
+    def _blocks(self) -> Iterator[Job]:
+        """The fused blocks: of the CPU library, and in Triton (on the CPU only in its interpreter)."""
+        for backend, device in (("native", "cpu"), ("triton", self.device)):
+            if self._lacks(backend, device):
+                continue
+            shards = _TRITON_SHARDS if device != "cpu" and not self.quick else 1
+            for arithmetic, (dtype, tf32, _) in PRECISIONS.items():
+                served = dtype == torch.float32 if backend == "native" else not backends.problem(backend, device, dtype)
+                if not served or (tf32 and device == "cpu") or (self.quick and arithmetic == "fp16"):
+                    continue
+                for number in range(shards):
+                    yield Job(backend, device, arithmetic, shard=(number, shards), blocks=True)
 
     def _large(self) -> Iterator[Job]:
         """Our kernels at working sizes."""

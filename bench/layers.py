@@ -81,7 +81,8 @@ def exact(case: Case, operators: tuple[str, ...], device: torch.device) -> Resul
 
 def _contestants(case: Case, pass_name: str, device: torch.device, compiled: bool) -> Iterator[Contestant]:
     dtype = precision.current().dtype
-    chosen = backends.choose(device.type, dtype, backends.wanted).backend
+    weight = case.weight_size, case.numbers[3]
+    chosen = backends.choose_for_layer(device.type, dtype, *weight, backends.wanted).backend
     ours = backend(chosen)
     # The framework's compiler has no gradients of convolutions of its own, and on the CPU no convolution either.
     compiled = compiled and device.type == "cuda" and pass_name == "forward"

@@ -20,9 +20,10 @@ import torch
 from myconv2d import use_backend
 from myconv2d.native import cpu
 
+from . import block_cases, block_check
 from .behaviours import NotHere, try_out
 from .cases import CASES
-from .check import check
+from .check import Report, check
 from .implementations import backend
 from .jobs import ARITHMETICS, Job
 
@@ -34,7 +35,17 @@ def _operators(job: Job, case: str, layout: str) -> dict[str, Any]:
     options: dict[str, Any] = {"tf32": tf32, "repeats": 3}
     if job.tool is not None:  # slow, and interested in our kernels only
         options |= {"repeats": 1, "oracle_device": "cpu", "beside": False}
-    report = check(backend(job.backend), CASES[case], dtype, layout, job.device, **options)
+    return _record(check(backend(job.backend), CASES[case], dtype, layout, job.device, **options))
+
+
+def _blocks(job: Job, name: str) -> dict[str, Any]:
+    case = block_cases.BY_NAME[name]
+    if (why_not := block_check.problem(case, job.backend, job.arithmetic, job.device)) is not None:
+        return {"problems": [], "not here": why_not}
+    return _record(block_check.check(case, job.arithmetic, job.backend, job.device))
+
+
+def _record(report: Report) -> dict[str, Any]:
     findings = [
         {
             "result": finding.result,
@@ -86,7 +97,8 @@ def main(description: str, start: str, deadline: str) -> int:
     for unit in units[int(start) :]:
         if time.time() > float(deadline):
             break
-        record = _behaviour(job, *unit) if job.arithmetic is None else _operators(job, *unit)
+        run = _behaviour if job.arithmetic is None else _blocks if job.blocks else _operators
+        record = run(job, *unit)
         print(json.dumps(record), file=lines)
         if record["problems"] and not _works(job.device):
             return RESTART

@@ -10,11 +10,13 @@ import typer
 from rich.logging import RichHandler
 
 from .commands import palette
+from .commands.activations import activations
 from .commands.apply import apply
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.info import info
 from .commands.options import errors, print_error
+from .commands.sweep import sweep
 from .commands.train import train
 from .files import UserError
 
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (train, evaluate, apply, info, demo):
+for _command in (train, sweep, evaluate, apply, activations, info, demo):
     app.command()(_command)
 app.add_typer(palette.app, name="palette")
 

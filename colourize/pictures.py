@@ -173,26 +173,27 @@ def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 1
 
     A column is a tensor (N, 3 or 1, H, W), uint8 or unit floats, or a sequence of uint8 arrays (H, W, 3) or
     (H, W). Tiny pictures are enlarged with their pixels kept square, large ones reduced. All columns hold
-    the same number.
+    the same number. A name may have several lines.
     """
-    fitted = [[_fit(_to_image(picture), cell) for picture in column] for column in columns.values()]
+    fitted = [[fit(to_image(picture), cell) for picture in column] for column in columns.values()]
     if len({len(column) for column in fitted}) != 1 or not fitted[0]:
         counts = {name: len(column) for name, column in columns.items()}
         raise ValueError(f"columns must hold the same number of pictures, at least one, got {counts}")
-    gap, font = max(6, cell // 20), _font(min(22, max(12, cell // 10)))
+    gap, font = max(6, cell // 20), label_font(min(22, max(12, cell // 10)))
     widths = [
-        max(round(font.getlength(name)), *(picture.width for picture in column))
+        max(*(round(font.getlength(line)) for line in name.split("\n")), *(picture.width for picture in column))
         for name, column in zip(columns, fitted, strict=True)
     ]
     heights = [max(picture.height for picture in row) for row in zip(*fitted, strict=True)]
-    header = sum(font.getmetrics()) + 2 * gap
+    lines = max(name.count("\n") + 1 for name in columns)
+    header = lines * sum(font.getmetrics()) + 4 * (lines - 1) + 2 * gap
     page = Image.new(
         "RGB", (sum(widths) + gap * (len(widths) + 1), header + sum(heights) + gap * len(heights)), "white"
     )
     draw = ImageDraw.Draw(page)
     left = gap
     for name, column, width in zip(columns, fitted, widths, strict=True):
-        draw.text((left + width / 2, header / 2), name, font=font, fill="#333333", anchor="mm")
+        draw.text((left + width / 2, header / 2), name, font=font, fill="#333333", anchor="mm", align="center")
         top = header
         for picture, height in zip(column, heights, strict=True):
             page.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
@@ -201,7 +202,8 @@ def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 1
     return page
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """For what is written on pictures."""
     from matplotlib import (
         get_data_path,
     )  # its DejaVu Sans has the letters that PIL's own font lacks (×, Greek)
@@ -209,13 +211,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _to_image(picture: Tensor | np.ndarray) -> Image.Image:
+def to_image(picture: Tensor | np.ndarray) -> Image.Image:
+    """One picture of those that `sheet` takes, in RGB."""
     if isinstance(picture, Tensor):
         picture = to_uint8(picture.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()
     return Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
 
 
-def _fit(image: Image.Image, cell: int) -> Image.Image:
+def fit(image: Image.Image, cell: int) -> Image.Image:
     """The longer side becomes `cell`: whole pixels are repeated first, so that each stays an even square."""
     longest = max(image.size)
     repeat = -(-cell // longest)

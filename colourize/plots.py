@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
@@ -17,33 +18,37 @@ from .data import Images
 from .files import atomic_write
 from .tasks import Task
 
-_LABELS = {"accuracy": "accuracy (%)", "psnr": "PSNR (dB)"}
+LABELS = {"accuracy": "accuracy (%)", "psnr": "PSNR (dB)"}
 _BLUE, _ORANGE = "#3b6fb6", "#d9822b"
 
 
 def curves(path: str | os.PathLike[str], metrics: list[dict[str, float]], title: str) -> None:
     """Loss of training and validation, and each further validation score, over the epochs, as PNG."""
     epochs = [row["epoch"] for row in metrics]
-    scores = [name for name in _LABELS if f"validation_{name}" in metrics[0]]
+    scores = [name for name in LABELS if f"validation_{name}" in metrics[0]]
     figure = Figure(figsize=(4.2 * (1 + len(scores)), 3.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, 1 + len(scores), squeeze=False)[0]
     for name, colour in (("train", _BLUE), ("validation", _ORANGE)):
         losses = [row[f"{name}_loss"] for row in metrics]
         axes[0].plot(epochs, losses, color=colour, marker="o", ms=3, label=name)
-    axes[0].set_ylabel("loss")
+    dress(axes[0], "loss")
     axes[0].legend(frameon=False)
     for axis, name in zip(axes[1:], scores, strict=True):
         scale = 100 if name == "accuracy" else 1
         values = [scale * row[f"validation_{name}"] for row in metrics]
         axis.plot(epochs, values, color=_ORANGE, marker="o", ms=3)
-        axis.set_ylabel(f"validation {_LABELS[name]}")
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        dress(axis, f"validation {LABELS[name]}")
     figure.suptitle(title)
     atomic_write(path, lambda file: figure.savefig(file, format="png"))
+
+
+def dress(axis: Axes, label: str) -> None:
+    """Labels an axis of scores over epochs, and leaves away what is not needed."""
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(label)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 @torch.inference_mode()

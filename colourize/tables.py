@@ -28,6 +28,11 @@ def label(metric: str, task: Task) -> str:
     return _NAMES.get(name, name)
 
 
+def written(metric: str, value: float) -> str:
+    """A score as people write it."""
+    return _UNITS[metric].format(value)
+
+
 def training(run: Run) -> Table:
     """What a finished training was and what it came to: the last epoch, and the best by validation loss."""
     settings, last, best = run.settings, run.metrics[-1], run.best_row

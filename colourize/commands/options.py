@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +16,7 @@ import torch
 import typer
 from rich.console import Console
 
-from .. import networks, schedule, tasks
+from .. import networks, precision, schedule, tasks
 from ..data import SOURCES
 from ..files import UserError
 from ..settings import Settings
@@ -55,6 +60,22 @@ Order = Annotated[
     str | None, option("--order", f"of a block's parts: {' | '.join(networks.ORDERS)}", "the network's own")
 ]
 Depth = Annotated[int | None, option("--depth", "residual blocks of enlarger", 8)]
+PaletteFile = Annotated[str | None, option("--palette", "file of a palette; otherwise fitted")]
+Loss = Annotated[str | None, option("--loss", LOSSES)]
+Temperature = Annotated[
+    float | None, option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
+]
+Flips = Annotated[
+    bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
+]
+Epochs = Annotated[
+    int | None,
+    option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
+]
+BatchSize = Annotated[int | None, option("--batch-size", "pictures a step", Settings.batch_size)]
+Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
+Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
+Precision = Annotated[str | None, option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")]
 Seed = Annotated[int | None, option("--seed", "of crops, palette, weights and order", Settings.seed)]
 Device = Annotated[str | None, option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
 Threads = Annotated[
@@ -66,6 +87,47 @@ Weights = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run")]
 
+_TRAINING = {
+    "data": Data,
+    "data_dir": DataDir,
+    "class_name": ClassName,
+    "size": Size,
+    "limit": Limit,
+    "palette": PaletteFile,
+    "colours": Colours,
+    "filters": Filters,
+    "kernel_size": KernelSize,
+    "bottleneck": Bottleneck,
+    "order": Order,
+    "depth": Depth,
+    "loss": Loss,
+    "temperature": Temperature,
+    "flips": Flips,
+    "epochs": Epochs,
+    "batch_size": BatchSize,
+    "lr": Lr,
+    "schedule": Schedule,
+    "precision": Precision,
+    "seed": Seed,
+}
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, whose **settings are an option for every setting of a training but task and network."""
+    signature = inspect.signature(command, eval_str=True)
+    *own, settings = signature.parameters.values()
+    if settings.kind is not inspect.Parameter.VAR_KEYWORD:
+        raise TypeError(f"{command.__name__} takes no **settings")
+    arguments = [parameter for parameter in own if parameter.default is inspect.Parameter.empty]
+    options = [parameter for parameter in own if parameter not in arguments]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in _TRAINING.items()
+    ]
+    options = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in options]
+    command.__signature__ = signature.replace(parameters=[*arguments, *shared, *options])
+    return command
+
 
 def chosen(options: dict[str, Any]) -> dict[str, Any]:
     """Those of a command's options that are settings and were given."""
@@ -74,3 +136,15 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
 
 def print_error(error: UserError) -> None:
     errors.print(f"colourize: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C in the block ends the command with the words that go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join([*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
+        note = f"Interrupted. Finished epochs are kept; go on with: colourize {command}"
+        errors.print(note, markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None

@@ -59,6 +59,7 @@ class Task(ABC):
         self.palette = palette if self.needs_palette else None
         self.loss_name = self.check_loss(loss)
         self.frequencies = frequencies
+        self._weights: dict[torch.device, tuple[Tensor, Tensor]] = {}  # the frequencies they were made of, and they
         if temperature is not None:
             self.temperature = temperature
 
@@ -74,19 +75,23 @@ class Task(ABC):
         """Whether the loss weighs the classes by how rare they are."""
         return self.loss_name == "rebalanced"
 
-    @property
-    def class_weights(self) -> Tensor | None:
+    def class_weights(self, device: torch.device) -> Tensor | None:
         """What each class counts in the loss, (classes,); None if all count the same.
 
-        Zhang et al. 2016, equation 4: 1 / ((1 − λ)·p + λ/M), scaled so that the weights' mean under p is one.
+        Zhang et al. 2016, equation 4: 1 / ((1 − λ)·p + λ/M), scaled so that the weights' mean under p is one. They are
+        made once for a device: a step in a CUDA graph must not fetch them from the CPU.
         """
         if not self.needs_frequencies:
             return None
         if self.frequencies is None:
             raise ValueError(f"loss {self.loss_name} needs the frequencies of the classes")
-        p = self.frequencies.double() / self.frequencies.sum()
-        weights = 1 / ((1 - _UNIFORM) * p + _UNIFORM / len(p))
-        return (weights / (p * weights).sum()).float()
+        frequencies, weights = self._weights.get(device, (None, None))
+        if frequencies is not self.frequencies:
+            p = self.frequencies.double() / self.frequencies.sum()
+            weights = 1 / ((1 - _UNIFORM) * p + _UNIFORM / len(p))
+            weights = (weights / (p * weights).sum()).float().to(device)
+            self._weights[device] = self.frequencies, weights
+        return weights
 
     @property
     def network_settings(self) -> dict[str, int]:

@@ -71,8 +71,8 @@ class _Labelling(Task):
         return target
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        losses, weights = cross_entropy(output, target, reduction="none"), self.class_weights
-        return (losses if weights is None else losses * weights.to(losses)[target]).mean((1, 2))
+        losses, weights = cross_entropy(output, target, reduction="none"), self.class_weights(output.device)
+        return (losses if weights is None else losses * weights[target]).mean((1, 2))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.needs_frequencies:

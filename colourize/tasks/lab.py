@@ -80,8 +80,8 @@ class LabClassification(_LabColouring):
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
         classes, shares = abgrid.soft(target)
         losses = output.logsumexp(1) - (output.gather(1, classes) * shares).sum(1)
-        if (weights := self.class_weights) is not None:
-            losses = losses * weights.to(losses)[classes[:, 0]]
+        if (weights := self.class_weights(output.device)) is not None:
+            losses = losses * weights[classes[:, 0]]
         return losses.mean((1, 2))
 
     def tint(self, output: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ double tiles_used(int64_t height, int64_t width) {
 // A strided grad_input takes the phases of the stride one by one, each with its own taps, or side by side as channels,
 // each with the taps of all. Counted in vectors of 16 channels at every tap.
 bool suits_phases(const Conv2d& conv) {
-  if (conv.stride_h * conv.stride_w > 64 || conv.dilation_h != 1 || conv.dilation_w != 1) return false;
+  if (conv.stride_h > 8 || conv.stride_w > 8 || conv.dilation_h != 1 || conv.dilation_w != 1) return false;
   const auto taps = [](int64_t kernel, int64_t stride, int64_t padding) {  // of all phases: the outputs they reach
     return (stride - 1 + padding) / stride + (kernel - 1 - padding) / stride + 1;
   };
@@ -47,8 +47,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (strided && pass == Pass::grad_input && suits_phases(conv)) return Algorithm::direct_phases;
 
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
-  if (!in_float || strided || (dilated && pass == Pass::grad_weight))
-    return Algorithm::direct;
+  if (!in_float || strided || (dilated && pass == Pass::grad_weight)) return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
   const bool turned = pass == Pass::grad_input;

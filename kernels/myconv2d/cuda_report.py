@@ -3,7 +3,7 @@
 `python -m myconv2d.cuda_report` reads the installed library with cuobjdump (the CUDA toolkit's, or the one in Triton's
 package) and fails if a kernel spills registers. The columns are those of `myconv2d.triton.compile_report`: `moved` is
 what all blocks load and store, halos and filters as often as they are loaded, mostly from the L2 cache; `floor` says
-how many times that is of each tensor once. Counted, not timed: these kernels have not yet run on a GPU.
+how many times that is of each tensor once. Counted, not timed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import torch
 
 from . import operators  # noqa: F401 (loads the library)
 from .native import cuda
+from .sass import INSTRUCTION, MULTIPROCESSOR, loop, occupancy, widths
 from .shapes import Numbers, output_size
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MANGLED = {"fp32": "f", "bf16": "13__nv_bfloat16", "fp16": "6__half"}
-MULTIPROCESSOR = {80: 164 * 1024, 90: 228 * 1024}  # bytes of shared memory; 65536 registers and 64 warps both
 BLOCK_WARPS = 8
-INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)([^;]*)", re.MULTILINE)
 
 
 class Layer(NamedTuple):
@@ -106,35 +105,6 @@ def read(usage: str, sass: str) -> Code:
     )
 
 
-def loop(instructions: list[tuple[str, str, str]]) -> int:
-    """Length of the shortest backward branch around a product."""
-    addresses = [int(address, 16) for address, _, _ in instructions]
-    lengths = []
-    for i, (_, operation, operands) in enumerate(instructions):
-        target = re.search(r"0x([0-9a-f]+)", operands) if operation.startswith("BRA") else None
-        if target and (start := int(target[1], 16)) < addresses[i]:
-            body = [name for address, name, _ in instructions[:i] if int(address, 16) >= start]
-            if any(name.startswith("FFMA") for name in body):
-                lengths.append(len(body) + 1)
-    return min(lengths, default=0)
-
-
-def widths(operations: list[str], name: str) -> str:
-    """Such as "16 B × 8, 4 B × 2"."""
-    sizes = Counter(
-        int(match[1]) // 8 if (match := re.search(r"\.U?(8|16|64|128)\b(?!B)", operation)) else 4
-        for operation in operations
-        if operation.split(".")[0] == name
-    )
-    return ", ".join(f"{size} B × {count}" for size, count in sorted(sizes.items(), reverse=True))
-
-
-def occupancy(arch: int, registers: int, shared: int) -> int:
-    """Per cent of a multiprocessor's 64 warps. A warp's registers come by 256; a block takes 1 KB more than it asks."""
-    by_registers = 65536 // (-(-registers * 32 // 256) * 256) // BLOCK_WARPS
-    return 100 * min(by_registers, MULTIPROCESSOR[arch] // (shared + 1024), 64 // BLOCK_WARPS) * BLOCK_WARPS // 64
-
-
 def kernel_of(algorithm: str, operator: str, layer: Layer) -> str:
     if algorithm == "few channels":
         return "few_grad_weight"
@@ -168,7 +138,7 @@ def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[R
                     found[kernel, name] = read(usage[mangled], sass[mangled])
                 code = found[kernel, name]
                 floor = (elements + (0 if operator == "grad_input" else layer.outputs)) * dtype.itemsize
-                occupied = occupancy(arch, code.registers, shared)
+                occupied = occupancy(arch, code.registers, shared, BLOCK_WARPS)
                 yield Row(kernel, operator, layer, name, blocks, shared, occupied, moved, floor, code)
 
 

@@ -35,6 +35,9 @@ def info() -> dict[str, Any]:
     for device in devices:
         choice = backends.choose(device, torch.float32, backends.wanted)
         facts[f"active on {device}"] = f"{choice.backend} ({choice.reason})"
+        few = backends.choose_for_layer(device, torch.float32, (4, 4, 3, 3), 1, backends.wanted)
+        if few.backend != choice.backend:
+            facts[f"active on {device}, few channels"] = f"{few.backend} ({few.reason})"
     no_blocks = block_operators.unavailable()
     served = "native, float32: 3×3, or up to 6×6 with 4 channels at most"
     facts["fused blocks on cpu"] = f"none ({no_blocks})" if no_blocks else served
@@ -91,5 +94,5 @@ def explain(
 
         images, filters = (part.real if part.is_complex() else part for part in (input, weight))
         images = images if images.dim() == 4 else images[None]
-        lines += triton.explain(images, filters, numbers[:4], allow_tf32())
+        lines += [UNTRIED, *triton.explain(images, filters, numbers[:4], allow_tf32())]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from colourize import files
+from colourize import cli, files
 from colourize.settings import Settings
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -44,6 +44,21 @@ def said(monkeypatch, caplog):
     """A function that returns what was said to the user so far; nothing counts as said before the test."""
     monkeypatch.setattr(files, "_said", set())
     return lambda: caplog.messages
+
+
+@pytest.fixture
+def colourize(capsys, monkeypatch):
+    """Runs a command line; returns its exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(line, *more):
+        arguments = [*line.split(), *map(str, more)]
+        monkeypatch.setattr("sys.argv", ["colourize", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -14,22 +14,7 @@ from colourize.colour import Palette
 from colourize.data import photos
 from colourize.runs import Run
 
-COMMANDS = ("train", "evaluate", "apply", "palette fit", "palette show", "info", "demo")
-
-
-@pytest.fixture
-def colourize(capsys, monkeypatch):
-    """Runs a command line; returns its exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(line, *more):
-        arguments = [*line.split(), *map(str, more)]
-        monkeypatch.setattr("sys.argv", ["colourize", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
+COMMANDS = ("train", "sweep", "evaluate", "apply", "activations", "palette fit", "palette show", "info", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -76,8 +76,11 @@ def test_graph_and_resumption_end_the_same(tiny, tmp_path, graphs):
     assert results(tmp_path / "run") == results(tmp_path / "straight")
 
 
-def test_a_step_never_waits_for_the_device(tiny, tmp_path, graphs):
-    train(tiny.replace(epochs=1), tmp_path / "run")
+@pytest.mark.parametrize(
+    "change", [{}, {"task": "lab-classification", "network": "colour-unet", "loss": "rebalanced"}], ids=str
+)
+def test_a_step_never_waits_for_the_device(tiny, tmp_path, graphs, change):
+    train(tiny.replace(epochs=1, **change), tmp_path / "run")
     names = graphs[0].names
     assert {"aten::_fused_adam_", "aten::native_batch_norm_backward", "aten::convolution"} & names
     assert not names & {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}

@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.block_cases import EPS, KINDS, Case
+from bench.block_check import BOUNDS, error, wide
 from myconv2d import block_operators
 from myconv2d.operators import overload
 
+__all__ = ["BOUND", "CASES", "EPS", "KINDS", "NO_NORM", "ORDER", "OVERLOADS", "POSITIONS", "Case", "composed", "error",
+           "image", "operator", "wide"]  # fmt: skip
 OVERLOADS = ["reference", *(["native"] if block_operators.unavailable() is None else [])]
-# Relative to the largest value. float32: a few times that of Winograd's F(4×4, 3×3).
-BOUND = {torch.float64: 1e-11, torch.float32: 2e-5}
-EPS = 1e-3
+BOUND = {torch.float64: 1e-11, torch.float32: BOUNDS["fp32"]}  # relative to the largest value
 NO_NORM = None, None, None, None, 0.0  # of block_inference
 
 
-class Case(NamedTuple):
-    """One or two feeds of `channels`, each plain, "affine", "upsample" or "both"; the image is `size` after that."""
-
-    feeds: tuple[str, ...]
-    channels: tuple[int, ...]
-    out_channels: int = 5
-    size: tuple[int, int] = (6, 8)
-    kernel: tuple[int, int] = (3, 3)
-    padding: tuple[int, int] = (1, 1)
-    bias: bool = True
-    norm: bool = True
-    pool: bool = False
-    batch: int = 2
-
-    def __str__(self) -> str:
-        flags = [name for name in ("bias", "norm", "pool") if getattr(self, name)]
-        size = "{}x{}".format(*self.size)
-        kernel = "{}x{}p{}{}".format(*self.kernel, *self.padding)
-        return "-".join([*self.feeds, *map(str, self.channels), str(self.out_channels), size, kernel, *flags])
-
-    def arguments(self, dtype: torch.dtype) -> tuple:
-        """Of the operator `block`; gammas of both signs, one of them zero."""
-
-        def vector(count):
-            return torch.randn(count).to(dtype)
-
-        def feed(kind, channels):
-            upsample = kind in ("upsample", "both")
-            pixels = [s // 2 if upsample else s for s in self.size]
-            tensor = torch.randn(self.batch, channels, *pixels).to(dtype)
-            affine = (vector(channels), vector(channels)) if kind in ("affine", "both") else (None, None)
-            return tensor, *affine, upsample
-
-        feeds = [feed(*pair) for pair in zip(self.feeds, self.channels, strict=True)]
-        if len(feeds) == 1:
-            feeds.append((None, None, None, False))
-        weight = torch.randn(self.out_channels, sum(self.channels), *self.kernel).to(dtype)
-        gamma, beta = (vector(self.out_channels), vector(self.out_channels)) if self.norm else (None, None)
-        if self.norm:
-            gamma[0] = 0
-        bias = vector(self.out_channels) if self.bias else None
-        return *feeds[0], *feeds[1], weight, bias, list(self.padding), gamma, beta, EPS, self.pool
-
-
-KINDS = ("plain", "affine", "upsample", "both")
 CASES = [
     *(Case((a,), (3,), norm=norm, pool=pool)
       for a in KINDS for norm, pool in ((False, False), (True, False), (True, True))),
@@ -101,19 +56,6 @@ def operator(name: str, suffix: str):
         return call(*args)
 
     return checked
-
-
-def wide(args):
-    """The same numbers in float64."""
-    return tuple(a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
-
-
-def error(ours: Tensor, truth: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    assert ours.shape == truth.shape
-    if truth.numel() == 0:
-        return 0.0
-    return ((ours.double() - truth.double()).abs().max() / truth.abs().max().clamp(min=1e-3)).item()
 
 
 def image(tensor: Tensor, scale: Tensor | None, shift: Tensor | None, upsample: bool) -> Tensor:

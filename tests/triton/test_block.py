@@ -21,36 +21,19 @@ if not INTERPRETED and not torch.cuda.is_available():
 
 sys.path.append(str(Path(__file__).parents[1] / "conv"))
 
-from block_cases import BOUND as WIDE_BOUND  # noqa: E402
-from block_cases import EPS, NO_NORM, ORDER, Case, error, wide  # noqa: E402
+from block_cases import EPS, NO_NORM  # noqa: E402
 from block_modules import Net, Plain, PlainNet, close, same_state  # noqa: E402
 
+from bench import block_check  # noqa: E402
+from bench.block_cases import CASES, Case  # noqa: E402
+from bench.block_check import BOUNDS, error, wide  # noqa: E402
+from bench.precision import PRECISIONS  # noqa: E402
 from myconv2d import ConvBlock, block_operators, block_reference, explain_block, use_backend  # noqa: E402
 from myconv2d.operators import overload  # noqa: E402
 from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, block_statistics, unsupported  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
-# Relative to the largest value: what every backend's blocks are held to; in 16 bits, four roundings.
-BOUND = {torch.float32: WIDE_BOUND[torch.float32],
-         **{dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.float16, torch.bfloat16)}}  # fmt: skip
-
-KINDS = ("plain", "affine", "upsample", "both")
-CASES = [
-    *(Case((kind,), (3,), norm=norm, pool=pool)
-      for kind in KINDS for norm, pool in ((False, False), (True, False), (True, True))),
-    *(Case((KINDS[i % 4], KINDS[(i + 1 + i // 4) % 4]), (3, 2), bias=i % 2 == 0, pool=i % 3 == 0) for i in range(8)),
-    Case(("affine",), (4,), size=(7, 9), pool=True),  # the last row and column are not pooled
-    Case(("plain",), (4,), size=(5, 6), padding=(0, 0), pool=True),
-    Case(("plain",), (1,), 1, size=(9, 8), kernel=(5, 5), padding=(2, 2), pool=True),
-    Case(("affine",), (2,), kernel=(2, 4), padding=(1, 2)),
-    Case(("upsample",), (2,), kernel=(4, 1), padding=(0, 3), pool=True),
-    Case(("affine",), (32,), 16, size=(4, 6), kernel=(1, 1), padding=(0, 0)),  # no halo
-    Case(("both", "plain"), (24, 1), 3, size=(6, 4), norm=False),
-    Case(("affine", "both"), (16, 24), 24, size=(4, 4), pool=True, batch=1),
-    Case(("affine",), (5,), 40, size=(4, 4), batch=3),  # two blocks of outputs
-    Case(("both",), (20,), 3, size=(18, 4), pool=True, batch=1),  # tall: several tiles, one of them in part
-    Case(("affine",), (8,), 8, size=(1, 1), batch=5),
-]  # fmt: skip
+BOUND = {torch.float32: BOUNDS["fp32"], torch.float16: BOUNDS["fp16"], torch.bfloat16: BOUNDS["bf16"]}
 
 
 @pytest.fixture(autouse=True)
@@ -71,64 +54,24 @@ def run(name: str, *args):
     return [r.cpu() for r in results] if isinstance(results, (list, tuple)) else results.cpu()
 
 
-def arguments(case: Case, dtype: torch.dtype) -> tuple:
-    """Of the operator `block`: images and weight in `dtype`, vectors in float32."""
-    args = case.arguments(torch.float32)
-    return tuple(a.to(dtype) if isinstance(a, Tensor) and a.dim() == 4 else a for a in args)
-
-
 def check(actual: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
     assert actual.is_contiguous(memory_format=torch.channels_last) or actual.dim() != 4 or "weight" in name
     assert error(actual, expected) < bound, name
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype"),
-    [*((case, torch.float32) for case in CASES),
-     *((case, dtype) for case in CASES[-7:] for dtype in (torch.float16, torch.bfloat16))], ids=str
-)  # fmt: skip
-def test_forward_and_backward(case: Case, dtype: torch.dtype) -> None:
-    """`block` against the reference, then `block_backward`, given the same y and index."""
-    args, bound = arguments(case, usable(dtype)), BOUND[dtype]
-    raw, full, index, *vectors = run("block", *args)
-    truth = block_reference.block(*wide(args))
-    y = full if case.pool else raw
-    check(y, truth[1] if case.pool else truth[0], bound, "y")
-    assert y.dtype == dtype
-    if case.pool:  # which of nearly equal values is the largest is a matter of rounding: of the same y, exactly
-        assert full.dtype == dtype and index.dtype == torch.uint8
-        expected, where = block_reference._pool(full, args[11])
-        assert torch.equal(raw, expected) and torch.equal(index, where)
-    if case.norm:
-        mean, var = y.double().mean((0, 2, 3)), y.double().var((0, 2, 3), correction=0)
-        scale = args[11] * (var + EPS).rsqrt()
-        expected = scale, args[12] - mean * scale, mean, var
-        for name, ours, exact in zip(("scale", "shift", "mean", "var"), vectors, expected, strict=True):
-            assert ours.dtype == torch.float32
-            check(ours, exact, 1e-6, name)
-
-    scale, shift, mean, var = vectors if case.norm else [None] * 4
-    grads = torch.randn_like(raw), *((torch.randn_like(s) for s in (scale, shift)) if case.norm else (None, None))
-    weight, bias, padding, gamma, _, eps, pool = args[8:]
-    given = (*grads, *args[:8], weight, padding, gamma, mean, var, eps, y, index, pool, bias is not None, [True] * 3)
-    ours, exact = run("block_backward", *given), block_reference.block_backward(*wide(given))
-    for name, one, other in zip(ORDER, ours, exact, strict=True):
-        check(one, other, bound, name)
-    for wanted in ([True, False, False], [False, False, True]):
-        some = run("block_backward", *given[:-1], wanted)
-        for i, (one, other) in enumerate(zip(some, ours, strict=True)):
-            assert torch.equal(one, other) if wanted[0 if i < 3 else 1 if i < 6 else 2] else one.numel() == 0
-
-
-@pytest.mark.parametrize("dtype", BOUND, ids=str)
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("case", CASES[0:3] + CASES[6:9] + [CASES[14], *CASES[-6:-2]], ids=str)
-def test_inference(case: Case, relu: bool, dtype: torch.dtype) -> None:
-    args = arguments(case, usable(dtype))
-    mean, var = torch.randn(case.out_channels), torch.rand(case.out_channels) + 0.1
-    norm = (*args[11:13], mean, var, EPS) if case.norm else NO_NORM
-    given = args[0], args[3], args[4], *args[7:11], *norm, relu, case.pool
-    check(run("block_inference", *given), block_reference.block_inference(*wide(given)), BOUND[dtype])
+    ("case", "arithmetic"),
+    [*((case, "fp32") for case in CASES), *((case, name) for case in CASES[-7:] for name in ("tf32", "fp16", "bf16"))],
+    ids=str,
+)
+def test_operators(case: Case, arithmetic: str) -> None:
+    """All five against the reference in float64."""
+    usable(PRECISIONS[arithmetic].dtype)
+    if INTERPRETED and arithmetic == "tf32":
+        pytest.skip("the interpreter multiplies fp32 as it is")
+    report = block_check.check(case, arithmetic, "triton", DEVICE, repeats=1 if INTERPRETED else 2)
+    assert report.passed, report
+    assert {finding.operator for finding in report.findings} >= {"block", "block_backward", "block_inference"}
 
 
 @pytest.mark.parametrize("dtype", BOUND, ids=str)
@@ -176,7 +119,7 @@ def test_statistics_of_a_large_mean() -> None:
 
 def test_more_tiles_than_the_last_kernels_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_statistics, "at_once", lambda tiles: 2)
-    test_forward_and_backward(Case(("affine",), (3,), 4, size=(17, 8)), torch.float32)
+    test_operators(Case(("affine",), (3,), 4, size=(17, 8)), "fp32")
 
 
 @pytest.mark.parametrize("pool", [False, True])

@@ -15,73 +15,93 @@ if INTERPRETED:
 
 from myconv2d import block_operators, triton
 from myconv2d.operators import overload
-from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, block_report
-from myconv2d.triton.block_report import UNET, BlockLayer, Row, report
-from myconv2d.triton.compile_report import intercepted
+from myconv2d.triton import block_forward, block_grad_input, block_grad_weight
+from myconv2d.triton.block_cases import OPERATORS, UNET, BlockLayer, case
+from myconv2d.triton.compile_report import Row, report
+from myconv2d.triton.launch import intercept, set_in
+from myconv2d.triton.traffic import MOVED, traffic
 
-CONVOLUTIONS = ("block_forward", "block_grad_input", "block_grad_weight")
 FULL = BlockLayer((64,), 64, 8)
 
 
-def rows(layer: BlockLayer, *passes: str, arithmetic: str) -> list[Row]:
-    found = list(report([layer], passes, [arithmetic]))
-    assert [row.spills for row in found] == [0] * len(found), [row for row in found if row.spills]
-    return found
+def rows(layer: BlockLayer, *operators: str, arithmetic: str) -> list[Row]:
+    """Those of the kernels with products; nothing that is compiled gives a complaint."""
+    found = list(report(case(layer, operator, arithmetic) for operator in operators))
+    assert [row.complaint for row in found] == [None] * len(found)
+    return [row for row in found if row.kernel in MOVED]
 
 
-def of(found: list[Row], *kernels: str) -> list[Row]:
-    return [row for row in found if row.kernel.partition(": ")[2] in kernels]
+def launches(layer: BlockLayer, *operators: str) -> list[tuple]:
+    seen: list[tuple] = []
+    with set_in(intercept, lambda *launch: seen.append(launch)):
+        for operator in operators:
+            case(layer, operator, "bf16").run()
+    return seen
 
 
 @pytest.mark.parametrize(
     ("layer", "arithmetic"),
-    [(FULL, "tf32"), (FULL, "bf16"), (FULL, "fp16"), (UNET[1], "tf32"), (UNET[1], "bf16")], ids=str
+    [(FULL, "tf32"), (FULL, "fp16"), (UNET[1], "bf16")], ids=str
 )  # fmt: skip
 def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
     """Both operands are computed as they are loaded, and still come by 16-byte copies while wgmma works."""
-    found = of(rows(layer, "forward", "backward", "inference", arithmetic=arithmetic), *CONVOLUTIONS)
-    assert [row.matrix for row in found] == ["wgmma"] * 4
+    found = rows(layer, "block", "block_backward", "block_inference", arithmetic=arithmetic)
+    assert [row.code.matrix for row in found] == ["wgmma"] * 4
     for row in found:
-        assert row.asynchronous.startswith("16 B") and "," not in row.asynchronous, row
+        assert row.code.asynchronous.startswith("16 B") and "," not in row.code.asynchronous, row
 
 
 @pytest.mark.parametrize(
     ("layer", "arithmetic"),
-    [(UNET[0], "tf32"), (UNET[0], "bf16"), (UNET[4], "bf16"), (UNET[5], "tf32"), (UNET[6], "bf16")], ids=str
+    [(UNET[0], "tf32"), (UNET[4], "bf16"), (UNET[5], "tf32"), (UNET[6], "bf16")], ids=str
 )  # fmt: skip
 def test_other_blocks_use_tensor_cores_and_spill_nothing(layer: BlockLayer, arithmetic: str) -> None:
-    found = of(rows(layer, "forward", "backward", arithmetic=arithmetic), *CONVOLUTIONS)
-    assert {row.matrix for row in found} <= {"wgmma", "mma"}
+    found = rows(layer, "block", "block_backward", arithmetic=arithmetic)
+    assert {row.code.matrix for row in found} <= {"wgmma", "mma"}
 
 
 def test_strict_fp32_spills_nothing() -> None:
-    found = of(rows(UNET[3], "forward", "backward", arithmetic="fp32"), *CONVOLUTIONS)
-    assert {row.matrix for row in found} == {"fma"}
+    found = rows(UNET[3], "block", "block_backward", arithmetic="fp32")
+    assert {row.code.matrix for row in found} == {"fma"}
 
 
 def test_elementwise_kernels_spill_nothing() -> None:
-    assert len(rows(FULL, "activate", arithmetic="bf16")) == 3
+    assert rows(FULL, "activate", "activate_backward", arithmetic="bf16") == []
 
 
 def test_launches() -> None:
     """As block.py says: of a block with two feeds, forward 2, backward 8, inference 1."""
-    names: list[str] = []
-    with intercepted(lambda kernel, *args, **options: names.append(kernel.__name__)):
-        for name in ("forward", "backward", "inference"):
-            block_report._run(UNET[3], name, torch.bfloat16, False)
-    assert names == [
+    assert [kernel.__name__ for kernel, *_ in launches(UNET[3], *OPERATORS)] == [
         *("block_forward", "norm_finish"),
         *("norm_backward", "block_grad_input", "sum_tiles", "block_grad_input", "sum_tiles"),
         *("block_grad_weight", "block_grad_weight", "block_weight_reduce"),
-        "block_forward",
+        *("block_forward", "activate_kernel", "activate_backward_kernel", "sum_tiles"),
     ]
+
+
+def test_traffic() -> None:
+    """Of 64 channels at 8×8 and a batch of 100, in which a program has one image."""
+    image = weight_of_a_tap = 64 * 64 * 2  # bytes
+    (forward, _), (_, to_input, _, to_weight, _) = launches(FULL, "block"), launches(FULL, "block_backward")
+    moved, floor = traffic(*forward)
+    statistics = (3 * 64 + 1) * 100 * 4
+    assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image + statistics
+    assert floor == 100 * image + 9 * weight_of_a_tap + 100 * image + 4 * 64 * 4  # scale, shift, bias, gamma
+    moved, _ = traffic(*to_input)  # of y's gradient two images are read, of the feed one more, for the ReLU
+    assert moved == 100 * (9 * (2 * image + weight_of_a_tap) + image) + 100 * image + 2 * 64 * 100 * 4
+    kernel, programs, arguments, options = to_weight
+    moved, _ = traffic(*to_weight)  # one tap a program
+    splits = programs // 9
+    partial = splits * 64 * 9 * 64 * 4
+    per_split = dict(zip(kernel.arg_names, arguments, strict=False))["tiles_per_split"]
+    assert moved == programs * per_split * 3 * image + partial
 
 
 def test_64_bit_offsets_spill_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (block_forward, block_grad_input, block_grad_weight):
         monkeypatch.setattr(module, "needs_64_bit", lambda *tensors: True)
-    found = of(rows(FULL, "forward", "backward", arithmetic="bf16"), *CONVOLUTIONS)
-    assert [row.matrix for row in found] == ["wgmma"] * 3
+    found = rows(FULL, "block", "block_backward", arithmetic="bf16")
+    assert [row.code.matrix for row in found] == ["wgmma"] * 3
 
 
 def test_choice_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from myconv2d.triton.interpreter import INTERPRETED
 if INTERPRETED:
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
 
+from myconv2d.sass import occupancy
 from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo, plans
 from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
 from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
-from myconv2d.triton.machine_code import SM_80, SM_90, compile_for, occupancy
+from myconv2d.triton.machine_code import SM_80, SM_90, compile_for
+from myconv2d.triton.traffic import traffic
 from myconv2d.triton.tuning import decisions
 
 MIDDLE = Layer(64, 64, 8)
@@ -123,7 +125,7 @@ def test_the_report_has_a_case_for_every_shipped_plan() -> None:
 
 def test_traffic() -> None:
     ((kernel, programs, arguments, options),) = launches(convolution(MIDDLE, "forward", "bf16"))
-    moved, floor = compile_report.traffic(kernel, programs, arguments, options)
+    moved, floor = traffic(kernel, programs, arguments, options)
     image = weight_of_a_tap = 64 * 64 * 2  # bytes: 8×8 pixels of 64 channels, and 64 outputs of 64 channels
     assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image
     assert floor == 100 * image + 9 * weight_of_a_tap + 64 * 2 + 100 * image

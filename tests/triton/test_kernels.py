@@ -6,6 +6,7 @@ Tolerances are bounds, not experience: |error| ≤ terms · 2ε · Σ|a·b| + ha
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import NamedTuple
 
@@ -123,8 +124,15 @@ def by_name(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def on_both(cases: list[Case], *others: list) -> list[tuple]:
+    """Cases × both layouts × `others`: all of them on a GPU, every second one in the interpreter, which is slow."""
+    every = itertools.product(enumerate(cases), enumerate(("contiguous", "channels_last")), *map(enumerate, others))
+    chosen = (values for values in every if not INTERPRETED or sum(i for i, _ in values) % 2 == 0)
+    return [pytest.param(*(v for _, v in values), id=f"{values[0][1].name}-" + "-".join(str(v) for _, v in values[1:]))
+            for values in chosen]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "layout"), on_both(CASES))
 def test_cases(case: Case, layout: str) -> None:
     Problem(case, torch.float32, LAYOUTS[layout]).check()
 
@@ -139,9 +147,9 @@ def test_types(name: str, dtype: torch.dtype) -> None:
     Problem(by_name(name), dtype, LAYOUTS["channels_last"]).check()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("case", HALO_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "layout", "dtype"), on_both(HALO_CASES, [torch.float32, torch.float16, torch.bfloat16])
+)
 def test_halo(case: Case, layout: str, dtype: torch.dtype) -> None:
     if (why := kernels.unsupported(DEVICE, dtype)) is not None:
         pytest.skip(why)
@@ -176,7 +184,6 @@ def test_results_have_the_memory_format_of_the_operands(channels_last: bool) -> 
 
 def test_64_bit_offsets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     for problem in (
-        Problem(by_name("odd"), torch.float32),
         Problem(by_name("stride, dilation, groups"), torch.float32),
         Problem(HALO_CASES[0], torch.float16, LAYOUTS["channels_last"]),
     ):

@@ -1,7 +1,5 @@
 """The operators of the fused block as Triton kernels; block_reference.py says what they compute.
 
-Not yet run on a GPU: proved in Triton's interpreter against the reference, and compiled ahead of time for sm_90.
-
 Launches: `block` 1 (2 with batch norm), `block_inference` 1, `block_backward` 1 for the batch norm, 1 for each feed
 that wants gradients and 1 for its scale and shift, 1 for each feed's part of the weight and 1 to reduce these. Images
 are read and written in channels_last, and so are weights: what comes in another layout is copied first, and grad_input

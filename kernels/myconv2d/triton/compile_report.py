@@ -1,54 +1,32 @@
-"""Compile every kernel of every shipped plan for sm_90 on a machine that needs no GPU, and print what the code holds.
+"""Compile every Triton kernel, of convolutions and of fused blocks, for sm_90, and print what the machine code holds.
 
-`python -m myconv2d.triton.compile_report` fails if a kernel spills registers, if a tensor-core case has no wgmma, or if
-a shipped plan serves none of the cases. The operators run on meta tensors with the launch intercepted, so what is
-compiled is exactly what a call would launch.
+`python -m myconv2d.triton.compile_report` needs no GPU. It fails if a kernel spills registers, if a tensor-core case
+uses none of the instructions that it should (convolutions: wgmma), or if a shipped plan serves none of the cases. The
+operators run on meta tensors with the launch intercepted, so what is compiled is exactly what a call would launch.
 
-Other operators' cases are listed by a function in SOURCES; their kernels in MOVED, or in WITHOUT_PRODUCTS.
+The cases come from the functions in SOURCES; what their kernels move is counted in traffic.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import itertools
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import torch
 from triton.backends.compiler import GPUTarget
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from . import plans
+from .block_cases import blocks
 from .compile_cases import ARITHMETIC, Case, convolutions
 from .interpreter import INTERPRETED
-from .launch import Gpu, assumed, ceil_div, intercept, set_in
+from .launch import Gpu, assumed, intercept, set_in
 from .machine_code import SM_80, SM_90, Code, compile_for, read
+from .traffic import WITHOUT_PRODUCTS, traffic
 from .tuning import Decision, decisions
 
-SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions]
-WITHOUT_PRODUCTS = {"grad_weight_reduce"}
-WORKSPACES = {"partial"}
-RESULTS = {"result", "partial"}
-# What a kernel's program loads, in elements of its operands' type, from its arguments by name.
-MOVED: dict[str, Callable[[dict], int]] = {
-    "halo_gemm": lambda a: (
-        a["R"] * a["S"] * ceil_div(a["C"], a["BLOCK_C"]) * a["BLOCK_C"] * (_box(a) + a["BLOCK_N"])
-    ),
-    "gather_gemm": lambda a: (
-        math.prod((1, ceil_div(a["R"] * a["S"] * a["C"], a["BLOCK_C"])) if a["FLAT"] else
-                  (a["R"] * a["S"], ceil_div(a["C"], a["BLOCK_C"])))
-        * a["BLOCK_C"] * (a["BLOCK_M"] + a["BLOCK_N"])
-    ),
-    "grad_weight_halo_split": lambda a: a["boxes_per_split"] * _box(a) * (a["BLOCK_K"] + a["BLOCK_C"]),
-    "grad_weight_split": lambda a: a["boxes_per_split"] * _box(a) * (a["BLOCK_K"] + a["BLOCK_J"]),
-}  # fmt: skip
-
-
-def _box(arguments: dict) -> int:
-    return math.prod(arguments[f"BOX_{axis}"] for axis in "NPQ")
+SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions, blocks]
 
 
 class Row(NamedTuple):
@@ -90,26 +68,6 @@ def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
             yield Row(kernel.__name__, case, keys, programs, moved, floor, code)
 
 
-def traffic(kernel, programs: int, arguments: tuple, options: dict) -> tuple[int | None, int]:
-    """Bytes that the programs move, tile by tile, and bytes of the tensors, each once."""
-    names = inspect.signature(kernel.fn).parameters
-    bound = {**dict(zip(names, arguments, strict=False)), **options}
-    tensors = {
-        name: value.base if isinstance(value, TensorDescriptor) else value
-        for name, value in bound.items()
-        if isinstance(value, torch.Tensor | TensorDescriptor)
-    }
-    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-    floor = sum(size for name, size in sizes.items() if name not in WORKSPACES)
-    if kernel.__name__ in WITHOUT_PRODUCTS:
-        return sum(sizes.values()), floor
-    if (loaded := MOVED.get(kernel.__name__)) is None:
-        return None, floor
-    first = next(iter(tensors.values()))
-    written = sum(size for name, size in sizes.items() if name in RESULTS)
-    return programs * loaded(bound) * first.element_size() + written, floor
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
@@ -123,7 +81,7 @@ def main() -> int:
     if INTERPRETED:
         parser.error("TRITON_INTERPRET=1 is set: kernels are interpreted, not compiled")
     columns = (
-        "{:24} {:12} {:12} {:5} {:13} {:>5} {:>5} {:>6} {:>7} {:>4} {:6} {:>4} {:>9} {:>5}  {:18} {:18} {}"
+        "{:24} {:17} {:14} {:5} {:13} {:>6} {:>5} {:>6} {:>7} {:>4} {:6} {:>4} {:>9} {:>5}  {:18} {:18} {}"
     )
     print(columns.format("kernel", "operator", "case", "", "layout", "progs", "regs", "spills", "shared", "occ%",
                          "matrix", "loop", "moved KB", "floor", "asynchronous", "loads", "plan"))  # fmt: skip
@@ -137,10 +95,10 @@ def main() -> int:
     ]
     for row in report(cases, SM_90 if options.arch == 90 else SM_80):
         case, code = row.case, row.code
-        moved = ("–", "–") if row.moved is None else (row.moved // 1000, f"×{row.moved / row.floor:.1f}")
+        moved = ("–", "–") if row.moved is None else (row.moved // 1000, f"×{row.moved / row.floor:.3g}")
         print(columns.format(row.kernel, case.operator, case.task, case.arithmetic, case.layout, row.programs,
                              code.registers, code.spills, code.shared, code.occupancy, code.matrix, code.loop or "–",
-                             *moved, code.asynchronous, code.loads, row.plan), flush=True)  # fmt: skip
+                             *moved, code.asynchronous, code.loads, row.plan or "–"), flush=True)  # fmt: skip
         unused -= set(row.plan.split(", "))
         if row.complaint and (options.arch == 90 or code.spills):
             print(f"  ^ {row.complaint}")
@@ -149,7 +107,7 @@ def main() -> int:
         unused.clear()
     for key in sorted(unused):
         print(f"no case above is served by the shipped plan {key!r}")
-    fine = "nothing spills" + ("; every tensor-core case has wgmma" if options.arch == 90 else "")
+    fine = "nothing spills" + ("; every tensor-core case has its instructions" if options.arch == 90 else "")
     print(f"{complaints} complaints" if complaints else fine)
     return 1 if complaints or unused else 0
 
