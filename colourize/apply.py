@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import pictures
 from .colour import to_uint8, to_unit
 from .files import UserError
+from .pictures import Picture
 from .tasks import Task, tinted
 
 TILE = 512  # pixels of output along a side, before the overlap
@@ -77,14 +78,22 @@ def apply_to_file(
     target = Path(folder) / f"{Path(source).stem}-{task.result}.png"
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already: choose another --out, or --overwrite")
-    rgb, alpha = pictures.read(source, max_pixels=pictures.MAX_PIXELS // task.enlarges**2)
+    picture = pictures.read(source, max_pixels=pictures.MAX_PIXELS // task.enlarges**2)
+    pictures.write(target, *apply_to_picture(network, task, picture, reduce=reduce, raw=raw))
+    return target
+
+
+def apply_to_picture(
+    network: nn.Module, task: Task, picture: Picture, *, reduce: int | None = None, raw: bool = False
+) -> Picture:
+    """Renders a picture; transparency is kept. `reduce` is chosen by the picture's size, unless given."""
+    rgb, alpha = picture
     if reduce is None:
         reduce = colour_reduction(rgb) if task.keeps_grey and not raw else 1
     made = render(network, task, rgb, reduce=reduce, raw=raw)
     if alpha is not None:
         alpha = alpha.repeat(task.enlarges, axis=0).repeat(task.enlarges, axis=1)
-    pictures.write(target, made, alpha)
-    return target
+    return Picture(made, alpha)
 
 
 @torch.inference_mode()

@@ -14,8 +14,11 @@ from .commands.activations import activations
 from .commands.apply import apply
 from .commands.demo import demo
 from .commands.evaluate import evaluate
+from .commands.export import export
 from .commands.info import info
 from .commands.options import errors, print_error
+from .commands.report import report
+from .commands.serve import serve
 from .commands.sweep import sweep
 from .commands.train import train
 from .files import UserError
@@ -27,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (train, sweep, evaluate, apply, activations, info, demo):
+for _command in (train, sweep, evaluate, apply, activations, report, export, serve, info, demo):
     app.command()(_command)
 app.add_typer(palette.app, name="palette")
 

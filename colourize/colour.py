@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,8 @@ class Palette:
             if path.suffix == ".json":
                 centres = json.loads(content)["colours"]
             elif path.suffix == ".npz":
-                centres = np.load(io.BytesIO(content), allow_pickle=False)["centres"]
+                with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open("centres.npy") as file:
+                    centres = pickles.load_npy(file, str(path))
             else:
                 centres = pickles.load_npy(io.BytesIO(content), str(path))
                 if centres.dtype == object:

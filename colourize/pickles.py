@@ -6,6 +6,7 @@ unpickler runs whatever it names. This one can name four things, all of them par
 
 from __future__ import annotations
 
+import math
 import pickle
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ try:  # numpy 2 moved it
 except ImportError:
     from numpy.core import multiarray
 
+MOST = 1 << 20
 _PARTS = {
     ("multiarray", "_reconstruct"): multiarray._reconstruct,
     ("multiarray", "scalar"): multiarray.scalar,
@@ -48,11 +50,16 @@ def load(file: BinaryIO, name: str) -> Any:
 
 
 def load_npy(file: BinaryIO, name: str) -> np.ndarray:
-    """The array of an .npy file; an array of objects goes through `load`. Raises UserError, with `name`."""
+    """The array of an .npy file, of at most MOST numbers; an array of objects goes through `load`.
+
+    Raises UserError, with `name`. A packed file may claim far more than it holds: its size is looked at first.
+    """
     try:
         version = npy.read_magic(file)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        _, _, dtype = header(file)
+        shape, _, dtype = header(file)
+        if math.prod(shape) > MOST:
+            raise ValueError(f"{' × '.join(map(str, shape))} numbers are more than {MOST}")
         if not dtype.hasobject:
             file.seek(0)
             return npy.read_array(file, allow_pickle=False)

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
@@ -33,11 +33,21 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
     Raises UserError, with the file's name, for a file that is missing, empty, not a picture, damaged, or
     over `max_pixels` pixels.
     """
-    path = Path(path)
+    return _read(Path(path), Path(path), max_pixels)
+
+
+def decode(content: bytes, name: str, *, max_pixels: int, formats: Sequence[str]) -> Picture:
+    """The same from bytes that anybody may have sent: in no other than these formats of PIL. `name` is for messages."""
+    if not content:
+        raise UserError(f"cannot read {name}: the file is empty")
+    return _read(io.BytesIO(content), Path(name), max_pixels, formats)
+
+
+def _read(source: Path | BinaryIO, path: Path, max_pixels: int, formats: Sequence[str] | None = None) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large pictures and odd metadata; what matters is raised
-            with Image.open(path) as image:
+            with Image.open(source, formats=formats) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UserError(f"cannot read {path}: {width} × {height} is over {max_pixels} pixels")
@@ -45,7 +55,7 @@ def read(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Pictu
     except UserError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise UserError(f"cannot read {path}: {_reason(path, error)}") from error
+        raise UserError(f"cannot read {path}: {_reason(source, error)}") from error
 
 
 def files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -72,10 +82,10 @@ def below(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(source: Path | BinaryIO, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if path.stat().st_size == 0:
+    if isinstance(source, Path) and source.stat().st_size == 0:
         return "the file is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture in any known format"
@@ -142,13 +152,18 @@ def write(path: str | os.PathLike[str], array: np.ndarray, alpha: np.ndarray | N
     """
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"array must be uint8 (H, W, 3) or (H, W), got {array.dtype} {array.shape}")
+    save(path, with_alpha(array, alpha))
+
+
+def with_alpha(array: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
+    """(H, W, 3) or grey (H, W) uint8 as a PIL image, with transparency (H, W) where there is any."""
     image = Image.fromarray(array)
     if alpha is not None:
         if alpha.dtype != np.uint8 or alpha.shape != array.shape[:2]:
             raise ValueError(f"alpha must be uint8 {array.shape[:2]}, got {alpha.dtype} {alpha.shape}")
         image = image.convert("RGB")
         image.putalpha(Image.fromarray(alpha))
-    save(path, image)
+    return image
 
 
 def save(path: str | os.PathLike[str], image: Image.Image) -> None:

@@ -17,7 +17,7 @@ class Preset(NamedTuple):
     settings: dict[str, Any]
 
 
-_COLOUR = {"network": "colour-unet", "flips": True, "batch_size": 50}
+_COLOUR = {"network": "colour-unet", "flips": True, "batch_size": 50, "weight_decay": 0.1, "epochs": 14}
 PRESETS = {
     "handout-regression": Preset(
         "the handout's RegressionCNN as it was trained there",
@@ -36,12 +36,12 @@ PRESETS = {
         {"task": "superres", "network": "unet", "schedule": "constant"},
     ),
     "best-colour": Preset(
-        "the most right colours out of a palette", {"task": "classification", "epochs": 30, **_COLOUR}
+        "the most right colours out of a palette", {"task": "classification", **_COLOUR}
     ),
-    "best-mean": Preset("the least error of R, G and B", {"task": "regression", "epochs": 30, **_COLOUR}),
+    "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR}),
     "vivid-colour": Preset(
         "colours as vivid as the pictures' own, rare ones included",
-        {"task": "lab-classification", "loss": "rebalanced", "epochs": 20, **_COLOUR},
+        {"task": "lab-classification", "loss": "rebalanced", **_COLOUR},
     ),
     "best-superres": Preset(
         "twice as large; best with --data crops:FOLDER",

@@ -46,6 +46,7 @@ class Settings:
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "one-cycle"
     precision: str | None = None  # the device's own
     seed: int = 0
@@ -64,6 +65,8 @@ class Settings:
             raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"lr must be a positive number, not {self.lr}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay must be a number from 0 up, not {self.weight_decay}")
         if self.schedule not in schedule.NAMES:
             raise UserError(f"schedule must be one of {', '.join(schedule.NAMES)}, not {self.schedule!r}")
         if self.precision not in (None, *precision.NAMES):
@@ -108,5 +111,5 @@ class Settings:
             return cls(**values)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-        except (UserError, ValueError, TypeError) as error:
+        except (UserError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} does not hold the settings of a run: {error}") from error

@@ -22,11 +22,17 @@ from .tasks import Task
 WARM_UPS = 3  # plans, workspaces and compiled kernels come into being before the capture
 
 
-def adam(parameters: Iterable[nn.Parameter], lr: float, device: torch.device) -> torch.optim.Adam:
-    """Adam for `parameters`; on a GPU its learning rate is there too, so that a captured step reads it anew."""
+def adam(
+    parameters: Iterable[nn.Parameter], lr: float, device: torch.device, weight_decay: float = 0.0
+) -> torch.optim.Adam:
+    """Adam for `parameters`; on a GPU its learning rate is there too, so that a captured step reads it anew.
+
+    Weight decay is decoupled from the gradient (AdamW; Loshchilov & Hutter 2019).
+    """
     capturable = device.type == "cuda"
     rate = torch.tensor(lr, device=device) if capturable else lr
-    return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=capturable)
+    options = {"weight_decay": weight_decay, "decoupled_weight_decay": True, "capturable": capturable}
+    return torch.optim.Adam(parameters, lr=rate, fused=True, **options)
 
 
 class Step:

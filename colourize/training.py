@@ -58,7 +58,7 @@ def train(
     run, split = reopen(folder, settings) if resume else begin(folder, settings)
 
     network = run.create_network().to(device)
-    optimizer = steps.adam(network.parameters(), settings.lr, device)
+    optimizer = steps.adam(network.parameters(), settings.lr, device, settings.weight_decay)
     if resume:
         run.load_epoch(network, optimizer)
         if run.metrics:

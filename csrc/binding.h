@@ -80,8 +80,13 @@ inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<in
   return empty_strided(a, dtype, 4, sizes.data(), strides.data());
 }
 
+// Along one axis; refused where the kernel does not fit into the padded input, or their sizes into 64 bits.
 inline int64_t out_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
-  return (in + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+  int64_t padded, reach;
+  const bool fits = !__builtin_mul_overflow(padding, 2, &padded) && !__builtin_add_overflow(padded, in, &padded) &&
+                    !__builtin_mul_overflow(dilation, kernel - 1, &reach) && reach < padded;
+  STD_TORCH_CHECK(fits, "myconv2d: the kernel is larger than the padded input");
+  return (padded - reach - 1) / stride + 1;
 }
 
 struct Pair {  // (vertical, horizontal)
@@ -108,9 +113,6 @@ inline Conv2d describe(const int64_t* input, const int64_t* weight, const Pair& 
               out_size(input[2], weight[2], stride[0], padding[0], dilation[0]),
               out_size(input[3], weight[3], stride[1], padding[1], dilation[1]),
               stride[0], stride[1], padding[0], padding[1], dilation[0], dilation[1], groups};
-  STD_TORCH_CHECK(input[2] + 2 * padding[0] >= dilation[0] * (weight[2] - 1) + 1 &&
-                      input[3] + 2 * padding[1] >= dilation[1] * (weight[3] - 1) + 1,
-                  "myconv2d: the kernel is larger than the padded input");
   return conv;
 }
 

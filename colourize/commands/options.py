@@ -74,6 +74,7 @@ Epochs = Annotated[
 ]
 BatchSize = Annotated[int | None, option("--batch-size", "pictures a step", Settings.batch_size)]
 Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
+WeightDecay = Annotated[float | None, option("--weight-decay", "of AdamW", Settings.weight_decay)]
 Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
 Precision = Annotated[str | None, option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")]
 Seed = Annotated[int | None, option("--seed", "of crops, palette, weights and order", Settings.seed)]
@@ -106,6 +107,7 @@ _TRAINING = {
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,
+    "weight_decay": WeightDecay,
     "schedule": Schedule,
     "precision": Precision,
     "seed": Seed,

@@ -43,8 +43,9 @@ class Hourglass(nn.Module):
                 f"not {tuple(input.shape)}"
             )
         height, width = input.shape[2:]
-        bottom, right = -height % self.alignment, -width % self.alignment
-        if bottom or right:
+        step = self.alignment
+        bottom, right = ((side + step - 1) // step * step - side for side in (height, width))
+        if torch.compiler.is_exporting() or bottom or right:  # sizes that are exported are symbols: not to be asked
             input = F.pad(input, (0, right, 0, bottom), mode="replicate")
         return self.layers(input)[:, :, :height, :width]
 

@@ -16,33 +16,13 @@ from .blocks import TransposedBlock, block
 
 
 class CNN(Hourglass):
-    """Down, down, up, up, without skips; with three outputs and a bottleneck of three, RegressionCNN."""
+    """Down, down, up, up; with three outputs and a bottleneck of three, RegressionCNN.
+
+    With `skips` each step up also reads that on the way down, and the last convolution the picture itself.
+    """
 
     scales = 1, 2, 4, 4, 2, 1
-
-    def __init__(
-        self, in_channels: int, out_channels: int, filters: int, kernel_size: int, bottleneck: int, order: str
-    ) -> None:
-        super().__init__(in_channels, kernel_size)
-        f, k = filters, kernel_size
-        self.downconv1 = block(in_channels, f, k, "pool", order)
-        self.downconv2 = block(f, 2 * f, k, "pool", order)
-        self.rfconv = block(2 * f, 2 * f, k)
-        self.upconv1 = block(2 * f, f, k, "upsample", order)
-        self.upconv2 = block(f, bottleneck, k, "upsample", order)
-        self.finalconv = MyConv2d(bottleneck, out_channels, k, padding=k // 2)
-
-    def layers(self, input: Tensor) -> Tensor:
-        x = input
-        for layer in (self.downconv1, self.downconv2, self.rfconv, self.upconv1, self.upconv2):
-            x = layer(x, pending=True)
-        return conv_concat(self.finalconv, x)
-
-
-class UNet(Hourglass):
-    """The CNN with skips (Ronneberger et al. 2015): each step up also reads that on the way down."""
-
-    scales = 1, 2, 4, 4, 2, 1
+    skips = False
     dilation = 1  # of the convolution in the middle
 
     def __init__(
@@ -50,20 +30,27 @@ class UNet(Hourglass):
     ) -> None:
         super().__init__(in_channels, kernel_size)
         f, k = filters, kernel_size
+        wider = 2 if self.skips else 1
         self.downconv1 = block(in_channels, f, k, "pool", order)
         self.downconv2 = block(f, 2 * f, k, "pool", order)
         self.rfconv = block(2 * f, 2 * f, k, dilation=self.dilation)
-        self.upconv1 = block(4 * f, f, k, "upsample", order)
-        self.upconv2 = block(2 * f, bottleneck, k, "upsample", order)
-        self.finalconv = MyConv2d(bottleneck + in_channels, out_channels, k, padding=k // 2)
+        self.upconv1 = block(2 * f * wider, f, k, "upsample", order)
+        self.upconv2 = block(f * wider, bottleneck, k, "upsample", order)
+        self.finalconv = MyConv2d(bottleneck + in_channels * self.skips, out_channels, k, padding=k // 2)
 
     def layers(self, input: Tensor) -> Tensor:
         half = self.downconv1(input, pending=True)
         quarter = self.downconv2(half, pending=True)
         x = self.rfconv(quarter, pending=True)
-        x = self.upconv1(x, skip=quarter, pending=True)
-        x = self.upconv2(x, skip=half, pending=True)
-        return conv_concat(self.finalconv, x, input)
+        x = self.upconv1(x, skip=quarter if self.skips else None, pending=True)
+        x = self.upconv2(x, skip=half if self.skips else None, pending=True)
+        return conv_concat(self.finalconv, x, input if self.skips else None)
+
+
+class UNet(CNN):
+    """The CNN with skips (Ronneberger et al. 2015)."""
+
+    skips = True
 
 
 class DilatedUNet(UNet):
@@ -97,10 +84,9 @@ class ConvTransposeNet(Hourglass):
         half = self.downconv1(input)
         quarter = self.downconv2(half)
         x = self.rfconv(quarter)
-        if not self.skips:
-            return self.finalconv(self.upconv2(self.upconv1(x)))
-        x = self.upconv2(self.upconv1(x, quarter), half)
-        return conv_concat(self.finalconv, x, input)
+        x = self.upconv1(x, quarter if self.skips else None)
+        x = self.upconv2(x, half if self.skips else None)
+        return conv_concat(self.finalconv, x, input if self.skips else None)
 
 
 class ConvTransposeUNet(ConvTransposeNet):

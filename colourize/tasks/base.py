@@ -36,6 +36,8 @@ class Task(ABC):
     loss_names: tuple[str, ...]
     in_channels: int
     out_channels: int
+    reads: str  # the network's input and
+    gives: str  # its output, in words
     has_classes = False  # whether an output is a score for each class
     needs_palette = False
     size_multiple = 1  # the height and width of training pictures must be multiples of this
@@ -109,6 +111,11 @@ class Task(ABC):
 
     def labels(self, target: Tensor) -> Tensor:
         """The classes (N, H, W) int64 of a target, where `has_classes`."""
+        raise TypeError(f"task {self.name} has no classes")
+
+    @property
+    def legend(self) -> Tensor:
+        """What each class stands for, (out_channels, 2 or 3), where `has_classes`: see `gives`."""
         raise TypeError(f"task {self.name} has no classes")
 
     def class_counts(self, target: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ class _Enlarging(Task):
 
     loss_names = ("l1", "mse", "huber")
     in_channels = out_channels = 3
+    reads = "R, G, B of 8 bits, divided by 256"
+    gives = "R, G, B of 8 bits, divided by 256; to be clamped"
     network_enlarges = True
     result = "large"
 

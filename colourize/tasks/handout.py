@@ -21,6 +21,7 @@ class _Colouring(Task):
     """Input: the grey of the picture. What `apply` writes keeps it and has only the tint from the network."""
 
     in_channels = 1
+    reads = "grey, the mean of R, G and B of 8 bits, divided by 256"
     keeps_grey = True
 
     def degrade(self, pictures: Tensor) -> Tensor:
@@ -36,6 +37,7 @@ class Regression(_Colouring):
     name = "regression"
     loss_names = ("mse", "huber")
     out_channels = 3
+    gives = "R, G, B of 8 bits, divided by 256; to be clamped"
 
     def target(self, pictures: Tensor) -> Tensor:
         return to_unit(pictures)
@@ -58,11 +60,19 @@ class _Labelling(Task):
 
     loss_names = ("cross-entropy", "rebalanced")
     has_classes = needs_palette = True
+    gives = (
+        "a score for each colour of the palette (R, G, B of 8 bits, divided by 256): the likeliest is the answer; "
+        "softmax(score / temperature) · palette blends them"
+    )
     palette: Palette
 
     @property
     def out_channels(self) -> int:
         return len(self.palette)
+
+    @property
+    def legend(self) -> Tensor:
+        return self.palette.centres
 
     def target(self, pictures: Tensor) -> Tensor:
         return self.palette.quantise(pictures)
@@ -113,6 +123,7 @@ class SuperResolution(_Labelling):
 
     name = "superres"
     in_channels = 3
+    reads = "R, G, B of 8 bits, divided by 256, each pixel of the small picture repeated 4 × 4"
     size_multiple = enlarges = 4
     finish_reach = 8  # the bilinear correction reads the next pixel of the small picture
     result = "large"

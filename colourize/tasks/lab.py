@@ -16,6 +16,7 @@ class _LabColouring(Task):
     """Input: L / 100. What `apply` writes has the picture's own L."""
 
     in_channels = 1
+    reads = "L of CIELAB (sRGB, D65), divided by 100"
     keeps_grey = True
 
     def degrade(self, pictures: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ class LabRegression(_LabColouring):
     name = "lab-regression"
     loss_names = ("huber", "mse")
     out_channels = 2
+    gives = "a, b of CIELAB, divided by 110"
 
     def target(self, pictures: Tensor) -> Tensor:
         return to_lab(pictures)[:, 1:] / _TINT
@@ -61,11 +63,16 @@ class LabClassification(_LabColouring):
     name = "lab-classification"
     loss_names = ("rebalanced", "cross-entropy")
     has_classes = True
+    gives = "a score for each class of the palette (a, b of CIELAB); softmax(score / temperature) · palette blends them"
     temperature = 0.38  # the paper's
 
     @property
     def out_channels(self) -> int:
         return len(abgrid.classes())
+
+    @property
+    def legend(self) -> Tensor:
+        return abgrid.classes()
 
     def target(self, pictures: Tensor) -> Tensor:
         return abgrid.codes(to_lab(pictures)[:, 1:])

@@ -14,7 +14,10 @@ from colourize.colour import Palette
 from colourize.data import photos
 from colourize.runs import Run
 
-COMMANDS = ("train", "sweep", "evaluate", "apply", "activations", "palette fit", "palette show", "info", "demo")
+COMMANDS = (
+    *("train", "sweep", "evaluate", "apply", "activations", "report", "export", "serve", "palette fit"),
+    *("palette show", "info", "demo"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -261,3 +262,14 @@ def test_fitted_palettes_are_as_good_as_the_original_on_horses(horses, original)
         return (to_unit(images) - palette.colours(palette.quantise(images))).norm(dim=1).mean()
 
     assert distortion(Palette.fit(horses.train.tensor)) < distortion(original)
+
+
+def test_palette_that_unpacks_to_a_gigabyte_is_refused_unread(tmp_path):
+    """A file of a megabyte can hold any number of zeros."""
+    header = {"descr": "<f8", "fortran_order": False, "shape": (2**27, 3)}
+    packed = zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED)
+    with packed as archive, archive.open("centres.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(1 << 20))
+    with pytest.raises(UserError, match=r"134217728 × 3 numbers are more than 1048576"):
+        Palette.load(tmp_path / "bomb.npz")

@@ -32,6 +32,7 @@ def test_file_holds_every_setting(tmp_path):
         epochs=2,
         batch_size=9,
         lr=2e-5,
+        weight_decay=0.1,
         schedule="cosine",
         precision="bf16",
         seed=11,
@@ -56,6 +57,7 @@ def test_file_holds_every_setting(tmp_path):
         ({"lr": float("nan")}, "lr.*nan"),
         ({"schedule": "linear"}, "schedule.*constant, cosine, one-cycle.*'linear'"),
         ({"precision": "fp16"}, "precision must be one of fp32, tf32, bf16, not 'fp16'"),
+        ({"weight_decay": -0.1}, "weight_decay.*-0.1"),
         ({"seed": -1}, "seed.*-1"),
         ({"flips": 1}, "flips must be bool, not 1"),
         ({"epochs": True}, "epochs must be int, not True"),
@@ -77,7 +79,7 @@ def test_bad_settings_are_named(change, message):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff"],
+    ["", "task = 1", 'task = "classification"\nnetwork = "cnn"\ncolour = 3', "task = ", "\0\xff", "a = " + "[" * 99999],
 )
 def test_bad_file_is_named(tmp_path, content):
     path = tmp_path / "settings.toml"

@@ -43,8 +43,9 @@ def graphs(monkeypatch):
         made.append(Tape())
         return made[-1]
 
-    def capturable(parameters, lr, device):
-        return torch.optim.Adam(parameters, lr=torch.tensor(lr), fused=True, capturable=True)
+    def capturable(parameters, lr, device, weight_decay):
+        options = {"weight_decay": weight_decay, "decoupled_weight_decay": True, "capturable": True}
+        return torch.optim.Adam(parameters, lr=torch.tensor(lr), fused=True, **options)
 
     monkeypatch.setattr(steps, "graph_hindrance", lambda *_: None)
     monkeypatch.setattr(steps, "CudaGraph", graph)

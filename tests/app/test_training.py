@@ -277,7 +277,7 @@ def test_mirrored_pictures_take_the_place_of_half_of_them():
 @pytest.mark.parametrize(
     "options",
     [
-        {"flips": True},
+        {"flips": True, "weight_decay": 0.1},
         {"loss": "rebalanced"},
         {"task": "lab-classification"},
         {"task": "lab-regression", "network": "colour-unet"},

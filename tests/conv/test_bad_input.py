@@ -187,3 +187,12 @@ def test_operators_never_leave_their_operands(suffix, operator, index, value):
     arguments[index] = value
     with pytest.raises(RuntimeError):
         call(*arguments)
+
+
+@pytest.mark.parametrize("value", [2**62, 2**63 - 1])
+@pytest.mark.parametrize("name", ["padding", "dilation"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_numbers_that_overflow_are_refused(name, value, grad):
+    """Sizes are counted in 64 bits; what does not fit there must not wrap round to a size that does."""
+    with pytest.raises((RuntimeError, OverflowError)):
+        conv2d(x, w.clone().requires_grad_(grad), b, **{name: value})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -48,7 +50,9 @@ def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
     found = rows(layer, "block", "block_backward", "block_inference", arithmetic=arithmetic)
     assert [row.code.matrix for row in found] == ["wgmma"] * 4
     for row in found:
-        assert row.code.asynchronous.startswith("16 B") and "," not in row.code.asynchronous, row
+        copies = {int(a): int(b) for a, b in re.findall(r"(\d+) B × (\d+)", row.code.asynchronous)}
+        whole = sum(width * count for width, count in copies.items())
+        assert 16 * copies[16] >= 0.9 * whole, row  # Triton 3.8 also copies scale and shift, of 4 bytes, this way
 
 
 @pytest.mark.parametrize(
