@@ -233,10 +233,11 @@ _WEIRD = [
     _case("weird", "depthwise-many", (2, 37, 37, 9, 21), (3, 9), groups=37),
     _case("weird", "depthwise-many-strided", (2, 21, 21, 9, 20), 5, stride=2, groups=21),
     _case("weird", "depthwise-whole-vectors", (2, 32, 32, 8, 13), 5, groups=32),  # read in place by every vector width
+    _case("weird", "depthwise-two-windows", (1, 16, 16, 8, 16), 7, groups=16),  # both at an edge
     _case("weird", "small-groups-of-2", (2, 10, 10, 8, 9), (2, 3), dilation=(1, 2), padding=(1, 2), groups=5),
     _case("weird", "small-groups-of-4", (2, 32, 32, 7, 12), groups=8),
     _case("weird", "small-groups-of-4-strided", (2, 20, 20, 9, 8), (5, 3), stride=(2, 1), groups=5),
-    _case("weird", "small-groups-of-8", (2, 24, 24, 9, 11), (3, 4), stride=2, groups=3),
+    _case("weird", "small-groups-of-8", (2, 24, 24, 9, 11), (3, 4), stride=2, padding=1, groups=3),
     _case("blocks", "many-depthwise", (1, 265, 265, 4, 5), groups=265),
     _case("blocks", "deep", (1, 81, 21, 6, 7)),  # sums of 729
     _case("blocks", "many-outputs", (1, 5, 133, 7, 6)),

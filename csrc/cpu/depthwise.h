@@ -14,71 +14,105 @@ struct DepthwiseTap {
   int64_t source, weight;  // where its pixels and its weights begin
 };
 
-// sums[pixels] = bias + Σ_(taps, c) source[tap, pixel, c] · weights[tap, c]
+// What a register tile reads and writes: some neighbouring pixels of one vector of channels.
+template <typename A>
+struct DepthwiseOperands {
+  const DepthwiseTap *tap, *end;
+  const A* source;  // of the first pixel; `step` elements from pixel to pixel
+  int64_t step;
+  const A *weights, *bias;
+  A* result;
+  int64_t result_step;
+  bool stream;         // past the caches
+  Axis::Range inside;  // source columns under a window that lie in the image
+};
+
+template <typename A, int pixels>
+inline void depthwise_store(const DepthwiseOperands<A>& of, const typename Vector<A>::type (&sum)[pixels]) {
+  if (of.stream) {
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) stream_vector<A>(of.result + i * of.result_step, sum[i]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) store_vector<A, A>(of.result + i * of.result_step, sum[i]);
+  }
+}
+
+// result[pixels] = bias + Σ_(taps, c) source[tap, pixel, c] · weights[tap, c]
 template <typename A, int group, int pixels>
-void depthwise_tile(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, int64_t step, const A* weights,
-                    const A* bias, A* sums, int64_t sums_step) {
+void depthwise_tile(const DepthwiseOperands<A>& of) {
   using V = typename Vector<A>::type;
   V sum[pixels];
 #pragma GCC unroll 8
-  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(bias);
-  for (; tap != end; ++tap) {
-    const V* weight = reinterpret_cast<const V*>(weights + tap->weight);
+  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(of.bias);
+  for (const DepthwiseTap* tap = of.tap; tap != of.end; ++tap) {
+    const V* weight = reinterpret_cast<const V*>(of.weights + tap->weight);
     for_group<group>([&]<int c>() {
-      const A* a = source + tap->source;
+      const A* a = of.source + tap->source;
 #pragma GCC unroll 8
-      for (int i = 0; i < pixels; ++i, a += step) sum[i] += of_group<A, group, c>(a) * weight[c];
+      for (int i = 0; i < pixels; ++i, a += of.step) sum[i] += of_group<A, group, c>(a) * weight[c];
     });
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < pixels; ++i) store_vector<A, A>(sums + i * sums_step, sum[i]);
+  depthwise_store(of, sum);
 }
 
-constexpr int window_pixels = 8;
-
-// The same for `window_pixels` pixels under rows of so many neighbouring taps: each pixel of the source is loaded once a row.
-template <typename A, int group, int taps>
-void depthwise_window(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, int64_t step,
-                      const A* weights, const A* bias, A* sums, int64_t sums_step) {
+// The same under rows of so many neighbouring taps: each pixel of the source is loaded once a row. At an edge those
+// outside the image, which are not there to be loaded, are left out.
+template <typename A, int group, int pixels, int taps, bool edge>
+void depthwise_window(const DepthwiseOperands<A>& of) {
   using V = typename Vector<A>::type;
-  V sum[window_pixels];
+  V sum[pixels];
 #pragma GCC unroll 8
-  for (int i = 0; i < window_pixels; ++i) sum[i] = *reinterpret_cast<const V*>(bias);
-  for (; tap != end; tap += taps)
+  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(of.bias);
+  for (const DepthwiseTap* tap = of.tap; tap != of.end; tap += taps)
     for_group<group>([&]<int c>() {
-      const A* a = source + tap->source;
+      const A* a = of.source + tap->source;
       V weight[taps];
 #pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) weight[t] = reinterpret_cast<const V*>(weights + tap[t].weight)[c];
+      for (int t = 0; t < taps; ++t) weight[t] = reinterpret_cast<const V*>(of.weights + tap[t].weight)[c];
 #pragma GCC unroll 16
-      for (int x = 0; x < window_pixels + taps - 1; ++x, a += step) {
+      for (int x = 0; x < pixels + taps - 1; ++x, a += of.step) {
+        if (edge && (x < of.inside.begin || x >= of.inside.end)) continue;
         const V value = in_register(of_group<A, group, c>(a));
 #pragma GCC unroll 8
         for (int t = 0; t < taps; ++t)
-          if (x - t >= 0 && x - t < window_pixels) sum[x - t] += value * weight[t];
+          if (x - t >= 0 && x - t < pixels) sum[x - t] += value * weight[t];
       }
     });
-#pragma GCC unroll 8
-  for (int i = 0; i < window_pixels; ++i) store_vector<A, A>(sums + i * sums_step, sum[i]);
+  depthwise_store(of, sum);
 }
 
 template <typename A>
 struct DepthwiseTile {
   int64_t pixels;
-  void (*run)(const DepthwiseTap*, const DepthwiseTap*, const A*, int64_t, const A*, const A*, A*, int64_t);
+  using Run = void (*)(const DepthwiseOperands<A>&);
+  Run run, at_edge;  // at_edge: null if it is for pixels that have all taps, or none
 };
 
-// For some of so many neighbouring pixels, under rows of `taps` taps that are neighbours too, or under any taps.
+template <typename A, int group, int pixels, int taps>
+constexpr DepthwiseTile<A> depthwise_window_of = {pixels, depthwise_window<A, group, pixels, taps, false>,
+                                                  depthwise_window<A, group, pixels, taps, true>};
+
+// For a row of so many pixels under `taps` neighbouring taps, if there is one.
 template <typename A, int group>
-DepthwiseTile<A> depthwise_tile_for(int64_t pixels, bool neighbours, int64_t taps) {
-  if (pixels >= window_pixels && neighbours) {
-    if (taps == 3) return {window_pixels, depthwise_window<A, group, 3>};
-    if (taps == 5) return {window_pixels, depthwise_window<A, group, 5>};
-    if (taps == 7 && group == 1) return {window_pixels, depthwise_window<A, group, group == 1 ? 7 : 5>};
+DepthwiseTile<A> depthwise_window_for(const Axis& axis, int64_t pixels) {
+  const bool neighbours = axis.step == 1 && (axis.spacing == 1 || axis.spacing == -1);
+  const bool sevens = round_up(pixels, 7) < round_up(pixels, 8);  // the last overlaps the one before: less is done twice
+  if (!neighbours || pixels < (sevens ? 7 : 8)) return {};
+  if (axis.taps == 3) return sevens ? depthwise_window_of<A, group, 7, 3> : depthwise_window_of<A, group, 8, 3>;
+  if constexpr (group == 1) {
+    if (axis.taps == 5) return sevens ? depthwise_window_of<A, 1, 7, 5> : depthwise_window_of<A, 1, 8, 5>;
+    if (axis.taps == 7) return sevens ? depthwise_window_of<A, 1, 7, 7> : depthwise_window_of<A, 1, 8, 7>;
   }
-  if (pixels >= 8) return {8, depthwise_tile<A, group, 8>};
-  if (pixels >= 4) return {4, depthwise_tile<A, group, 4>};
-  return {1, depthwise_tile<A, group, 1>};
+  return {};
+}
+
+// For some of so many pixels under any taps.
+template <typename A, int group>
+DepthwiseTile<A> depthwise_tile_for(int64_t pixels) {
+  if (pixels >= 8) return {8, depthwise_tile<A, group, 8>, nullptr};
+  if (pixels >= 4) return {4, depthwise_tile<A, group, 4>, nullptr};
+  return {1, depthwise_tile<A, group, 1>, nullptr};
 }
 
 // The taps of some rows and columns of the kernel, ordered as they lie in the source.
@@ -125,7 +159,9 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
 
   const Pieces pieces = tall_pieces(gather, cut.padded() * sizeof(A), cut.chunks, 4 * threads.count);
   const Band<A> whole = Band<A>::dense(gather, cut.padded(), 1, pieces.columns);
-  const bool in_place = SourceRows<T, A>::suits(gather, source_strides, cut.count);
+  const bool in_place = SourceRows<T, A>::suits(source_strides, cut.count);
+  const bool stream = streams<T>(gather.batch * (gather.h.source * gather.w.source + phases.result_pixels()) * cut.count,
+                                 result, result_strides);
   parallel_for(threads, gather.batch * pieces.per_image() * cut.chunks, [&](int64_t task) {
     const int64_t first_block = task % cut.chunks * cut.together, first = first_block * lanes;
     const Piece piece(gather, pieces, task / cut.chunks);
@@ -146,26 +182,35 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
           if (at >= phase.h.grid || pixels <= 0) continue;
           T* to = image_result + (at * phases.count_h() + h) * result_strides.h +
                   (piece.x * phases.count_w() + w) * result_strides.w;
+          DepthwiseOperands<A> of{};
+          of.step = phase.w.step * rows.column_step;
+          of.result_step = direct ? pixel_step : lanes;
+          of.stream = direct && stream;
           A* to_sums = direct ? reinterpret_cast<A*>(to) : sums;
-          const int64_t step = direct ? pixel_step : lanes, block_step = direct ? lanes : sums_step;
-          const int64_t source_step = phase.w.step * rows.column_step;
+          const int64_t block_step = direct ? lanes : sums_step;
           const Axis::Range inside = phase.h.taps_inside(at);
-          const Axis::Range in_whole = rows.in_place ? whole_steps(phase.w, piece.x, pixels) : Axis::Range{0, pixels};
+          const auto window = depthwise_window_for<A, group>(phase.w, pixels);
+          const Axis::Range in_whole = rows.in_place && !window.run ? whole_steps(phase.w, piece.x, pixels)
+                                                                    : Axis::Range{0, pixels};
           for (int64_t begin = 0, end; begin < pixels; begin = end) {  // pixels with the same taps
             const bool all = begin == in_whole.begin && in_whole.size() > 0;
             end = all ? in_whole.end : begin + 1;
             const Axis::Range columns = all ? Axis::Range{0, phase.w.taps} : phase.w.taps_inside(piece.x + begin);
-            const DepthwiseTap* last =
-                list_taps(phase, kernel_w, rows, at, piece.x, inside, columns, weight_step, list);
-            const bool neighbours = phase.w.step == 1 && (phase.w.spacing == 1 || phase.w.spacing == -1);
-            const auto tile = depthwise_tile_for<A, group>(end - begin, neighbours, columns.size());
+            of.tap = list;
+            of.end = list_taps(phase, kernel_w, rows, at, piece.x, inside, columns, weight_step, list);
+            const auto tile = window.run ? window : depthwise_tile_for<A, group>(end - begin);
             for (int64_t next = begin; next < end; next += tile.pixels) {
               const int64_t x = least(next, end - tile.pixels);  // the last overlaps the one before
-              if (h + w == 0) rows.ask(y, (piece.x + x) * phase.w.step, tile.pixels * phase.w.step);
+              of.inside = inside_of(phase.w, piece.x + x, tile.pixels);
+              const bool edge = rows.in_place && of.inside.size() < phase.w.span(tile.pixels);
+              const auto run = edge && tile.at_edge ? tile.at_edge : tile.run;
               for (int64_t block = 0; block * lanes < channels; ++block) {
-                const A* weights = packed + (first_block + block) * packed_size;
-                tile.run(list, last, rows.data + cut.source(block) + x * source_step, source_step, weights,
-                         weights + taps * weight_step, to_sums + block * block_step + x * step, step);
+                if (h + w == 0) rows.ask(y, (piece.x + x) * phase.w.step, tile.pixels * phase.w.step, block * lanes);
+                of.weights = packed + (first_block + block) * packed_size;
+                of.bias = of.weights + taps * weight_step;
+                of.source = rows.data + cut.source(block) + x * of.step;
+                of.result = to_sums + block * block_step + x * of.result_step;
+                run(of);
               }
             }
           }
@@ -173,6 +218,7 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
             write_row<T, A>(sums, lanes, sums_step, pixels, channels, to, {0, result_strides.c, 0, pixel_step});
         }
     }
+    if (stream) end_of_stream();
   });
 }
 

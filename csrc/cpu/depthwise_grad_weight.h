@@ -10,61 +10,84 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// Where some taps of a grad_weight lie: the rows of the source that they see from the first pixel, and their sums.
+// Some taps of a grad_weight over a row of pixels: where the rows of the source that they see begin, and their sums.
 template <typename A>
 struct DepthwiseTaps {
   const A* source[3];
-  int64_t step, spacing;  // from pixel to pixel, from tap to tap
-  A* sums;                // [row][tap][c][lane]
+  int64_t pixel, tap;    // columns of the source from pixel to pixel, from tap to tap
+  int64_t column;        // elements from column to column
+  Axis::Range inside;    // the columns that lie in the image, counted from the first tap of the first pixel
+  A* sums;               // [row][tap][c][lane]
   int64_t sums_row;
+
+  bool has(int64_t x) const { return x >= inside.begin && x < inside.end; }
+  bool has_all(int64_t first, int64_t last) const { return least(first, last) >= inside.begin && most(first, last) < inside.end; }
 };
 
-// sums[rows][taps][c] += Σ_pixels grads[pixel] · source[row, pixel · step + tap · spacing, c], few sums in two streams.
+// sum[rows][taps] += Σ_pixels grads[pixel] · source[row, pixel + tap, c]: each source pixel is loaded once for all taps.
+// At an edge those that lie outside the image, which are not there to be loaded, are left out.
+template <typename A, int group, int c, int rows, int taps, int pixels, bool edge>
+__attribute__((always_inline)) inline void depthwise_reduce_window(const DepthwiseTaps<A>& at, int64_t x, const A* grads,
+                                                                   int64_t grads_step,
+                                                                   typename Vector<A>::type (&sum)[rows][taps]) {
+  using V = typename Vector<A>::type;
+  V grad[pixels];
+#pragma GCC unroll 4
+  for (int i = 0; i < pixels; ++i) grad[i] = load_vector<A>(grads + i * grads_step);
+#pragma GCC unroll 3
+  for (int r = 0; r < rows; ++r) {
+    const A* from = at.source[r] + x * at.column;
+#pragma GCC unroll 16
+    for (int i = 0; i < pixels + taps - 1; ++i, from += at.column) {
+      if (edge && !at.has(x + i)) continue;
+      const V value = in_register(of_group<A, group, c>(from));
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t)
+        if (i - t >= 0 && i - t < pixels) sum[r][t] += value * grad[i - t];
+    }
+  }
+}
+
+// The same for one pixel under any taps.
+template <typename A, int group, int c, int rows, int taps, bool edge>
+__attribute__((always_inline)) inline void depthwise_reduce_pixel(const DepthwiseTaps<A>& at, int64_t x, const A* grads,
+                                                                  typename Vector<A>::type (&sum)[rows][taps]) {
+  const auto grad = load_vector<A>(grads);
+#pragma GCC unroll 8
+  for (int t = 0; t < taps; ++t) {
+    const int64_t column = x + t * at.tap;
+    if (edge && !at.has(column)) continue;
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; ++r) sum[r][t] += of_group<A, group, c>(at.source[r] + column * at.column) * grad;
+  }
+}
+
+// sums[rows][taps][c] += Σ_pixels of a row grads[pixel] · source[row, pixel, tap, c]
 template <typename A, int group, int rows, int taps>
 void depthwise_reduce(int64_t all_pixels, const DepthwiseTaps<A>& at, const A* all_grads, int64_t grads_step) {
   using V = typename Vector<A>::type;
-  constexpr int streams = rows * taps <= 4 ? 2 : 1, together = 4;
+  constexpr int window = 4;
   for_group<group>([&]<int c>() {
-    int64_t pixels = all_pixels;
+    V sum[rows][taps] = {};
     const A* grads = all_grads;
-    const A* a[rows];
-    V sum[streams][rows][taps] = {};
-    for (int r = 0; r < rows; ++r) a[r] = at.source[r];
-    if (at.step == at.spacing)  // neighbouring pixels under neighbouring taps: each is loaded once
-      for (; pixels >= together; pixels -= together) {
-        V grad[together];
-#pragma GCC unroll 4
-        for (int i = 0; i < together; ++i, grads += grads_step) grad[i] = load_vector<A>(grads);
-#pragma GCC unroll 3
-        for (int r = 0; r < rows; ++r) {
-          const A* from = a[r];
-#pragma GCC unroll 16
-          for (int x = 0; x < together + taps - 1; ++x, from += at.step) {
-            const V value = in_register(of_group<A, group, c>(from));
-#pragma GCC unroll 8
-            for (int t = 0; t < taps; ++t)
-              if (x - t >= 0 && x - t < together) sum[x % streams][r][t] += value * grad[x - t];
-          }
-          a[r] += together * at.step;
-        }
+    int64_t pixels = all_pixels, x = 0;
+    if (at.pixel == 1 && at.tap == 1)
+      for (; pixels >= window; pixels -= window, x += window, grads += window * grads_step) {
+        if (at.has_all(x, x + window + taps - 2))
+          depthwise_reduce_window<A, group, c, rows, taps, window, false>(at, x, grads, grads_step, sum);
+        else
+          depthwise_reduce_window<A, group, c, rows, taps, window, true>(at, x, grads, grads_step, sum);
       }
-    for (; pixels > 0; --pixels, grads += grads_step) {
-      const V grad = load_vector<A>(grads);
-#pragma GCC unroll 3
-      for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-        for (int t = 0; t < taps; ++t) sum[0][r][t] += of_group<A, group, c>(a[r] + t * at.spacing) * grad;
-        a[r] += at.step;
-      }
+    for (; pixels > 0; --pixels, x += at.pixel, grads += grads_step) {
+      if (at.has_all(x, x + (taps - 1) * at.tap))
+        depthwise_reduce_pixel<A, group, c, rows, taps, false>(at, x, grads, sum);
+      else
+        depthwise_reduce_pixel<A, group, c, rows, taps, true>(at, x, grads, sum);
     }
 #pragma GCC unroll 3
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) {
-        V total = sum[0][r][t];
-        if constexpr (streams == 2) total += sum[1][r][t];
-        reinterpret_cast<V*>(at.sums + r * at.sums_row)[t * group + c] += total;
-      }
+      for (int t = 0; t < taps; ++t) reinterpret_cast<V*>(at.sums + r * at.sums_row)[t * group + c] += sum[r][t];
   });
 }
 
@@ -80,28 +103,27 @@ template <typename A>
 constexpr DepthwiseReduce<A> depthwise_reduces_wide[] = {depthwise_reduce<A, 1, 1, 4>, depthwise_reduce<A, 1, 1, 5>,
                                                          depthwise_reduce<A, 1, 1, 6>, depthwise_reduce<A, 1, 1, 7>};
 
-// The sums of all taps of a kernel over neighbouring pixels that have the same taps.
+// The sums of all taps of a kernel over a row of a piece.
 template <typename T, typename A, int group>
-void depthwise_reduce_row(const Gather& gather, const SourceRows<T, A>& rows, int64_t block, int64_t y, int64_t x,
-                          int64_t pixels, const Axis::Range& inside_h, const Axis::Range& inside_w, const A* grads,
-                          int64_t grads_step, A* sums) {
+void depthwise_reduce_row(const Gather& gather, const SourceRows<T, A>& rows, int64_t block, int64_t y, const Piece& piece,
+                          const Axis::Range& inside_h, const A* grads, int64_t grads_step, A* sums) {
   constexpr int64_t most_taps = group == 1 ? 7 : 3, lanes = Vector<A>::lanes, tap_sums = group * lanes;
-  const int64_t tile_taps = ceil_div(inside_w.size(), most(1, ceil_div(inside_w.size(), most_taps)));
-  const A* data = rows.data + Channels<A, group>::source(block) +
-                  (x * gather.w.step + gather.w.origin) * rows.column_step;
+  const Axis& w = gather.w;
+  const int64_t tile_taps = ceil_div(w.taps, most(1, ceil_div(w.taps, most_taps)));
+  const int64_t first = piece.x * w.step + w.origin;  // column of the source
   for (int64_t r = inside_h.begin, tile_rows; r < inside_h.end; r += tile_rows) {
     tile_rows = tile_taps <= 3 && inside_h.end - r >= 3 ? 3 : 1;
-    for (int64_t s = inside_w.begin; s < inside_w.end; s += tile_taps) {
-      const int64_t taps = least(tile_taps, inside_w.end - s);
-      DepthwiseTaps<A> at{{}, gather.w.step * rows.column_step, gather.w.spacing * rows.column_step,
-                          sums + (r * gather.w.taps + s) * tap_sums, gather.w.taps * tap_sums};
+    for (int64_t s = 0; s < w.taps; s += tile_taps) {
+      const int64_t taps = least(tile_taps, w.taps - s), column = first + s * w.spacing;
+      DepthwiseTaps<A> at{{}, w.step, w.spacing, rows.column_step, rows.columns_from(column),
+                          sums + (r * w.taps + s) * tap_sums, w.taps * tap_sums};
       for (int64_t i = 0; i < tile_rows; ++i)
-        at.source[i] = data + rows.row(y * gather.h.step + gather.h.origin + (r + i) * gather.h.spacing) +
-                       s * gather.w.spacing * rows.column_step;
+        at.source[i] = rows.data + Channels<A, group>::source(block) + column * rows.column_step +
+                       rows.row(y * gather.h.step + gather.h.origin + (r + i) * gather.h.spacing);
       const DepthwiseReduce<A> reduce = tile_rows == 3 ? depthwise_reduces<A, group, 3>[taps]
                                         : taps <= 3    ? depthwise_reduces<A, group, 1>[taps]
                                                        : depthwise_reduces_wide<A>[taps - 4];
-      reduce(pixels, at, grads, grads_step);
+      reduce(piece.columns, at, grads, grads_step);
     }
   }
 }
@@ -121,7 +143,7 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
   const int64_t block_size = taps * tap_sums + lanes;  // [tap][c][lane], then the sums of grad_output
   const int64_t partial_size = ranges * cut.blocks * block_size * sizeof(A);
   const Band<A> whole = Band<A>::dense(gather, padded, 1, pieces.columns);
-  const bool source_in_place = SourceRows<T, A>::suits(gather, input_strides, cut.count);
+  const bool source_in_place = SourceRows<T, A>::suits(input_strides, cut.count);
   A* partial = static_cast<A*>(scratch(Scratch::partial_sums, partial_size));
   std::memset(partial, 0, partial_size);
 
@@ -130,7 +152,6 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
     const int64_t first = first_block * lanes, channels = least(padded, cut.count - first);
     A* grads = static_cast<A*>(scratch(Scratch::panel, pieces.columns * padded * sizeof(A)));
     std::memset(grads, 0, pieces.columns * padded * sizeof(A));
-    constexpr int64_t line = 64 / sizeof(T);
     const bool in_place = sizeof(T) == sizeof(A) && output_strides.c == 1 && channels % lanes == 0;
     for (int64_t i = range * all_pieces / ranges; i < (range + 1) * all_pieces / ranges; ++i) {
       const Piece piece(gather, pieces, i);
@@ -139,30 +160,20 @@ void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* 
       const Band<A> of_grads{channels, padded, 1, 1, piece.columns, 1, piece.columns};
       const T* from = grad_output + first * output_strides.c + piece.image * output_strides.n +
                       piece.y * output_strides.h + piece.x * output_strides.w;
-      const Axis::Range in_whole =
-          rows.in_place ? whole_steps(gather.w, piece.x, piece.columns) : Axis::Range{0, piece.columns};
       for (int64_t y = 0; y < piece.rows; ++y, from += output_strides.h) {
         rows.advance(y);
         if (!in_place) read_row<T, A>(of_grads, from, output_strides, 0, piece.columns, grads);
         const A* row_grads = in_place ? reinterpret_cast<const A*>(from) : grads;
         const int64_t grads_step = in_place ? output_strides.w : padded, at = piece.y + y;
         const Axis::Range inside = gather.h.taps_inside(at);
-        if (in_place && y + 1 < piece.rows)
-          for (int64_t x = 0; x < piece.columns; ++x)
-            for (int64_t c = 0; c < channels; c += line)
-              __builtin_prefetch(from + output_strides.h + x * output_strides.w + c, 0, 2);
-        rows.ask(y, in_whole.begin + piece.x * gather.w.step, in_whole.size() * gather.w.step);
         for (int64_t block = 0; block * lanes < channels; ++block) {
+          rows.ask(y, piece.x * gather.w.step, piece.columns * gather.w.step, block * lanes);
+          if (in_place && y + 1 < piece.rows)
+            for (int64_t x = 0; x < piece.columns; ++x)
+              __builtin_prefetch(from + output_strides.h + x * output_strides.w + block * lanes, 0, 2);
           A* sums = partial + (range * cut.blocks + first_block + block) * block_size;
           const A* block_grads = row_grads + block * lanes;
-          for (int64_t x = 0, end; x < piece.columns; x = end) {  // pixels with the same taps
-            const bool all = x == in_whole.begin && in_whole.size() > 0;
-            end = all ? in_whole.end : x + 1;
-            depthwise_reduce_row<T, A, group>(
-                gather, rows, block, at, piece.x + x, end - x, inside,
-                all ? Axis::Range{0, gather.w.taps} : gather.w.taps_inside(piece.x + x), block_grads + x * grads_step,
-                grads_step, sums);
-          }
+          depthwise_reduce_row<T, A, group>(gather, rows, block, at, piece, inside, block_grads, grads_step, sums);
           if (grad_bias)
             *reinterpret_cast<V*>(sums + taps * tap_sums) += sum_of_vectors<A>(block_grads, grads_step, piece.columns);
         }

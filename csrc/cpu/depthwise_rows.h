@@ -83,14 +83,44 @@ inline Axis::Range whole_steps(const Axis& axis, int64_t first, int64_t steps) {
   return whole.begin < whole.end ? whole : Axis::Range{0, 0};
 }
 
+// Which of the source's columns under some steps lie in the image, counted from the first.
+inline Axis::Range inside_of(const Axis& axis, int64_t first, int64_t steps) {
+  const int64_t begin = first * axis.step + axis.lowest(), columns = axis.span(steps);
+  return {least(most(0, -begin), columns), most(0, least(columns, axis.source - begin))};
+}
+
+// Results of a call that moves more than the last cache holds would be gone before anybody reads them: they are
+// stored past the caches, which spares reading the lines that they overwrite.
+template <typename T>
+bool streams(int64_t elements, const T* result, const Strides& s) {
+  constexpr int64_t lanes = MYCONV2D_VECTOR_BYTES / sizeof(T), last_cache = int64_t{32} << 20;
+  return elements * static_cast<int64_t>(sizeof(T)) > last_cache && s.n % lanes == 0 && s.h % lanes == 0 &&
+         s.w % lanes == 0 && reinterpret_cast<uintptr_t>(result) % MYCONV2D_VECTOR_BYTES == 0;
+}
+
+template <typename A>
+inline void stream_vector(A* to, typename Vector<A>::type value) {
+#if defined(__AVX512F__) && MYCONV2D_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
+#elif defined(__AVX2__) && MYCONV2D_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
+#else
+  store_vector<A, A>(to, value);
+#endif
+}
+inline void end_of_stream() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
 // The source's rows under a piece, on the walk down: pixel x of row y is at data + row(y) + x · column_step.
 template <typename T, typename A>
 class SourceRows {
  public:
-  // To be read in place. A wide kernel has many pixels at the edges, and repays the copy.
-  static bool suits(const Gather& gather, const Strides& s, int64_t channels) {
-    return sizeof(T) == sizeof(A) && s.c == 1 && channels % Vector<A>::lanes == 0 && gather.w.taps <= 3 &&
-           2 * whole_steps(gather.w, 0, gather.w.grid).size() > gather.w.grid;
+  // To be read in place.
+  static bool suits(const Strides& s, int64_t channels) {
+    return sizeof(T) == sizeof(A) && s.c == 1 && channels % Vector<A>::lanes == 0;
   }
   static size_t ring_size(const Band<A>& whole) { return whole.size() * sizeof(A); }
 
@@ -112,14 +142,19 @@ class SourceRows {
                         ring_ + next_ % band_.rows * band_.row_size());
   }
   int64_t row(int64_t y) const { return in_place ? y * strides_.h : (y - first_y_) % band_.rows * band_.row_size(); }
-  // Asks for columns x … of the row that step y + 1 of the piece reads last.
-  void ask(int64_t y, int64_t x, int64_t columns) const {
-    const int64_t last = first_y_ + (y + 1) * step_ + band_.rows - 1;
-    if (!in_place || last < 0 || last >= gather_.h.source) return;
-    constexpr int64_t line = 64 / sizeof(A);
-    const A* from = data + last * strides_.h + x * column_step;
-    for (; columns > 0; --columns, from += column_step)
-      for (int64_t c = 0; c < band_.channels; c += line) __builtin_prefetch(from + c, 0, 2);
+  // The columns that are there, as they are counted from column x on.
+  Axis::Range columns_from(int64_t x) const {
+    return in_place ? Axis::Range{-x, gather_.w.source - x} : Axis::Range{INT64_MIN, INT64_MAX};
+  }
+  // Asks for a vector of channels, from `first` on, of columns x … of the rows that step y + 1 of the piece is the first
+  // to read. (Not inlined, it would be taken for a function without effect.)
+  __attribute__((always_inline)) void ask(int64_t y, int64_t x, int64_t columns, int64_t first) const {
+    if (!in_place) return;
+    const int64_t end = first_y_ + (y + 1) * step_ + band_.rows;
+    for (int64_t row = most(0, end - step_); row < least(end, gather_.h.source); ++row) {
+      const A* from = data + row * strides_.h + x * column_step + first;
+      for (int64_t i = 0; i < columns; ++i, from += column_step) __builtin_prefetch(from, 0, 2);
+    }
   }
 
   const bool in_place;

@@ -88,10 +88,24 @@ MUTATIONS = {
         "for (; pixels > 1; --pixels,",
     ),
     "depthwise: a pixel at the left edge reads what is before the row": Mutation(
-        "conv2d conv2d_grad_input conv2d_grad_weight",
+        "conv2d conv2d_grad_input",
         "cpu/depthwise_rows.h",
         "most(a.begin, b.begin)",
         "least(a.begin, b.begin)",
+        layout="channels_last",
+    ),
+    "depthwise: a window at the right edge reads what is behind the row": Mutation(
+        "conv2d conv2d_grad_input",
+        "cpu/depthwise_rows.h",
+        "least(columns, axis.source - begin)",
+        "columns",
+        layout="channels_last",
+    ),
+    "depthwise: the gradient of a tap counts what is behind the row": Mutation(
+        "conv2d_grad_weight",
+        "cpu/depthwise_rows.h",
+        "Axis::Range{-x, gather_.w.source - x}",
+        "Axis::Range{-x, INT64_MAX}",
         layout="channels_last",
     ),
     "small groups: every lane gets its group's first channel": Mutation(
