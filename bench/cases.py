@@ -65,8 +65,8 @@ class Case:
 
     @property
     def suits_winograd(self) -> bool:
-        """Whether minimal filtering F(m×m, 3×3) can serve it."""
-        return min(self.kernel) >= 3 and self.stride == (1, 1)
+        """Whether minimal filtering, which takes three taps a stride apart, can serve it."""
+        return (min(self.kernel) >= 3 and self.stride == (1, 1)) or (min(self.kernel) >= 5 and self.stride == (2, 2))
 
     @property
     def flop(self) -> int:
@@ -210,6 +210,8 @@ _WEIRD = [
     _case("weird", "11x11", (1, 2, 3, 13, 12), 11),
     _case("weird", "stride2-even", (2, 3, 4, 8, 10), stride=2),
     _case("weird", "stride2-odd", (2, 3, 4, 9, 7), stride=2),
+    _case("weird", "stride2-7x7-few", (2, 3, 33, 13, 15), 7, stride=2),
+    _case("weird", "5x6-few", (2, 2, 17, 8, 9), (5, 6)),
     _case("weird", "stride-with-a-rest", (2, 2, 3, 11, 10), stride=3, padding=0),  # last rows unread
     _case("weird", "stride-beyond-the-kernel", (2, 3, 4, 11, 10), (3, 2), stride=(4, 3), padding=(1, 0)),
     _case("weird", "stride2-1x1", (2, 5, 6, 7, 6), 1, stride=2),

@@ -18,8 +18,9 @@ c   growth of the error with the length of the sum. In whatever order, it is at 
     which √n / 4 leaves room. Where a layout repeats values (stride 0), neither they nor the errors are
     independent, and c(n) = n.
 Σ   of the result's own products; but where an implementation may use Winograd's minimal filtering (3×3
-    kernels and larger, stride 1, accumulated in float32), the largest of all results: it takes sums and
-    differences of a whole tile before it multiplies, so its errors are relative to the largest values around.
+    kernels and larger, stride 1, or 5×5 and larger, stride 2, accumulated in float32), the largest of all
+    results: it takes sums and differences of a whole tile before it multiplies, so its errors are relative to
+    the largest values around.
 
 Only the last rounding has the width of a short type, so the bound is not loose for these: an accumulator of a
 short type, a lost sum, a truncation in place of a rounding all fail, as deliberately wrong kernels show

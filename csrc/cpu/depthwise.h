@@ -97,7 +97,8 @@ constexpr DepthwiseTile<A> depthwise_window_of = {pixels, depthwise_window<A, gr
 template <typename A, int group>
 DepthwiseTile<A> depthwise_window_for(const Axis& axis, int64_t pixels) {
   const bool neighbours = axis.step == 1 && (axis.spacing == 1 || axis.spacing == -1);
-  const bool sevens = round_up(pixels, 7) < round_up(pixels, 8);  // the last overlaps the one before: less is done twice
+  // The last overlaps the one before: by seven or by eight, whichever does less twice.
+  const bool sevens = round_up(pixels, 7) < round_up(pixels, 8);
   if (!neighbours || pixels < (sevens ? 7 : 8)) return {};
   if (axis.taps == 3) return sevens ? depthwise_window_of<A, group, 7, 3> : depthwise_window_of<A, group, 8, 3>;
   if constexpr (group == 1) {
@@ -131,94 +132,122 @@ DepthwiseTap* list_taps(const Gather& phase, int64_t kernel_w, const SourceRows<
   return to;
 }
 
-// bias: of each channel, or null.
+// A task's blocks of channels: their weights, and where the first pixel of a row of results goes.
+template <typename A>
+struct DepthwiseBlocks {
+  const A* packed;  // of a block: [tap][c][lane], then the bias
+  int64_t packed_size, count;
+  A* result;
+  int64_t block_step, pixel_step;
+  bool stream;
+};
+
+// A row of `pixels` results from (y, x) of the phase's grid on. Meanwhile it asks for rows `ahead` of the source.
+template <int group, typename T, typename A>
+void depthwise_row(const Gather& phase, int64_t kernel_w, const SourceRows<T, A>& rows, int64_t y, int64_t x,
+                   int64_t pixels, const DepthwiseBlocks<A>& blocks, DepthwiseTap* list, const Axis::Range& ahead) {
+  constexpr int64_t lanes = Vector<A>::lanes, weight_step = group * lanes;
+  DepthwiseOperands<A> of{};
+  of.step = phase.w.step * rows.column_step;
+  of.result_step = blocks.pixel_step;
+  of.stream = blocks.stream;
+  const Axis::Range inside = phase.h.taps_inside(y);
+  const auto window = depthwise_window_for<A, group>(phase.w, pixels);
+  const Axis::Range in_whole =
+      rows.in_place && !window.run ? whole_steps(phase.w, x, pixels) : Axis::Range{0, pixels};
+  for (int64_t begin = 0, end; begin < pixels; begin = end) {  // pixels with the same taps
+    const bool all = begin == in_whole.begin && in_whole.size() > 0;
+    end = all ? in_whole.end : begin + 1;
+    const Axis::Range columns = all ? Axis::Range{0, phase.w.taps} : phase.w.taps_inside(x + begin);
+    of.tap = list;
+    of.end = list_taps(phase, kernel_w, rows, y, x, inside, columns, weight_step, list);
+    const auto tile = window.run ? window : depthwise_tile_for<A, group>(end - begin);
+    for (int64_t next = begin; next < end; next += tile.pixels) {
+      const int64_t i = least(next, end - tile.pixels);  // the last overlaps the one before
+      of.inside = inside_of(phase.w, x + i, tile.pixels);
+      const bool edge = rows.in_place && of.inside.size() < phase.w.span(tile.pixels);
+      const auto run = edge && tile.at_edge ? tile.at_edge : tile.run;
+      for (int64_t block = 0; block < blocks.count; ++block) {
+        rows.ask(ahead, (x + i) * phase.w.step, tile.pixels * phase.w.step, block * lanes);
+        of.weights = blocks.packed + block * blocks.packed_size;
+        of.bias = of.weights + blocks.packed_size - lanes;
+        of.source = rows.data + Channels<A, group>::source(block) + i * of.step;
+        of.result = blocks.result + block * blocks.block_step + i * of.result_step;
+        run(of);
+      }
+    }
+  }
+}
+
+// The weights of each block of channels: [tap][c][lane], then the bias, if there is one.
+template <int group, typename T, typename A>
+A* pack_depthwise(const Conv2d& conv, const Channels<A, group>& cut, const T* weight, const WeightView& view,
+                  const T* bias, int64_t bias_stride, int64_t packed_size) {
+  constexpr int64_t lanes = Vector<A>::lanes;
+  A* packed = static_cast<A*>(scratch(Scratch::weights, cut.blocks * packed_size * sizeof(A)));
+  std::memset(packed, 0, cut.blocks * packed_size * sizeof(A));
+  for (int64_t k = 0; k < cut.count; ++k) {
+    A* to = packed + k / lanes * packed_size + k % lanes;
+    for (int64_t tap = 0; tap < conv.taps(); ++tap)
+      for (int64_t c = 0; c < group; ++c, to += lanes)
+        *to = load<A>(weight[k / group * view.group + k % group * view.k + c * view.c +
+                             tap / conv.kernel_width * view.r + tap % conv.kernel_width * view.s]);
+    if (bias) *to = load<A>(bias[k * bias_stride]);
+  }
+  return packed;
+}
+
 template <int group, typename T, typename A = typename Accumulator<T>::type>
 void depthwise_product(const Phases& phases, const Threads& threads, const T* source, const Strides& source_strides,
                        const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, T* result,
                        const Strides& result_strides) {
   const Gather gather = phases.all();
   if (gather.pixels() == 0) return;
-  const Channels<A, group> cut(phases.conv.groups, source_strides);
-  constexpr int64_t lanes = Vector<A>::lanes, weight_step = group * lanes;
-  const int64_t taps = phases.conv.taps(), kernel_w = phases.conv.kernel_width;
-  const int64_t packed_size = taps * weight_step + lanes;  // of a block: [tap][c][lane], then the bias
-  A* packed = static_cast<A*>(scratch(Scratch::weights, cut.blocks * packed_size * sizeof(A)));
-  std::memset(packed, 0, cut.blocks * packed_size * sizeof(A));
-  for (int64_t k = 0; k < cut.count; ++k) {
-    A* to = packed + k / lanes * packed_size + k % lanes;
-    for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t c = 0; c < group; ++c, to += lanes)
-        *to = load<A>(weight[k / group * view.group + k % group * view.k + c * view.c + tap / kernel_w * view.r +
-                             tap % kernel_w * view.s]);
-    if (bias) *to = load<A>(bias[k * bias_stride]);
-  }
+  constexpr int64_t lanes = Vector<A>::lanes;
+  const Conv2d& conv = phases.conv;
+  const Channels<A, group> cut(conv.groups, source_strides);
+  const int64_t packed_size = (conv.taps() * group + 1) * lanes;
+  const A* packed = pack_depthwise<group, T, A>(conv, cut, weight, view, bias, bias_stride, packed_size);
 
-  const int64_t count = phases.count_h() * phases.count_w();
-  Gather* gathers = static_cast<Gather*>(scratch(Scratch::partial_sums, count * sizeof(Gather)));
-  for (int64_t i = 0; i < count; ++i) gathers[i] = phases.at(i / phases.count_w(), i % phases.count_w());
+  const int64_t count_h = phases.count_h(), count_w = phases.count_w();
+  Gather* gathers = static_cast<Gather*>(scratch(Scratch::partial_sums, count_h * count_w * sizeof(Gather)));
+  for (int64_t i = 0; i < count_h * count_w; ++i) gathers[i] = phases.at(i / count_w, i % count_w);
 
   const Pieces pieces = tall_pieces(gather, cut.padded() * sizeof(A), cut.chunks, 4 * threads.count);
   const Band<A> whole = Band<A>::dense(gather, cut.padded(), 1, pieces.columns);
   const bool in_place = SourceRows<T, A>::suits(source_strides, cut.count);
-  const bool stream = streams<T>(gather.batch * (gather.h.source * gather.w.source + phases.result_pixels()) * cut.count,
-                                 result, result_strides);
+  const int64_t elements = gather.batch * (conv.in_pixels() + conv.out_pixels()) * cut.count;
+  const bool stream = streams(elements, result, result_strides);
   parallel_for(threads, gather.batch * pieces.per_image() * cut.chunks, [&](int64_t task) {
     const int64_t first_block = task % cut.chunks * cut.together, first = first_block * lanes;
     const Piece piece(gather, pieces, task / cut.chunks);
-    const int64_t sums_step = pieces.columns * lanes, channels = least(cut.padded(), cut.count - first);
+    const int64_t channels = least(cut.padded(), cut.count - first);
     SourceRows<T, A> rows(in_place, gather, whole, piece, channels,
                           source + first * source_strides.c + piece.image * source_strides.n, source_strides);
-    A* sums = static_cast<A*>(scratch(Scratch::accumulators, cut.together * sums_step * sizeof(A)));
-    auto* list = static_cast<DepthwiseTap*>(scratch(Scratch::vectors, most(1, taps) * sizeof(DepthwiseTap)));
+    A* sums = static_cast<A*>(scratch(Scratch::accumulators, cut.together * pieces.columns * lanes * sizeof(A)));
+    auto* list = static_cast<DepthwiseTap*>(scratch(Scratch::vectors, most(1, conv.taps()) * sizeof(DepthwiseTap)));
     T* image_result = result + first * result_strides.c + piece.image * result_strides.n;
+    const int64_t pixel_step = count_w * result_strides.w;
     const bool direct = sizeof(T) == sizeof(A) && result_strides.c == 1 && channels % lanes == 0;
-    const int64_t pixel_step = phases.count_w() * result_strides.w;
+    DepthwiseBlocks<A> blocks{packed + first_block * packed_size, packed_size, ceil_div(channels, lanes), sums,
+                              pieces.columns * lanes, lanes, false};
+    if (direct) blocks.block_step = lanes, blocks.pixel_step = pixel_step, blocks.stream = stream;
     for (int64_t y = 0; y < piece.rows; ++y) {
       rows.advance(y);
-      for (int64_t h = 0; h < phases.count_h(); ++h)
-        for (int64_t w = 0; w < phases.count_w(); ++w) {
-          const Gather& phase = gathers[h * phases.count_w() + w];
+      for (int64_t h = 0; h < count_h; ++h)
+        for (int64_t w = 0; w < count_w; ++w) {
+          const Gather& phase = gathers[h * count_w + w];
           const int64_t pixels = least(piece.columns, phase.w.grid - piece.x), at = piece.y + y;
           if (at >= phase.h.grid || pixels <= 0) continue;
-          T* to = image_result + (at * phases.count_h() + h) * result_strides.h +
-                  (piece.x * phases.count_w() + w) * result_strides.w;
-          DepthwiseOperands<A> of{};
-          of.step = phase.w.step * rows.column_step;
-          of.result_step = direct ? pixel_step : lanes;
-          of.stream = direct && stream;
-          A* to_sums = direct ? reinterpret_cast<A*>(to) : sums;
-          const int64_t block_step = direct ? lanes : sums_step;
-          const Axis::Range inside = phase.h.taps_inside(at);
-          const auto window = depthwise_window_for<A, group>(phase.w, pixels);
-          const Axis::Range in_whole = rows.in_place && !window.run ? whole_steps(phase.w, piece.x, pixels)
-                                                                    : Axis::Range{0, pixels};
-          for (int64_t begin = 0, end; begin < pixels; begin = end) {  // pixels with the same taps
-            const bool all = begin == in_whole.begin && in_whole.size() > 0;
-            end = all ? in_whole.end : begin + 1;
-            const Axis::Range columns = all ? Axis::Range{0, phase.w.taps} : phase.w.taps_inside(piece.x + begin);
-            of.tap = list;
-            of.end = list_taps(phase, kernel_w, rows, at, piece.x, inside, columns, weight_step, list);
-            const auto tile = window.run ? window : depthwise_tile_for<A, group>(end - begin);
-            for (int64_t next = begin; next < end; next += tile.pixels) {
-              const int64_t x = least(next, end - tile.pixels);  // the last overlaps the one before
-              of.inside = inside_of(phase.w, piece.x + x, tile.pixels);
-              const bool edge = rows.in_place && of.inside.size() < phase.w.span(tile.pixels);
-              const auto run = edge && tile.at_edge ? tile.at_edge : tile.run;
-              for (int64_t block = 0; block * lanes < channels; ++block) {
-                if (h + w == 0) rows.ask(y, (piece.x + x) * phase.w.step, tile.pixels * phase.w.step, block * lanes);
-                of.weights = packed + (first_block + block) * packed_size;
-                of.bias = of.weights + taps * weight_step;
-                of.source = rows.data + cut.source(block) + x * of.step;
-                of.result = to_sums + block * block_step + x * of.result_step;
-                run(of);
-              }
-            }
-          }
+          T* to = image_result + (at * count_h + h) * result_strides.h + (piece.x * count_w + w) * result_strides.w;
+          if (direct) blocks.result = reinterpret_cast<A*>(to);
+          depthwise_row<group, T, A>(phase, conv.kernel_width, rows, at, piece.x, pixels, blocks, list,
+                                     h + w == 0 ? rows.first_read_by(y + 1) : Axis::Range{0, 0});
           if (!direct)
-            write_row<T, A>(sums, lanes, sums_step, pixels, channels, to, {0, result_strides.c, 0, pixel_step});
+            write_row<T, A>(sums, lanes, blocks.block_step, pixels, channels, to, {0, result_strides.c, 0, pixel_step});
         }
     }
-    if (stream) end_of_stream();
+    if (blocks.stream) end_of_stream();
   });
 }
 

@@ -1,11 +1,12 @@
 // What depthwise convolutions and those of small groups (as many channels out as in: 2, 4 or 8) read, and how.
 //
-// Vectors run along the channels, whatever the layout. A lane of the result needs every channel of its own group: that is
-// the source's vector with a constant permutation of its lanes, one for each channel of a group. So a convolution of
+// Vectors run along the channels, whatever the layout. A lane of the result needs every channel of its own group: that
+// is the source's vector with a constant permutation of its lanes, one for each channel of a group. So a convolution of
 // groups of `group` channels is `group` depthwise ones, and no product is wasted on another group's channels.
 //
-// Where the source's channels lie innermost its rows are read in place, and the pixels at the edges, which lack taps, are
-// computed one by one; otherwise a ring holds the rows under the kernel, padded, each read once on the walk down a piece.
+// Where the source's channels lie innermost its rows are read in place, and what lies outside the image is left out;
+// otherwise a ring holds the rows under the kernel, padded, each read once on the walk down a piece. While a row of
+// results is computed, the memory that the next one is the first to read is asked for.
 #pragma once
 
 #include <utility>
@@ -51,8 +52,8 @@ inline void for_group(const F& visit) {
   }(std::make_integer_sequence<int, group>());
 }
 
-// How the channels are cut: into blocks of one vector, many to a task where they lie innermost in memory, so that a task
-// reads and writes memory in order.
+// How the channels are cut: into blocks of one vector, many to a task where they lie innermost in memory, so that a
+// task reads and writes memory in order.
 template <typename A, int group>
 struct Channels {
   static constexpr int64_t lanes = Vector<A>::lanes;
@@ -146,12 +147,16 @@ class SourceRows {
   Axis::Range columns_from(int64_t x) const {
     return in_place ? Axis::Range{-x, gather_.w.source - x} : Axis::Range{INT64_MIN, INT64_MAX};
   }
-  // Asks for a vector of channels, from `first` on, of columns x … of the rows that step y + 1 of the piece is the first
-  // to read. (Not inlined, it would be taken for a function without effect.)
-  __attribute__((always_inline)) void ask(int64_t y, int64_t x, int64_t columns, int64_t first) const {
-    if (!in_place) return;
-    const int64_t end = first_y_ + (y + 1) * step_ + band_.rows;
-    for (int64_t row = most(0, end - step_); row < least(end, gather_.h.source); ++row) {
+  int64_t row_step() const { return strides_.h; }
+  // The rows that step y of the piece is the first to read in place: none if they are copied, or not there.
+  Axis::Range first_read_by(int64_t y) const {
+    const int64_t end = first_y_ + y * step_ + band_.rows;
+    return in_place ? Axis::Range{most(0, end - step_), least(end, gather_.h.source)} : Axis::Range{0, 0};
+  }
+  // Asks for a vector of channels, from `first` on, of columns x … of some rows. (Not inlined, it would be taken for a
+  // function without effect.)
+  __attribute__((always_inline)) void ask(const Axis::Range& rows, int64_t x, int64_t columns, int64_t first) const {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
       const A* from = data + row * strides_.h + x * column_step + first;
       for (int64_t i = 0; i < columns; ++i, from += column_step) __builtin_prefetch(from, 0, 2);
     }

@@ -112,7 +112,12 @@ struct Phases {
   int64_t count_h() const { return of_grad_input ? least(conv.stride_h, conv.in_height) : 1; }
   int64_t count_w() const { return of_grad_input ? least(conv.stride_w, conv.in_width) : 1; }
   Gather at(int64_t h, int64_t w) const { return of_grad_input ? grad_input_gather(conv, h, w) : forward_gather(conv); }
-  int64_t result_pixels() const { return of_grad_input ? conv.in_pixels() : conv.out_pixels(); }
+  bool some_have_no_taps() const {
+    for (int64_t h = 0; h < count_h(); ++h)
+      for (int64_t w = 0; w < count_w(); ++w)
+        if (at(h, w).taps() == 0) return true;
+    return false;
+  }
   // What all of them read: the grid of the largest, and taps from the first to the last of any.
   Gather all() const {
     Gather gather = at(0, 0);

@@ -58,6 +58,19 @@ Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_
   return planes;
 }
 
+template <typename T>
+void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes<T>& planes) {
+  const Strides& s = planes.strides;
+  parallel_for(threads, batch * planes.height, [&](int64_t row) {
+    T* to = planes.data + row / planes.height * s.n + row % planes.height * s.h;
+    if (s.c == 1 && s.w == channels)
+      std::memset(to, 0, planes.width * channels * sizeof(T));
+    else
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t x = 0; x < planes.width; ++x) to[c * s.c + x * s.w] = T{};
+  });
+}
+
 // The algorithms for stride 1 that forward and grad_input share; false if it is none of them. A dilated convolution is
 // so many undilated ones, between the pixels that lie a multiple of the dilation apart.
 template <typename T>
@@ -113,8 +126,8 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
              ConstVector bias, Image output) {
   const WeightView view{weight.strides.c, weight.strides.n, weight.strides.h, weight.strides.w,
                         conv.group_out_channels() * weight.strides.n};
-  const Correlation p{conv.batch,        conv.groups,    conv.kernel_height,
-                      conv.kernel_width, conv.padding_h, conv.padding_w};
+  const Correlation p{conv.batch,     conv.groups,    conv.kernel_height, conv.kernel_width,
+                      conv.padding_h, conv.padding_w, conv.stride_h,      conv.stride_w};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto source = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
@@ -155,11 +168,16 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     if (const auto product = depthwise_product_for<T>(algorithm, conv.group_in_channels()))
       return product({conv, true}, threads, source.data, grad_output.strides, weights, view, no_bias, 0, result.data,
                      strides);
-    for (int64_t h = 0; h < least(conv.stride_h, conv.in_height); ++h)
-      for (int64_t w = 0; w < least(conv.stride_w, conv.in_width); ++w)
-        direct_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads, source.data,
-                          grad_output.strides, weights, view, no_bias, 0,
-                          Grid<T>{result.data + h * strides.h + w * strides.w, steps});
+    // Where no tap reaches there are zeros: all of them first, in the order of memory.
+    const Phases phases{conv, true};
+    const auto at = [&](int64_t h, int64_t w) { return grad_input_gather(conv, h, w); };
+    if (phases.some_have_no_taps()) clear(threads, conv.batch, conv.in_channels, result);
+    for (int64_t h = 0; h < phases.count_h(); ++h)
+      for (int64_t w = 0; w < phases.count_w(); ++w)
+        if (at(h, w).taps() > 0)
+          direct_product<T>(at(h, w), conv.groups, conv.group_in_channels(), threads, source.data, grad_output.strides,
+                            weights, view, no_bias, 0,
+                            Grid<T>{result.data + h * strides.h + w * strides.w, steps});
   });
 }
 

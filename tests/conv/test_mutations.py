@@ -142,6 +142,21 @@ MUTATIONS = {
         "weight + g * view.group, view,",
         "weight, view,",
     ),
+    "few channels: under a stride, rows of one phase": Mutation(
+        "conv2d", "cpu/few_in.h", "r % p.stride_h * phase_rows + r / p.stride_h", "r"
+    ),
+    "few channels: the taps of another phase": Mutation(
+        "conv2d", "cpu/few_in.h", "row[tap * p.stride_w * view.s]", "row[tap * view.s]"
+    ),
+    "few channels: a tap that is left over is added to one pixel of two": Mutation(
+        "conv2d", "cpu/few_in.h", "to[width + k] = !three ? g(0)", "to[width + k] = !three ? 0"
+    ),
+    "grad_input: no zeros where no tap reaches": Mutation(
+        "conv2d_grad_input",
+        "cpu/kernels.cpp",
+        "if (phases.some_have_no_taps()) clear(",
+        "if (false) clear(",
+    ),
     "few channels: the bias of the first group": Mutation(
         "conv2d",
         "cpu/few_out.h",
