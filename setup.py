@@ -139,7 +139,6 @@ oldest = ".".join(map(str, OLDEST_TORCH))
 setup(
     version=version,
     packages=[*find_packages("kernels"), *find_packages(".", include=["colourize", "colourize.*"])],
-    package_data={"myconv2d.triton": ["plans.json"]},
     package_dir={"myconv2d": "kernels/myconv2d", "colourize": "colourize"},
     cmdclass={"build_native": BuildNative, "bdist_wheel": Wheel},
     distclass=NativeDistribution,

@@ -11,6 +11,7 @@ import typer
 
 from . import ROOT
 from .isa import Isa, limit
+from .trust.commands import app as trust
 
 app = typer.Typer(
     help="The ruler: what is right, and what it is worth.",
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
+app.add_typer(trust, name="trust")
 
 _WORKERS = max(1, min(14, (os.cpu_count() or 1) - 1))
 
@@ -83,6 +84,31 @@ def handout(
     from .handout import collect
 
     typer.echo(collect(runs, out).read_text())
+
+
+@app.command()
+def superres(
+    crops: Annotated[Path, typer.Option(help="folder of pictures to train on, such as CBSD68")],
+    test: Annotated[list[Path], typer.Option(metavar="FOLDER", help="pictures to measure on, such as Set5")],
+    preset: Annotated[list[str] | None, typer.Option(help="of best-superres, best-superres3, best-superres4")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
+    runs: Annotated[Path, typer.Option(help="folder of the trainings; finished ones are taken from it")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Trains the presets of super-resolution on the CPU and measures them beside bicubic interpolation and SRCNN.
+
+    Example: python -m bench superres --crops CBSD68 --test Set5 --test Set14
+    """
+    import torch
+
+    from .superres import PRESETS
+    from .superres import superres as run
+
+    if threads:
+        torch.set_num_threads(threads)
+    if unknown := set(preset or ()) - set(PRESETS):
+        raise typer.BadParameter(f"unknown preset {', '.join(sorted(unknown))}; known are {', '.join(PRESETS)}")
+    typer.echo(run(preset or list(PRESETS), crops, test, runs, out).read_text())
 
 
 @app.command()
@@ -197,6 +223,34 @@ def epoch(
     folder = str(data_dir) if data_dir else None
     options = {"data": data, "data_dir": folder, "epochs": epochs, "limit": limit}
     raise typer.Exit(run(Settings("classification", network, **options), rounds, out))
+
+
+@app.command()
+def presets(
+    names: Annotated[list[str], typer.Argument(metavar="PRESET...", help="of `colourize train`")],
+    data: Annotated[str, typer.Option(help="pictures, as `colourize train` names them")] = "cifar10",
+    data_dir: Annotated[str | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")] = None,
+    palette: Annotated[str | None, typer.Option(help="file of a palette, if not to be fitted")] = None,
+    seed: Annotated[int, typer.Option(help="of the training")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="if not the preset's own")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+) -> None:
+    """Trains presets, scores them beside the baselines and times both, and a photograph of a megapixel.
+
+    Example: python -m bench presets best-colour best-mean vivid-colour --data-dir cifar-10
+    """
+    import torch
+
+    from .presets import measure
+
+    if threads:
+        torch.set_num_threads(threads)
+    given = {"data": data, "data_dir": data_dir, "palette": palette, "seed": seed, "epochs": epochs, "limit": limit}
+    given = {name: value for name, value in given.items() if value is not None}
+    for file in measure(names, given, out):
+        typer.echo(file)
 
 
 @app.command()

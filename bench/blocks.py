@@ -52,7 +52,7 @@ class BlockCase:
         return ConvBlock(sum(self.in_channels), self.out_channels, resize=self.resize, norm=self.norm)
 
     def plain(self) -> nn.Module:
-        return plain.Block(sum(self.in_channels), self.out_channels, self.resize, self.norm)
+        return plain.block(sum(self.in_channels), self.out_channels, self.resize, self.norm, plain.Joined)
 
 
 BLOCKS = (

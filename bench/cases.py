@@ -65,8 +65,12 @@ class Case:
 
     @property
     def suits_winograd(self) -> bool:
-        """Whether minimal filtering, which takes three taps a stride apart, can serve it."""
-        return (min(self.kernel) >= 3 and self.stride == (1, 1)) or (min(self.kernel) >= 5 and self.stride == (2, 2))
+        """Whether minimal filtering can serve it: F(m×m, 3×3) what is 3×3, or blocks of that, some of which may be 2 wide;
+        F(2, 3) also three taps that are a stride apart.
+        """
+        larger = max(self.kernel) > 3 and min(self.kernel) >= 2
+        strided = self.stride == (2, 2) and min(self.kernel) >= 5
+        return strided or ((self.kernel == (3, 3) or larger) and self.stride == (1, 1))
 
     @property
     def flop(self) -> int:

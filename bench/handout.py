@@ -42,11 +42,17 @@ def collect(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _record(run: Run) -> dict:
-    settings = {name: value for name, value in vars(run.settings).items() if name not in _LEFT_OUT}
+    settings = settings_of(run)
     scores = evaluate(run, load_data(run.settings)).scores
     with (run.folder / "metrics.csv").open(newline="") as file:
         metrics = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return {"settings": settings, "metrics": metrics, "scores": scores}
+
+
+def settings_of(run: Run) -> dict:
+    """Those that are the same on every machine; whether a palette was given is, its path is not."""
+    given = {"palette": "given"} if run.task.palette and run.settings.palette else {}
+    return {name: value for name, value in vars(run.settings).items() if name not in _LEFT_OUT} | given
 
 
 def _table(runs: Sequence[dict], date: str) -> list[str]:

@@ -130,8 +130,8 @@ def _exact_training(case: NetworkCase, device: torch.device) -> Results:
     return {"loss": loss.detach(), **gradients(module)}
 
 
-def _converted(network: str) -> nn.Module:
-    return myconv2d.convert(plain.create(network))
+def _made(ours: Callable[[nn.Module], nn.Module], network: str) -> nn.Module:
+    return ours(plain.create(network))
 
 
 def _trainers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterator[Contestant]:
@@ -141,14 +141,15 @@ def _trainers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterat
         yield Contestant(f"ours {variant.name}", OURS, ours)
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
-    yield from _with_our_convolutions(prepare, device)
+    yield from _drop_ins(prepare, device)
 
 
-def _with_our_convolutions(prepare: Callable[..., Ready], device: torch.device) -> Iterator[Contestant]:
-    """The plain networks with every convolution replaced, in every layout: what a drop-in alone is worth."""
+def _drop_ins(prepare: Callable[..., Ready], device: torch.device) -> Iterator[Contestant]:
+    """The plain networks after `convert`, and after `fuse`, in every layout: what a line in anybody's code is worth."""
     for variant in variants(device, compiled=False):
-        converted = functools.partial(prepare, _converted, variant)
-        yield Contestant(f"torch {variant.name} with our convolutions", "converted", converted)
+        for function, words in ((myconv2d.convert, "with our convolutions"), (myconv2d.fuse, "fused by us")):
+            made = functools.partial(prepare, functools.partial(_made, function), variant)
+            yield Contestant(f"torch {variant.name} {words}", "converted", made)
 
 
 def trainer(
@@ -195,7 +196,7 @@ def _inferrers(case: NetworkCase, device: torch.device, compiled: bool) -> Itera
         yield Contestant(f"ours {variant.name}", OURS, functools.partial(prepare, networks.create, variant))
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
-    yield from _with_our_convolutions(prepare, device)
+    yield from _drop_ins(prepare, device)
     if device.type == "cpu" and not precision.current().short:
         yield Contestant("ours frozen", OURS, functools.partial(_frozen, case))
         yield Contestant("ONNX Runtime", RIVAL, functools.partial(_onnx_runtime, case))

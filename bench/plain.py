@@ -6,28 +6,32 @@ Attributes are named as ours are, so that a state dict fits both.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Block(nn.Module):
-    """convolution → batch norm, if there is one → ReLU → nothing, "pool" or "upsample"."""
+class Joined(nn.Sequential):
+    """Takes several inputs, which count as concatenated."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, resize: str | None = None, norm: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm = nn.BatchNorm2d(out_channels) if norm else None
-        self.resize = resize
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1))
 
-    def forward(self, input: Tensor, skip: Tensor | None = None) -> Tensor:
-        x = input if skip is None else torch.cat((input, skip), 1)
-        x = self.conv(x)
-        x = F.relu(x if self.norm is None else self.norm(x))
-        if self.resize == "pool":
-            return F.max_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resize == "upsample" else x
+
+def block(
+    in_channels: int,
+    out_channels: int,
+    resize: str | None = None,
+    norm: bool = True,
+    kind: type[nn.Sequential] = nn.Sequential,
+) -> nn.Sequential:
+    """convolution → batch norm, if there is one → ReLU → nothing, "pool" or "upsample", as people write it."""
+    made = kind()
+    made.add_module("conv", nn.Conv2d(in_channels, out_channels, 3, padding=1))
+    if norm:
+        made.add_module("norm", nn.BatchNorm2d(out_channels))
+    made.add_module("relu", nn.ReLU())
+    if resize is not None:
+        made.add_module("resize", nn.MaxPool2d(2) if resize == "pool" else nn.Upsample(scale_factor=2))
+    return made
 
 
 class Network(nn.Module):
@@ -40,11 +44,11 @@ class Network(nn.Module):
         super().__init__()
         f, m = filters, out_channels
         self.skips = skips
-        self.downconv1 = Block(in_channels, f, "pool")
-        self.downconv2 = Block(f, 2 * f, "pool")
-        self.rfconv = Block(2 * f, 2 * f)
-        self.upconv1 = Block(4 * f if skips else 2 * f, f, "upsample")
-        self.upconv2 = Block(2 * f if skips else f, m, "upsample")
+        self.downconv1 = block(in_channels, f, "pool")
+        self.downconv2 = block(f, 2 * f, "pool")
+        self.rfconv = block(2 * f, 2 * f)
+        self.upconv1 = block(4 * f if skips else 2 * f, f, "upsample")
+        self.upconv2 = block(2 * f if skips else f, m, "upsample")
         self.finalconv = nn.Conv2d(m + in_channels if skips else m, out_channels, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,7 +57,8 @@ class Network(nn.Module):
         x = self.rfconv(quarter)
         if not self.skips:
             return self.finalconv(self.upconv2(self.upconv1(x)))
-        x = self.upconv2(self.upconv1(x, quarter), half)
+        x = self.upconv1(torch.cat((x, quarter), 1))
+        x = self.upconv2(torch.cat((x, half), 1))
         return self.finalconv(torch.cat((x, input), 1))
 
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from colourize import networks, step, training
-from colourize.colour import Palette
 from colourize.data import TensorImages
 from colourize.examples import Examples
+from colourize.palette import Palette
 from colourize.tasks import Classification
 
 from . import plain, precision

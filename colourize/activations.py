@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import pictures
 from .data import Images
 from .files import UserError
+from .networks.base import blocks
 from .tasks import Task
 
 LONGEST = 256  # pixels; a larger file is reduced to this, so that all channels of all blocks can be looked at
@@ -42,15 +43,6 @@ class Record(NamedTuple):
     input: Tensor
     output: Tensor
     blocks: dict[str, Tensor]
-
-
-def blocks(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a network that are looked at: its children, and of a sequence each one."""
-    for name, module in network.named_children():
-        if isinstance(module, nn.Sequential):
-            yield from ((f"{name}.{number}", part) for number, part in module.named_children())
-        else:
-            yield name, module
 
 
 @torch.inference_mode()

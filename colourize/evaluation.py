@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,12 @@ class Evaluation:
             return None
         values = [scores[metric] for scores in self.scores.values() if metric in scores]
         return max(values) if HIGHER_IS_BETTER[metric] else min(values)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it in types of JSON."""
+        defeats = [{"score": score, "baseline": name} for score, name in self.defeats]
+        return {"data": self.data, "scores": self.scores, "intervals": self.intervals, "loses_to": defeats}
 
     @property
     def defeats(self) -> list[tuple[str, str]]:

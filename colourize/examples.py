@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .data import Images
 from .tasks import Task
+from .views import PLAIN, Views
 
 MEMORY = 1 << 30  # bytes, for one set
 _CHUNK = 256  # pictures at a time
@@ -35,7 +36,10 @@ class Batch(NamedTuple):
 
 
 class Examples:
-    """The examples of `task` in `images`, on `device`. `advance` hears of so many more that are ready."""
+    """The examples of `task` in `images`, on `device`. `advance` hears of so many more that are ready.
+
+    An index beyond them is a view of one: that of view v of picture i is v · len(self) + i.
+    """
 
     def __init__(
         self,
@@ -43,11 +47,14 @@ class Examples:
         task: Task,
         device: torch.device | str = "cpu",
         *,
+        views: Views = PLAIN,
         advance: Callable[[int], object] = lambda count: None,
     ) -> None:
         self._images, self.task, self.device = images, task, torch.device(device)
+        self._views = views
         self._kept: Batch | None = None
         first = self._make(torch.arange(min(1, len(images))))
+        self._height = first.pictures.shape[2]
         if sum(tensor.nbytes for tensor in first) * len(images) > MEMORY:
             return
         kept = Batch(*(tensor.new_empty((len(images), *tensor.shape[1:])) for tensor in map(_rows, first)))
@@ -73,19 +80,28 @@ class Examples:
 
     def batch(self, indices: Tensor, into: Batch | None = None) -> Batch:
         """The examples at `indices` (B,), on the CPU or as `placed` gives them; overwrites `into`, where given."""
+        views, pictures = indices // len(self), indices % len(self)
         if self._kept is None:
-            made = self._make(indices)
-            if into is None:
-                return made
-            for old, new in zip(into, made, strict=True):
-                old.copy_(new)
-            return into
-        indices = indices.to(self.device)
+            rows, pictures = map(_rows, self._make(pictures)), torch.arange(len(indices))
+        else:
+            rows = self._kept
         if into is None:
-            return Batch(*(_pictures(rows.index_select(0, indices)) for rows in self._kept))
-        for tensor, rows in zip(into, self._kept, strict=True):
-            torch.index_select(rows, 0, indices, out=_rows(tensor))
+            return Batch(*(_pictures(part) for part in self._select(rows, pictures, views)))
+        for old, new in zip(into, self._select(rows, pictures, views), strict=True):
+            _rows(old).copy_(new)
         return into
+
+    def _select(self, rows: Iterable[Tensor], pictures: Tensor, views: Tensor) -> Iterator[Tensor]:
+        """From `rows` of input, target and full pictures, those of `views` of `pictures`, both (B,)."""
+        pictures, views = pictures.to(self.device), views.to(self.device)
+        for tensor in rows:
+            if self._views.count == 1:
+                yield tensor.index_select(0, pictures)
+                continue
+            size = tensor.shape[1:3]
+            unit = self._views.unit * size[0] // self._height  # an input may be smaller than its picture
+            at = self._views.pixels(pictures, views, size, unit)
+            yield tensor.flatten(0, 2).index_select(0, at.flatten()).view(*at.shape, *tensor.shape[3:])
 
     def _make(self, indices: Tensor) -> Batch:
         pictures = self._images.batch(indices).to(self.device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .colour import to_unit
+from .colour import luma, to_unit
 
 _RESAMPLES = 2000
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM
@@ -78,8 +78,7 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 
 def _luma(images: Tensor) -> Tensor:
-    weights = torch.tensor((65.481, 128.553, 24.966), dtype=torch.float64, device=images.device)
-    return torch.einsum("nchw,c->nhw", to_unit(images).double() / _PEAK, weights) + 16
+    return luma(to_unit(images).double())[:, 0] / _PEAK * 219 + 16
 
 
 def _blurred(images: Tensor) -> Tensor:

@@ -17,6 +17,11 @@ from .colour import to_uint8
 from .files import UserError, atomic_write, say_once
 
 MAX_PIXELS = 178_000_000  # just below PIL's own limit against decompression bombs
+_OPTIONS = {  # by format; PNG of level 3 is a twelfth larger than of PIL's 6 and written in a third of the time
+    "JPEG": {"quality": 95},
+    "WEBP": {"quality": 95},
+    "PNG": {"compress_level": 3},
+}
 
 
 class Picture(NamedTuple):
@@ -176,7 +181,7 @@ def save(path: str | os.PathLike[str], image: Image.Image) -> None:
         )
     if kind in ("JPEG", "BMP", "PPM") and image.mode == "RGBA":
         raise UserError(f"cannot write {path}: {kind} has no transparency; try .png")
-    options = {"quality": 95} if kind in ("JPEG", "WEBP") else {}
+    options = _OPTIONS.get(kind, {})
     try:
         atomic_write(path, lambda file: image.save(file, format=kind, **options))
     except (ValueError, KeyError) as error:  # a format with limits of its own

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, networks, pickles, tasks
-from .colour import Palette
 from .files import UserError, atomic_write
+from .palette import Palette
+from .perceptual import PerceptualLoss
 from .settings import Settings
 from .tasks import Task
 
@@ -40,7 +41,8 @@ Metrics = list[dict[str, float]]
 class Run:
     """A run's folder, settings and task; `begin` makes one, `open` finds one.
 
-    `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them.
+    `metrics` has a row for each finished epoch, once `load_epoch` has read them or training has made them. `speeds` are
+    those of the epochs that were trained since, in pictures per second, without validation and saving.
     """
 
     def __init__(self, folder: Path, settings: Settings, task: Task) -> None:
@@ -48,6 +50,7 @@ class Run:
         self.settings = settings
         self.task = task
         self.metrics: Metrics = []
+        self.speeds: list[float] = []
         self._best: dict[str, Tensor] = {}  # what best.safetensors holds
 
     @property
@@ -75,7 +78,8 @@ class Run:
         if not (folder / "settings.toml").is_file():
             raise UserError(f"{folder} holds no run: it has no settings.toml")
         settings = Settings.load(folder / "settings.toml")
-        palette = Palette.load(folder / "palette.npy") if tasks.kind(settings.task).needs_palette else None
+        kind = tasks.kind(settings.task)
+        palette = Palette.load(folder / "palette.npy", settings.space) if kind.needs_palette else None
         task = create_task(settings, palette)
         if task.needs_frequencies:
             task.frequencies = _load_frequencies(folder / "frequencies.npy", task.out_channels)
@@ -157,7 +161,10 @@ class Run:
 
 def create_task(settings: Settings, palette: Palette | None) -> Task:
     """The task of these settings; what is counted on training pictures is not in it yet."""
-    return tasks.kind(settings.task)(palette, loss=settings.loss, temperature=settings.temperature)
+    loss = PerceptualLoss(settings.loss_weights, settings.loss_layers)
+    return tasks.kind(settings.task)(
+        palette, loss=settings.loss, temperature=settings.temperature, perceptual=loss
+    )
 
 
 def _load_frequencies(path: Path, classes: int) -> Tensor:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import networks, precision, schedule, tasks
+from . import networks, perceptual, precision, schedule, tasks
 from .files import UserError, atomic_write
+from .palette import SPACES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,14 +36,19 @@ class Settings:
     limit: int | None = None
     palette: str | None = None
     colours: int = 24
+    space: str = "rgb"
     filters: int = 32
     kernel_size: int = 3
     bottleneck: int | None = None
     order: str | None = None
     depth: int | None = None
     loss: str | None = None
+    loss_weights: str | None = None
+    loss_layers: str | None = None
     temperature: float | None = None
     flips: bool = False
+    turns: bool = False
+    shifts: int = 0
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
@@ -59,7 +65,7 @@ class Settings:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
-            elif type(value) is int and name != "seed" and value < 1:
+            elif type(value) is int and name not in ("seed", "shifts") and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
@@ -73,13 +79,21 @@ class Settings:
             raise UserError(f"precision must be one of {', '.join(precision.NAMES)}, not {self.precision!r}")
         if self.colours < 2:
             raise UserError(f"colours must be at least 2, not {self.colours}")
+        if self.space not in SPACES:
+            raise UserError(f"space must be one of {', '.join(SPACES)}, not {self.space!r}")
         if self.size < _SMALLEST:
             raise UserError(f"size must be at least {_SMALLEST}, not {self.size}")
         if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must be a number from 0, the likeliest colour, up, not {self.temperature}")
         task = tasks.kind(self.task)
         task.check_loss(self.loss)
+        if self.loss_layers is not None:
+            perceptual.layers(self.loss_layers)
         multiple = task.size_multiple
+        if not 0 <= self.shifts * multiple < self.size:
+            raise UserError(
+                f"shifts must be from 0 to {(self.size - 1) // multiple} for size {self.size}, not {self.shifts}"
+            )
         if self.size % multiple:
             raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
         networks.complete(self.network, **self.network_settings)

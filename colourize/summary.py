@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .networks import ORDERS
-from .networks.base import LookupPrior
+from .networks.base import LookupPrior, blocks
 
 
 class Layer(NamedTuple):
@@ -40,7 +40,7 @@ def layers(network: nn.Module, size: int = 32) -> list[Layer]:
 
         handles = [
             module.register_forward_hook(lambda module, _, output, name=name: record(name, module, output))
-            for name, module in network.named_children()
+            for name, module in blocks(network)
         ]
         network(torch.empty(1, network.in_channels, size, size, device="meta"))
     for handle in handles:
@@ -53,8 +53,9 @@ def _layer(name: str, module: nn.Module, output: Tensor, flops: int) -> Layer:
         levels, channels = module.table.shape
         kind = f"table of {levels} levels", (1, 1), 1, channels
     else:
-        conv = module if isinstance(module, nn.Conv2d) else module.conv
-        kind = _operations(module, conv), tuple(conv.kernel_size), conv.in_channels, conv.out_channels
+        conv = next(part for part in module.modules() if hasattr(part, "kernel_size"))
+        operations = getattr(module, "operations", None) or _operations(module, conv)
+        kind = operations, tuple(conv.kernel_size), conv.in_channels, conv.out_channels
     return Layer(
         name,
         *kind,

@@ -9,8 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from .colour import Palette, to_uint8
+from .colour import to_uint8
 from .evaluation import Evaluation
+from .palette import Palette
 from .runs import WEIGHTS, Run
 from .summary import Layer
 from .tasks import Task

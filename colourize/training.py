@@ -15,17 +15,18 @@ from torch import Tensor
 
 from . import data, lookup, plots, precision, tables
 from . import step as steps
-from .colour import Palette
-from .data import Images, Mirrored, Split
+from .data import Images, Split
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
+from .palette import Palette
 from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
 from .settings import Settings
 from .step import Step
 from .tasks import kind as task_kind
+from .views import Views
 
 _PALETTE_PICTURES = 2000  # a palette is fitted on at most so many
 _MAY_CHANGE = ("epochs", "data_dir", "precision")  # between the parts of a resumed training
@@ -65,11 +66,10 @@ def train(
             run.save_results(network)
     elif hasattr(network, "prior"):
         network.prior.start(lookup.table(run.task, split.train))
-    with progress(console, "preparing", len(split.train) * (1 + settings.flips) + len(split.validation)) as advance:
-        learnt = Mirrored(split.train) if settings.flips else split.train
-        seen, unseen = (
-            Examples(images, run.task, device, advance=advance) for images in (learnt, split.validation)
-        )
+    views = Views(settings.flips, settings.turns, settings.shifts, run.task.size_multiple)
+    with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
+        seen = Examples(split.train, run.task, device, views=views, advance=advance)
+        unseen = Examples(split.validation, run.task, device, advance=advance)
 
     step = steps.create(
         network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
@@ -80,7 +80,7 @@ def train(
     with pinned, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
-            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, mirrored=settings.flips)
+            order = shuffled(pictures, settings.batch_size, settings.seed, epoch, views=views.count)
             batches = seen.placed(order)
             rates = [
                 rate(settings.schedule, settings.lr, number, count * settings.epochs)
@@ -98,6 +98,7 @@ def train(
             run.save_epoch(network, optimizer)
             draw()
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
+            run.speeds.append(training)
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
                 f"{training:,.0f} images/s ({whole:,.0f} with validation and saving)",
@@ -128,13 +129,13 @@ def train_epoch(
     return loss()
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, mirrored: bool = False) -> Iterator[Tensor]:
+def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, views: int = 1) -> Iterator[Tensor]:
     """The numbers below `count`, in an order of their own for each seed and epoch, in batches; the last may be
-    smaller. With `mirrored`, half of them, chosen anew, are those of the pictures' mirror images (data.Mirrored)."""
+    smaller. With more `views` than one, each is the number of a view of the picture, chosen anew (see Examples)."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)
-    if mirrored:
-        order += count * torch.randint(2, (count,), generator=generator)
+    if views > 1:
+        order += count * torch.randint(views, (count,), generator=generator)
     return iter(order.split(batch_size))
 
 
@@ -171,17 +172,19 @@ def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spli
     split = load_data(settings)
     palette = None
     if task_kind(settings.task).needs_palette:
-        palette = Palette.load(settings.palette) if settings.palette else fit_palette(settings, split)
+        palette = Palette.load(settings.palette, settings.space) if settings.palette else fit_palette(settings, split)
     task = create_task(settings, palette)
     if task.needs_frequencies:
         task.frequencies = lookup.frequencies(task, split.train)
+    if task.perceptual:
+        task.perceptual.load()
     return Run.begin(folder, settings, task), split
 
 
 def fit_palette(settings: Settings, split: Split) -> Palette:
     """The colours of the training pictures, or of some thousands spread over them."""
     some = torch.linspace(0, len(split.train) - 1, min(len(split.train), _PALETTE_PICTURES)).long()
-    return Palette.fit(split.train.batch(some), settings.colours, settings.seed)
+    return Palette.fit(split.train.batch(some), settings.colours, settings.seed, space=settings.space)
 
 
 def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:

@@ -28,8 +28,8 @@ def apply(
     device: Device = None,
     threads: Threads = None,
 ) -> None:
-    """Colours pictures, or enlarges them to four times their height and width if RUN was trained for
-    superres.
+    """Colours pictures, or enlarges them as many times as RUN was trained to: two, three or four for enlarge2, 3 and 4,
+    four for superres.
 
     A coloured picture keeps the grey of the original and takes its tint from the network. New pictures are
     called NAME-colour.png or NAME-large.png. A picture that cannot be read is named, the rest done, and the

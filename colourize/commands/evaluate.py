@@ -51,10 +51,7 @@ def evaluate(
     options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
     result = evaluation.evaluate(opened, split, **options)
     if as_json:
-        defeats = [{"score": score, "baseline": name} for score, name in result.defeats]
-        content = {"run": str(run), "data": result.data, "scores": result.scores}
-        content |= {"intervals": result.intervals, "loses_to": defeats}
-        print(json.dumps(content, indent=2))
+        print(json.dumps({"run": str(run), **result.document}, indent=2))
     else:
         console.print(tables.evaluation(result, opened.task))
         console.print(tables.verdict(result, opened.task), markup=False)

@@ -16,9 +16,10 @@ import torch
 import typer
 from rich.console import Console
 
-from .. import networks, precision, schedule, tasks
+from .. import networks, perceptual, precision, schedule, tasks
 from ..data import SOURCES
 from ..files import UserError
+from ..palette import SPACES
 from ..settings import Settings
 
 console = Console()
@@ -53,6 +54,7 @@ ClassName = Annotated[str | None, option("--class", "class of cifar10", Settings
 Size = Annotated[int | None, option("--size", "height and width of the pictures", Settings.size)]
 Limit = Annotated[int | None, option("--limit", "at most so many pictures in each part")]
 Colours = Annotated[int | None, option("--colours", "colours of a fitted palette", Settings.colours)]
+Space = Annotated[str | None, option("--space", f"colours' distances: {' | '.join(SPACES)}", Settings.space)]
 Filters = Annotated[int | None, option("--filters", "filters of the first convolution", Settings.filters)]
 KernelSize = Annotated[int | None, option("--kernel-size", "side of the kernels, odd", Settings.kernel_size)]
 Bottleneck = Annotated[int | None, option("--bottleneck", "channels before the last convolution", "colours")]
@@ -62,11 +64,23 @@ Order = Annotated[
 Depth = Annotated[int | None, option("--depth", "residual blocks of enlarger", 8)]
 PaletteFile = Annotated[str | None, option("--palette", "file of a palette; otherwise fitted")]
 Loss = Annotated[str | None, option("--loss", LOSSES)]
+LossWeights = Annotated[
+    str | None, option("--loss-weights", "file or URL of VGG-16 for --loss perceptual", "torchvision's, 528 MB")
+]
+LossLayers = Annotated[
+    str | None, option("--loss-layers", "of VGG-16: relu1_2+relu2_2+…", perceptual.LAYER)
+]
 Temperature = Annotated[
     float | None, option("--temperature", "of mean colours: 0 the likeliest alone, 1 the mean")
 ]
 Flips = Annotated[
     bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
+]
+Turns = Annotated[
+    bool | None, typer.Option("--turns/--no-turns", help="train on pictures turned by quarters as well (default: no)")
+]
+Shifts = Annotated[
+    int | None, option("--shifts", "train on pictures moved by up to so many pixels as well", Settings.shifts)
 ]
 Epochs = Annotated[
     int | None,
@@ -96,14 +110,19 @@ _TRAINING = {
     "limit": Limit,
     "palette": PaletteFile,
     "colours": Colours,
+    "space": Space,
     "filters": Filters,
     "kernel_size": KernelSize,
     "bottleneck": Bottleneck,
     "order": Order,
     "depth": Depth,
     "loss": Loss,
+    "loss_weights": LossWeights,
+    "loss_layers": LossLayers,
     "temperature": Temperature,
     "flips": Flips,
+    "turns": Turns,
+    "shifts": Shifts,
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from .. import tables, training
-from ..colour import Palette
 from ..files import UserError
+from ..palette import Palette
 from ..settings import Settings
-from .options import ClassName, Colours, Data, DataDir, Limit, Seed, Size, chosen, console
+from .options import ClassName, Colours, Data, DataDir, Limit, Seed, Size, Space, chosen, console
 
 app = typer.Typer(help="Palettes: the colours that classification chooses from.", no_args_is_help=True)
 
@@ -25,9 +25,12 @@ def fit_palette(
     size: Size = None,
     limit: Limit = None,
     colours: Colours = None,
+    space: Space = None,
     seed: Seed = None,
 ) -> None:
-    """Finds the colours of a set of pictures by k-means and saves them.
+    """Finds the colours of a set of pictures by k-means, by distances of R, G and B or of CIELAB, and saves them.
+
+    The file holds the colours alone: a training that is to find the nearest of them in CIELAB has --space lab too.
 
     Example: `colourize palette fit --data cifar10 --colours 24 --out horses.npy`
     """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from ..files import UserError
-from .images import Images, Mirrored, Split, TensorImages
+from .images import Images, Split, TensorImages
 
 SOURCES = ("photos", "cifar10", "folder:PATH", "crops:PATH")
 
-__all__ = ["SOURCES", "Images", "Mirrored", "Split", "TensorImages", "load"]
+__all__ = ["SOURCES", "Images", "Split", "TensorImages", "load"]
 
 
 def load(

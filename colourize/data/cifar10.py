@@ -5,22 +5,20 @@ The handout's split: the class's 5,000 training images train, its 1,000 test ima
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.request import urlopen
 
 import numpy as np
 import torch
-from rich import progress
 from torch import Tensor
 
 from .. import pickles
-from ..files import UserError, atomic_file, cache_folder
+from ..download import Checksum, cached
+from ..files import UserError
 from .images import Split, TensorImages
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -86,29 +84,4 @@ def _pixels(file: BinaryIO, name: str, label: int) -> Tensor:
 
 def download() -> Path:
     """The archive in the cache folder; downloaded, and checked against the official MD5, if not there yet."""
-    path = cache_folder() / URL.rpartition("/")[2]
-    if path.is_file():
-        return path
-    digest = hashlib.md5(usedforsecurity=False)
-    with atomic_file(path) as file:
-        for block in _blocks(URL):
-            digest.update(block)
-            file.write(block)
-        if digest.hexdigest() != MD5:
-            raise UserError(
-                f"the download of {URL} is incomplete or damaged: MD5 {digest.hexdigest()}, not {MD5}"
-            )
-    return path
-
-
-def _blocks(url: str) -> Iterator[bytes]:
-    try:
-        with urlopen(url, timeout=30) as response:
-            total = int(response.headers.get("Content-Length", 0))
-            with progress.wrap_file(response, total, description="Downloading CIFAR-10") as content:
-                while block := content.read(1 << 20):
-                    yield block
-    except OSError as error:
-        raise UserError(
-            f"cannot download {url}: {error}; with a copy at hand, give its place as --data-dir"
-        ) from error
+    return cached(URL, Checksum("md5", MD5), "with a copy at hand, give its place as --data-dir")

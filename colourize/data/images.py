@@ -42,23 +42,6 @@ class TensorImages(Images):
         return TensorImages(self.tensor[:count])
 
 
-class Mirrored(Images):
-    """The pictures of `images`, and behind them the same from right to left, in the same order."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return 2 * len(self.images)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        pictures = self.images.batch(indices % len(self.images))
-        return torch.where((indices < len(self.images))[:, None, None, None], pictures, pictures.flip(-1))
-
-    def first(self, count: int) -> Images:
-        return Mirrored(self.images.first(count))
-
-
 class Split(NamedTuple):
     """What is learnt from, what is measured on, and what to call both."""
 

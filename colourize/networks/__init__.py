@@ -40,7 +40,7 @@ _KINDS = {
     "enlarger": _Kind(
         Enlarger,
         {**_SHARED, "in_channels": 3, "out_channels": 3, "depth": 8, "factor": 2},
-        "residual blocks at the small size, on top of bicubic interpolation",
+        "residual blocks at the small size, then a channel for each new pixel, on top of bicubic interpolation",
     ),
 }
 NAMES = tuple(_KINDS)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..lookup import LEVELS, look_up
+
+
+def blocks(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a network that are looked at: its children, and of a sequence each one."""
+    for name, module in network.named_children():
+        if isinstance(module, nn.Sequential):
+            yield from ((f"{name}.{number}", part) for number, part in module.named_children())
+        else:
+            yield name, module
 
 
 class Hourglass(nn.Module):

@@ -2,7 +2,8 @@
 
 All work happens at the small size: residual blocks without batch norm (EDSR, Lim et al. 2017), and in the end one
 convolution with a channel for each of the factor² pixels that a small one becomes (sub-pixel convolution, Shi et al.
-2016). The last convolution begins at zero, so that training begins where bicubic interpolation ends.
+2016). What is lacking is added to R, G and B alike: detail is luma, and chroma stays that of bicubic interpolation, as
+since SRCNN (Dong et al. 2014). The last convolution begins at zero, so that training begins where bicubic ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from myconv2d import MyConv2d
 
 from ..colour import upscale
+from ..files import UserError
 
 
 class Enlarger(nn.Module):
@@ -25,11 +27,13 @@ class Enlarger(nn.Module):
         self, in_channels: int, out_channels: int, filters: int, kernel_size: int, depth: int, factor: int
     ) -> None:
         super().__init__()
+        if out_channels != in_channels:
+            raise UserError(f"enlarger gives as many channels as it takes: not {out_channels} for {in_channels}")
         self.in_channels, self.factor, self.kernel_size = in_channels, factor, kernel_size
         padding = kernel_size // 2
         self.inconv = MyConv2d(in_channels, filters, kernel_size, padding=padding)
         self.blocks = nn.Sequential(*(_Residual(filters, kernel_size) for _ in range(depth)))
-        self.outconv = MyConv2d(filters, out_channels * factor**2, kernel_size, padding=padding)
+        self.outconv = MyConv2d(filters, factor**2, kernel_size, padding=padding)
         nn.init.zeros_(self.outconv.weight)
         nn.init.zeros_(self.outconv.bias)
 
@@ -48,6 +52,8 @@ class Enlarger(nn.Module):
 
 class _Residual(nn.Module):
     """x + conv(relu(conv(x)))."""
+
+    operations = "conv, ReLU, conv, sum"
 
     def __init__(self, filters: int, kernel_size: int) -> None:
         super().__init__()

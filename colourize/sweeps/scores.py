@@ -24,11 +24,13 @@ from .plan import Value, name_of, written
 from .sweep import Result, Sweep
 
 METRICS = ("loss", "accuracy", "psnr")  # those of every epoch
-_DECIDES = ("data", "data_dir", "class_name", "size", "limit", "seed", "palette", "colours", "loss")  # of baselines
+_DECIDES = (  # about baselines
+    *("data", "data_dir", "class_name", "size", "limit", "seed", "palette", "colours", "space", "loss"),
+)
 _BATCH = 100
 CAPTION = (
     "After the last epoch and, if another was better, at best: after the one of the lowest validation loss. Bold: the "
-    "best of the finished runs, last and at best. images/s: in training, with preparation, validation and saving."
+    "best of the finished runs, last and at best. images/s: of the median epoch, without validation and saving."
 )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import csv
 import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import torch
 from rich.console import Console
@@ -32,8 +32,8 @@ _BEFORE_SETTINGS = ("palette.npy", "frequencies.npy")  # what a run that was sto
 
 @dataclass
 class Result:
-    """What a run has come to. `speed` is in training pictures per second, preparation, validation and saving included,
-    over its last uninterrupted part; `error` is why it ended before its time."""
+    """What a run has come to. `speed` is that of the median epoch of the part that ended it, in pictures per second of
+    training alone; `error` is why it ended before its time."""
 
     name: str
     settings: Settings
@@ -116,21 +116,17 @@ class Sweep:
             yield result
 
     def _train(self, result: Result, device: torch.device, console: Console) -> None:
-        folder, before = result.folder, len(result.metrics)
+        folder = result.folder
+        resume = (folder / "settings.toml").exists()
+        if not resume:
+            _clear(folder)
         try:
-            count = len(self.pictures(result.settings).train)
-            start = time.perf_counter()
-            try:
-                resume = (folder / "settings.toml").exists()
-                if not resume:
-                    _clear(folder)
-                train(result.settings, folder, resume=resume, device=device, console=console)
-            finally:
-                result.metrics = read_metrics(folder)
-                if epochs := max(0, len(result.metrics) - before):
-                    result.speed = epochs * count / (time.perf_counter() - start)
+            run = train(result.settings, folder, resume=resume, device=device, console=console)
+            result.speed = median(run.speeds) if run.speeds else result.speed
         except UserError as error:
             result.error = str(error)
+        finally:
+            result.metrics = read_metrics(folder)
 
 
 def read_metrics(folder: Path) -> Metrics:

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import Palette, grey
+from ..colour import grey
 from ..files import UserError
 from ..measures import ciede2000, colourfulness, psnr, ssim
+from ..palette import Palette
 
 if TYPE_CHECKING:
     from ..examples import Batch
+    from ..perceptual import PerceptualLoss
 
 
 _UNIFORM = 0.5  # λ of the class weights: the share of a uniform distribution
@@ -28,8 +30,8 @@ class Task(ABC):
     """One task, with a loss out of `loss_names`, the first unless given.
 
     `palette` is the colours that a label stands for, None where there are none. `frequencies` (classes,) says how
-    often each class is right in the training pictures; the loss "rebalanced" needs it. `temperature` is that of
-    `annealed`.
+    often each class is right in the training pictures; the loss "rebalanced" needs it, "perceptual" needs
+    `perceptual`. `temperature` is that of `annealed`.
     """
 
     name: str
@@ -55,12 +57,14 @@ class Task(ABC):
         loss: str | None = None,
         frequencies: Tensor | None = None,
         temperature: float | None = None,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         if self.needs_palette and palette is None:
             raise ValueError(f"task {self.name} needs a palette")
         self.palette = palette if self.needs_palette else None
         self.loss_name = self.check_loss(loss)
         self.frequencies = frequencies
+        self.perceptual = perceptual if self.loss_name == "perceptual" else None
         self._weights: dict[torch.device, tuple[Tensor, Tensor]] = {}  # the frequencies they were made of, and they
         if temperature is not None:
             self.temperature = temperature
@@ -130,6 +134,12 @@ class Task(ABC):
         """The mean over the batch, which training lowers."""
         return self.losses(output, target).mean()
 
+    def perceived(self, made: Tensor, pictures: Tensor) -> Tensor:
+        """The perceptual loss of each of the unit pictures `made`."""
+        if self.perceptual is None:
+            raise ValueError(f"loss {self.loss_name} needs the layers of a network")
+        return self.perceptual(made, pictures)
+
     @abstractmethod
     def decode(self, output: Tensor, input: Tensor) -> Tensor:
         """The network's output for `input` → unit pictures (N, 3, H, W), as they are evaluated."""
@@ -185,12 +195,13 @@ def regression_losses(name: str, output: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(output, target, reduction="none").mean((1, 2, 3))
 
 
-def annealed(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / T): the mean's weights at 1, the mode alone at 0, in between what Zhang et al. 2016 call the
-    annealed mean (equation 5)."""
+def annealed(scores: Tensor, legend: Tensor, temperature: float) -> Tensor:
+    """(N, M, H, W) → (N, C, H, W): the mean of `legend` (M, C) by softmax(scores / T), which is the mean of all at 1,
+    the likeliest alone at 0, and in between what Zhang et al. 2016 call the annealed mean (equation 5)."""
+    pixels, legend = scores.movedim(1, -1), legend.to(scores)  # as channels_last has them: no copy
     if temperature == 0:
-        return F.one_hot(logits.argmax(1), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
-    return (logits / temperature).softmax(1)
+        return legend[pixels.argmax(-1)].movedim(-1, 1)
+    return ((pixels / temperature).softmax(-1) @ legend).movedim(-1, 1)
 
 
 def tinted(pictures: Tensor, coloured: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..colour import to_uint8, to_unit, upscale
+from ..colour import luma, to_uint8, to_unit, upscale
 from ..measures import luma_psnr
 from .base import Task, regression_losses
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class _Enlarging(Task):
     """The picture reduced by bicubic interpolation and rounded to 8 bits, as the field does → R, G, B of the full one.
 
-    The network enlarges by itself.
+    The network enlarges by itself. What is lacking is measured in luma, which is what super-resolution is judged by and
+    what the eye takes detail from.
     """
 
-    loss_names = ("l1", "mse", "huber")
+    loss_names = ("l1", "mse", "huber", "perceptual")
     in_channels = out_channels = 3
     reads = "R, G, B of 8 bits, divided by 256"
     gives = "R, G, B of 8 bits, divided by 256; to be clamped"
@@ -35,7 +36,9 @@ class _Enlarging(Task):
         return to_unit(pictures)
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        return regression_losses(self.loss_name, output, target)
+        if self.loss_name == "perceptual":
+            return self.perceived(output, target)
+        return regression_losses(self.loss_name, luma(output), luma(target))
 
     def decode(self, output: Tensor, input: Tensor) -> Tensor:
         return output.clamp(0, 255 / 256)
@@ -44,8 +47,8 @@ class _Enlarging(Task):
         return {"bicubic": upscale(self.degrade(pictures), self.enlarges, "bicubic")}
 
     def measure(self, made: Tensor, batch: Batch, output: Tensor | None = None) -> dict[str, Tensor]:
-        luma = luma_psnr(to_uint8(made), batch.pictures, border=self.enlarges)
-        return {"luma psnr": luma, **super().measure(made, batch, output)}
+        found = luma_psnr(to_uint8(made), batch.pictures, border=self.enlarges)
+        return {"luma psnr": found, **super().measure(made, batch, output)}
 
     def prepare(self, pictures: Tensor) -> Tensor:
         return to_unit(pictures)

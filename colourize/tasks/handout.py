@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from myconv2d import cross_entropy
 
-from ..colour import Palette, downscale, grey, to_unit, upscale
+from ..colour import downscale, grey, to_unit, upscale
 from ..measures import luma_psnr
+from ..palette import Palette
 from .base import Task, annealed, regression_losses, share, tinted
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Regression(_Colouring):
     """Grey → R, G, B."""
 
     name = "regression"
-    loss_names = ("mse", "huber")
+    loss_names = ("mse", "huber", "perceptual")
     out_channels = 3
     gives = "R, G, B of 8 bits, divided by 256; to be clamped"
 
@@ -43,6 +43,8 @@ class Regression(_Colouring):
         return to_unit(pictures)
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.loss_name == "perceptual":
+            return self.perceived(output, target)
         return regression_losses(self.loss_name, output, target)
 
     def decode(self, output: Tensor, input: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ class Regression(_Colouring):
 class _Labelling(Task):
     """Output: a score for each of the palette's colours at each pixel; the likeliest one is the network's answer."""
 
-    loss_names = ("cross-entropy", "rebalanced")
+    loss_names = ("cross-entropy", "rebalanced", "perceptual")
     has_classes = needs_palette = True
     gives = (
         "a score for each colour of the palette (R, G, B of 8 bits, divided by 256): the likeliest is the answer; "
@@ -81,13 +83,15 @@ class _Labelling(Task):
         return target
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.loss_name == "perceptual":
+            return self.perceived(self.blend(output), self.palette.colours(target))
         losses, weights = cross_entropy(output, target, reduction="none"), self.class_weights(output.device)
         return (losses if weights is None else losses * weights[target]).mean((1, 2))
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        if self.needs_frequencies:
-            return super().loss(output, target)
-        return cross_entropy(output, target)  # in one pass
+        if self.loss_name == "cross-entropy":
+            return cross_entropy(output, target)  # in one pass
+        return super().loss(output, target)
 
     def decode(self, output: Tensor, input: Tensor) -> Tensor:
         return self.palette.colours(output.argmax(1))
@@ -101,8 +105,7 @@ class _Labelling(Task):
 
     def blend(self, output: Tensor) -> Tensor:
         """The annealed mean: like `decode`, but with no steps between neighbouring colours."""
-        weights, centres = annealed(output, self.temperature), self.palette.centres.to(output.device)
-        return torch.einsum("nmhw,mc->nchw", weights, centres)
+        return annealed(output, self.legend, self.temperature)
 
 
 class Classification(_Labelling, _Colouring):

@@ -11,7 +11,7 @@ enum class Scratch {
 };
 
 // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread asks for the same purpose
-// again. Throws std::bad_alloc.
+// again. Throws a std::bad_alloc that says how many.
 void* scratch(Scratch purpose, size_t bytes);
 
 }  // namespace myconv2d

@@ -1,7 +1,9 @@
 """myconv2d: a drop-in for the framework's 2-D convolution, for the small networks that people train and ship.
 
-    from myconv2d import MyConv2d          # in place of torch.nn.Conv2d
-    myconv2d.convert(model)                # or: every nn.Conv2d of a model at once
+    >>> layer = myconv2d.MyConv2d(3, 64, kernel_size=3, padding=1)  # in place of torch.nn.Conv2d
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.BatchNorm2d(64), torch.nn.ReLU())
+    >>> model = myconv2d.convert(model)  # or every nn.Conv2d of a model at once
+    >>> model = myconv2d.fuse(model)  # and with them batch norm, ReLU and pooling
 """
 
 from .backends import use_backend
@@ -12,11 +14,13 @@ from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
 from .modules import MyConv2d, convert
+from .sequential import FusedSequential, fuse
 from .transposed import MyConvTranspose2d
 
 __all__ = [
     "ConvBlock",
     "Frozen",
+    "FusedSequential",
     "MyConv2d",
     "MyConvTranspose2d",
     "Pending",
@@ -27,6 +31,7 @@ __all__ = [
     "explain",
     "explain_block",
     "freeze",
+    "fuse",
     "info",
     "use_backend",
 ]

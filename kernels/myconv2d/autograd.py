@@ -33,7 +33,8 @@ class _Operator(torch.autograd.Function):
         """`apply`, without its binding of signatures (36 µs) where no transform needs that."""
         if not _BELOW_PYTHON or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return cls.apply(*args)
-        return super(torch.autograd.Function, cls).apply(*args)
+        base: Any = super(torch.autograd.Function, cls)
+        return base.apply(*args)
 
 
 def untracked(*tensors: Tensor | None) -> bool:
@@ -219,9 +220,8 @@ def _show_dynamo() -> None:
     torch.compiler.allow_in_graph(_one_node)
 
 
-_show_dynamo._dynamo_marked_constant = (
-    True  # torch.compiler.assume_constant_result, which imports all of Dynamo
-)
+# torch.compiler.assume_constant_result, which imports all of Dynamo
+vars(_show_dynamo)["_dynamo_marked_constant"] = True
 
 
 def conv2d_grad_input(
@@ -244,7 +244,7 @@ def conv2d_grad_weight(
 
 def _differentiable(name: str, function: type[_Operator]) -> None:
     """Gives the default overload, which is what exported programs call, the derivatives as well."""
-    operator = overload(name, None)
+    operator: Any = overload(name, None)
 
     def call(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
         if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -66,7 +66,7 @@ def choose_for_layer(
     return choose(device, dtype, wanted, bool(few))
 
 
-def serving(name: str, operands: Sequence, groups: int, wanted: str | None) -> Choice:
+def serving(name: str, operands: Sequence[Any], groups: int, wanted: str | None) -> Choice:
     """The backend that serves the operator `name` with these leading operands."""
     first: torch.Tensor = operands[0]
     if not first.is_cuda:
@@ -130,6 +130,10 @@ def use_backend(name: str | None) -> Iterator[None]:
     A call that the backend cannot serve goes to the next one, with one warning. Derivatives run on the backend that
     their forward pass used. Like the framework's own backend flags this is a switch of the whole process. The
     environment variable MYCONV2D_BACKEND sets it from outside.
+
+        >>> with myconv2d.use_backend("reference"):
+        ...     print(myconv2d.explain(torch.rand(1, 3, 8, 8), torch.rand(4, 3, 3, 3)))
+        reference serves this call: asked for
 
     Raises:
         ValueError: unknown name; the message lists the known ones.

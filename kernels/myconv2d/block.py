@@ -25,7 +25,14 @@ from .shapes import Numbers
 
 class Pending(NamedTuple):
     """An image (N, C, H, W) that is not computed yet: relu(scale·tensor + shift), or the tensor itself without a scale,
-    enlarged twice (nearest) if `upsample`."""
+    enlarged twice (nearest) if `upsample`.
+
+        >>> pending = myconv2d.ConvBlock(1, 8, resize="upsample")(torch.rand(1, 1, 16, 16), pending=True)
+        >>> isinstance(pending, myconv2d.Pending), pending.shape
+        (True, (1, 8, 32, 32))
+        >>> pending.materialise().shape
+        torch.Size([1, 8, 32, 32])
+    """
 
     tensor: Tensor
     scale: Tensor | None = None
@@ -90,7 +97,9 @@ def block(
 _NOTHING = (None, None, None, False)
 
 
-def _activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, backend: str) -> Tensor:
+def _activate(
+    raw: Tensor, scale: Tensor | None, shift: Tensor | None, upsample: bool, backend: str
+) -> Tensor:
     args = raw, scale, shift, upsample
     return _Activate.call(backend, *args) if _tracked(args) else overload("activate", backend)(*args)
 
@@ -171,9 +180,9 @@ class _Activate(_Operator):
 
 
 def _composition(backend: str) -> Callable[..., tuple[Tensor, ...]]:
-    def convolution(input, weight, bias, *numbers):
+    def convolution(input, weight, bias, stride, padding, dilation, groups):
         bias = None if bias is None else bias.to(input.dtype)
-        return autograd.conv2d(input, weight, bias, Numbers(*numbers, backend))
+        return autograd.conv2d(input, weight, bias, Numbers(stride, padding, dilation, groups, backend))
 
     def run(*args):
         raw, _, _, scale, shift, _, _ = block_reference.block(*args, convolution=convolution)
@@ -190,7 +199,7 @@ def _differentiable_grads(
         # Views, because one tensor may be several of the arguments.
         args = [a.view_as(a) if isinstance(a, Tensor) and a.requires_grad else a for a in args]
         wanted = [a for a in args if isinstance(a, Tensor) and a.requires_grad]
-        outputs = zip(function(*args), grad_outputs, strict=True)
-        outputs, grad_outputs = zip(*((o, g) for o, g in outputs if g is not None), strict=True)
-        grads = iter(torch.autograd.grad(outputs, wanted, grad_outputs, create_graph=True, allow_unused=True))
+        pairs = zip(function(*args), grad_outputs, strict=True)
+        outputs, seeds = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
+        grads = iter(torch.autograd.grad(outputs, wanted, seeds, create_graph=True, allow_unused=True))
     return [next(grads) if any(a is w for w in wanted) else None for a in args]

@@ -50,8 +50,9 @@ SCHEMAS = {
 
 
 def _image(like: Tensor, size: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    options = {"dtype": dtype or like.dtype, "device": like.device, "memory_format": torch.channels_last}
-    return torch.empty(size, **options)
+    return torch.empty(
+        size, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
+    )
 
 
 def _image_like(tensor: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def _activate_backward_fake(grad, raw, scale, shift, upsample):
     return _image_like(raw), torch.empty_like(scale), torch.empty_like(shift)
 
 
-_FAKES = {
+_FAKES: dict[str, Callable] = {
     "block": _block_fake,
     "block_backward": _block_backward_fake,
     "block_inference": _block_inference_fake,
@@ -246,4 +247,4 @@ def _block_inference_flop(
     input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs
 ) -> int:
     size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
-    return conv_flop_count(input, weight, output_size(size, weight, (1, 1), padding, (1, 1)))
+    return conv_flop_count(input, weight, [*output_size(size, weight, (1, 1), padding, (1, 1))])

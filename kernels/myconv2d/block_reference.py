@@ -43,7 +43,7 @@ def _image(vector: Tensor, like: Tensor) -> Tensor:
 def feed(tensor: Tensor, scale: Tensor | None, shift: Tensor | None, upsample: bool) -> Tensor:
     """The image that a feed stands for."""
     image = tensor
-    if scale is not None:
+    if scale is not None and shift is not None:
         image = torch.relu(_image(scale, tensor) * tensor + _image(shift, tensor)).to(tensor.dtype)
     return image.repeat_interleave(2, 2).repeat_interleave(2, 3) if upsample else image
 
@@ -88,7 +88,7 @@ def _unpool(grad: Tensor, index: Tensor, y: Tensor) -> Tensor:
 
 
 def block(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample, weight, bias, padding,
-          gamma, beta, eps, pool, convolution: Callable = reference.conv2d) -> tuple[Tensor, ...]:  # fmt: skip
+          gamma, beta, eps, pool, *, convolution: Callable = reference.conv2d) -> tuple[Tensor, ...]:  # fmt: skip
     """See above; differentiable as far as `convolution` is."""
     x = _concatenated(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample)
     y = channels_last(convolution(x, weight, bias, _ONE, padding, _ONE, 1))

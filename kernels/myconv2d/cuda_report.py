@@ -86,7 +86,7 @@ def cuobjdump() -> str | None:
 
 def kernels(option: str, arch: int) -> dict[str, str]:
     """What cuobjdump says of each kernel: {mangled name: text}."""
-    command = [cuobjdump(), option, "-arch", f"sm_{arch}", str(cuda.path)]
+    command = [cuobjdump() or "cuobjdump", option, "-arch", f"sm_{arch}", str(cuda.path)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     parts = re.split(r"Function\s*:?\s+", text)[1:]
     return {part.split()[0].rstrip(":"): part for part in parts}
@@ -96,8 +96,9 @@ def read(usage: str, sass: str) -> Code:
     instructions = INSTRUCTION.findall(sass)
     operations = [operation for _, operation, _ in instructions]
     names = Counter(operation.split(".")[0] for operation in operations)
+    registers = re.findall(r"REG:(\d+)", usage)
     return Code(
-        int(re.search(r"REG:(\d+)", usage)[1]),
+        int(registers[0]),
         names["LDL"] + names["STL"],
         "mma" if names["HMMA"] else "fma",
         loop(instructions),

@@ -20,8 +20,10 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
     """A copy of `model` for inference alone: batch norm folded into the weights, the weights transformed ahead, and all
     layers run in one call of the native library.
 
-        frozen = myconv2d.freeze(network, torch.rand(1, 1, 32, 32))
-        colours = frozen(pictures)
+        >>> network = torch.nn.Sequential(myconv2d.ConvBlock(1, 8), myconv2d.ConvBlock(8, 3))
+        >>> frozen = myconv2d.freeze(network, torch.rand(1, 1, 32, 32))
+        >>> frozen(torch.rand(5, 1, 32, 32)).shape
+        torch.Size([5, 3, 32, 32])
 
     The network is run once, in evaluation mode, and every operator that it calls is recorded; its output for `example`
     is compared with the recording's. Inputs of other shapes are accepted too: for each new shape (batch included) this
@@ -57,7 +59,12 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
 
 
 class Frozen(nn.Module):
-    """What `freeze` makes."""
+    """What `freeze` makes: a module with a network's evaluation mode and nothing else.
+
+        >>> frozen = myconv2d.freeze(myconv2d.ConvBlock(1, 3), torch.rand(1, 1, 8, 8))
+        >>> isinstance(frozen, myconv2d.Frozen), frozen.training, any(p.requires_grad for p in frozen.parameters())
+        (True, False, False)
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

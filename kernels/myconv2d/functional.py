@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,11 @@ def conv2d(
 ) -> Tensor:
     """2-D convolution (cross-correlation): a drop-in for `torch.nn.functional.conv2d`.
 
+        >>> input, sobel = torch.eye(4)[None, None], torch.tensor([[[[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]]])
+        >>> myconv2d.conv2d(input, sobel)
+        tensor([[[[ 0., -2.],
+                  [ 2.,  0.]]]])
+
     Args:
         input: (N, C, H, W), or (C, H, W) for one image. Any strides; channels_last in, channels_last out.
         weight: (K, C/groups, R, S).
@@ -60,8 +66,8 @@ def conv2d(
         RuntimeError, TypeError: as `torch.nn.functional.conv2d` does, naming the argument.
     """
     if has_torch_function_variadic(input, weight, bias):
-        numbers = (stride, padding, dilation, groups)
-        return handle_torch_function(conv2d, (input, weight, bias), input, weight, bias, *numbers)
+        everything = input, weight, bias, stride, padding, dilation, groups
+        return handle_torch_function(conv2d, (input, weight, bias), *everything)
     if (output := _at_once(input, weight, bias, stride, padding, dilation, groups)) is not None:
         return output
     input, weight, bias, numbers = prepare(input, weight, bias, stride, padding, dilation, groups)
@@ -122,8 +128,11 @@ def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Number
     return output if bias is None else output + bias[:, None, None]
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The framework's rule for convolutions: under autocast, floating types but float64 become the low precision."""
+def _autocast(*tensors: Any) -> tuple[Any, ...]:
+    """The framework's rule for convolutions: under autocast, floating types but float64 become the low precision.
+
+    Of tensors, some of which may be None, as they come.
+    """
     device = tensors[0].device.type
     if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
@@ -143,8 +152,10 @@ def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, 
 
 
 def _integer(value: Any, name: str) -> int:
-    if type(value) is int or isinstance(value, torch.SymInt):
+    if type(value) is int:
         return value
+    if isinstance(value, torch.SymInt):
+        return cast(int, value)  # as the framework's own annotations have it
     if not isinstance(value, bool):
         try:
             return operator.index(value)  # numpy's and tensors' integers
@@ -165,7 +176,9 @@ def _pair(value: Any, name: str) -> tuple[int, int]:
     return _integer(values[0], name), _integer(values[-1], name)
 
 
-def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
+def _check(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> Numbers:
     """The numbers of a valid call; the framework's error, naming the argument, for any other."""
     if weight.dim() != 4:
         raise RuntimeError(
@@ -199,13 +212,20 @@ def _check(input, weight, bias, stride, padding, dilation, groups) -> Numbers:
         padding = _pair(padding, "padding")
         if padding[0] < 0 or padding[1] < 0:
             raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={padding}")
-        pads = (2 * padding[0], 2 * padding[1])
+        pads = [2 * padding[0], 2 * padding[1]]
         numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
     _check_tensors(input, weight, bias, dilation, groups, pads)
     return numbers
 
 
-def _check_tensors(input, weight, bias, dilation, groups, pads) -> None:
+def _check_tensors(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dilation: tuple[int, int],
+    groups: int,
+    pads: Sequence[int],
+) -> None:
     channels, out_channels = input.shape[-3], weight.shape[0]
     if out_channels < groups:
         raise RuntimeError(

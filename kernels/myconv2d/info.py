@@ -16,7 +16,11 @@ from .triton import UNTRIED
 
 
 def info() -> dict[str, Any]:
-    """Versions, what the native libraries were built for, and which backends serve float32 on the devices here."""
+    """Versions, what the native libraries were built for, and which backends serve float32 on the devices here.
+
+        >>> myconv2d.info()["active on cpu"]
+        'native (first choice on cpu)'
+    """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     facts: dict[str, Any] = {
         "python": platform.python_version(),
@@ -72,6 +76,12 @@ def explain(
     """Which backend would serve `conv2d` with these arguments, why, and by which algorithm in each direction.
 
     For Triton: by which kernels, with which plans (tile, warps, stages), and whether those were measured.
+
+        >>> print(myconv2d.explain(torch.rand(8, 32, 16, 16), torch.rand(64, 32, 3, 3), padding=1))
+        native serves this call: first choice on cpu
+        forward: ...
+        grad_input: ...
+        grad_weight: ...
 
     Raises:
         As `conv2d` does, for arguments that it would refuse.

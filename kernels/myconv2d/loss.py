@@ -42,6 +42,10 @@ def cross_entropy(
     Returns:
         A scalar, or with "none" the loss of each pixel, of the target's shape.
 
+        >>> logits, target = torch.zeros(2, 24, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
+        >>> print(f"{myconv2d.cross_entropy(logits, target):.4f}")  # log 24
+        3.1781
+
     The framework's own function serves what this package's kernel does not: other types than float32 with int64 or
     uint8 targets, targets that are probabilities, `weight`, `label_smoothing`, other devices, subclasses of Tensor,
     torch.func's transforms and forward mode, a backend other than native, and the derivative of the gradient.
@@ -52,7 +56,7 @@ def cross_entropy(
         IndexError, RuntimeError, ValueError: as `torch.nn.functional.cross_entropy` does.
     """
     if has_torch_function_variadic(logits, target, weight):
-        options = {"reduction": reduction, "ignore_index": ignore_index, "weight": weight}
+        options: dict[str, Any] = {"reduction": reduction, "ignore_index": ignore_index, "weight": weight}
         options["label_smoothing"] = label_smoothing
         return handle_torch_function(cross_entropy, (logits, target, weight), logits, target, **options)
     simple = weight is None and label_smoothing == 0.0 and reduction in _REDUCTIONS

@@ -115,7 +115,8 @@ class CpuLibrary(NativeLibrary):
 
     def isas(self) -> dict[str, bool]:
         """Every instruction set compiled in, the best first, and whether this processor has it."""
-        found, runs_here = {}, ctypes.c_int()
+        found: dict[str, bool] = {}
+        runs_here = ctypes.c_int()
         while name := self._function("isa_built")(len(found), ctypes.byref(runs_here)):
             found[name.decode()] = bool(runs_here.value)
         return found

@@ -13,6 +13,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def _grad_weight_fake(grad_output, input, weight_size, stride, padding, dilation
     return empty_beside(grad_output, input, weight_size), grad_bias
 
 
-_FAKES = {
+_FAKES: dict[str, Callable] = {
     "conv2d": _conv2d_fake,
     "conv2d_grad_input": _grad_input_fake,
     "conv2d_grad_weight": _grad_weight_fake,
@@ -58,7 +59,8 @@ _FAKES = {
 
 def allow_tf32() -> bool:
     """The framework's switch for TF32 in convolutions."""
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    cudnn: Any = torch.backends.cudnn  # whose annotations leave `conv` out
+    return cudnn.conv.fp32_precision == "tf32"
 
 
 def _triton(name: str) -> Callable:
@@ -126,7 +128,7 @@ if native.cpu.problem is not None:  # a library of another version may have left
 
 @register_flop_formula(torch.ops.myconv2d.conv2d)
 def _conv2d_flop(input_size, weight_size, *args, out_shape: Sequence[int], **kwargs) -> int:
-    return conv_flop_count(input_size, weight_size, out_shape)
+    return conv_flop_count(input_size, weight_size, [*out_shape])
 
 
 @register_flop_formula(torch.ops.myconv2d.conv2d_grad_input)

@@ -7,7 +7,7 @@ nothing can be computed on the way and be missing from the program.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -167,7 +167,7 @@ class Recorder(TorchDispatchMode):
 
 _ATEN, _OURS = torch.ops.aten, torch.ops.myconv2d
 _SAME = {_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default}  # the same values
-_RECORDED = {
+_RECORDED: dict[Any, Callable[..., Step]] = {
     _OURS.block_inference.native: Recorder._block_inference,
     _OURS.block.native: Recorder._block,
     _OURS.conv2d.default: Recorder._conv2d,
@@ -203,7 +203,7 @@ class _Constants:
     def row(self, step: Step) -> list[int]:
         """The step's numbers, in the order of csrc/program.h."""
         weight, bias, packed, maker = step.weight, step.bias, None, 0
-        if step.kind == _BLOCK:
+        if weight is not None and step.kind == _BLOCK:
             weight = weight.contiguous()
             packed, maker = _OURS.pack(weight, bias, step.input_size, step.padding)
         size = (weight.shape[0], *weight.shape[2:]) if weight is not None else (0, 0, 0)

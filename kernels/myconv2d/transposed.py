@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ class MyConvTranspose2d(nn.ConvTranspose2d):
 
     The weight (C, K/groups, R, S) is that of the convolution K → C whose `conv2d_grad_input` this is.
 
+        >>> layer = myconv2d.MyConvTranspose2d(8, 3, kernel_size=3, stride=2, padding=1, output_padding=1)
+        >>> layer(torch.rand(1, 8, 16, 16)).shape
+        torch.Size([1, 3, 32, 32])
+
     Raises:
         ValueError, RuntimeError: as nn.ConvTranspose2d does.
     """
@@ -32,20 +37,21 @@ class MyConvTranspose2d(nn.ConvTranspose2d):
                 f"MyConvTranspose2d: input must be (N, {self.in_channels}, H, W) or ({self.in_channels}, H, W), "
                 f"not {list(input.shape)}"
             )
-        extra = self._output_padding(
-            input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation
-        )
+        pairs: Any = self.stride, self.padding, self.kernel_size, self.dilation  # by the base class, anything
+        stride, padding, kernel_size, dilation = pairs
+        wanted: Any = output_size
+        extra = self._output_padding(input, wanted, stride, padding, kernel_size, 2, dilation)
         input, weight, bias = _autocast(input, self.weight, self.bias)
         sides = [
-            (input.shape[2 + i] - 1) * self.stride[i]
-            - 2 * self.padding[i]
-            + self.dilation[i] * (self.kernel_size[i] - 1)
+            (input.shape[2 + i] - 1) * stride[i]
+            - 2 * padding[i]
+            + dilation[i] * (kernel_size[i] - 1)
             + extra[i]
             + 1
             for i in range(2)
         ]
         size = [input.shape[0], self.out_channels, *sides]
-        numbers = Numbers(self.stride, self.padding, self.dilation, self.groups, backends.wanted)
+        numbers = Numbers(stride, padding, dilation, self.groups, backends.wanted)
         if torch.compiler.is_compiling():
             output = torch.ops.myconv2d.conv2d_grad_input(input, weight, size, *numbers[:4])
         else:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from colourize import apply, networks, pictures, tasks
 from colourize.apply import apply_to_file, render
-from colourize.colour import Palette
 from colourize.files import UserError
+from colourize.palette import Palette
 
 PALETTE = Palette(torch.rand(5, 3, generator=torch.Generator().manual_seed(0)))
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from colourize import checkpoint, cli, demo, tasks
-from colourize.colour import Palette
 from colourize.data import photos
+from colourize.palette import Palette
 from colourize.runs import Run
 
 COMMANDS = (
@@ -164,6 +164,9 @@ def test_palettes(colourize, options, tmp_path):
     assert out.count("#") == len(Palette.load(file)) == 5
     assert colourize("palette fit --colours 5 --out", file, *options[:4])[0] == 1
     assert colourize("palette show", file)[:2] == (0, out)
+    code, other, _ = colourize("palette fit --colours 5 --space lab --out", tmp_path / "lab.npy", *options[:4])
+    assert code == 0
+    assert other != out
 
 
 def test_info(colourize):

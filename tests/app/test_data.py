@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from colourize import data
-from colourize.data import Mirrored, TensorImages, photos
+from colourize.data import TensorImages, photos
 from colourize.files import UserError
 
 
@@ -89,11 +89,3 @@ def test_training_never_sees_what_validates(monkeypatch):
     split = data.load("photos", size=48)
     assert split.train.tensor.max() == 0
     assert split.validation.tensor.min() == 255
-
-
-def test_mirrored_pictures_stand_behind_the_others():
-    tensor = torch.randint(0, 256, (3, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    mirrored = Mirrored(TensorImages(tensor))
-    assert len(mirrored) == 6
-    expected = torch.stack([tensor[1], tensor[2].flip(-1), tensor[0].flip(-1)])
-    assert torch.equal(mirrored.batch(torch.tensor([1, 5, 3])), expected)

@@ -6,12 +6,12 @@ import torch
 
 from colourize import pictures, tables, tasks
 from colourize.baselines import baselines
-from colourize.colour import Palette
 from colourize.data import Split, TensorImages, load
 from colourize.evaluation import HIGHER_IS_BETTER, Evaluation, _whole, evaluate, mean_scores
 from colourize.examples import Examples
 from colourize.files import UserError
 from colourize.measures import colourfulness
+from colourize.palette import Palette
 from colourize.training import train
 
 CLASSIFICATION = "most frequent colour of the grey level"

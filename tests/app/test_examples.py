@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from colourize import examples, tasks
-from colourize.colour import Palette
 from colourize.data import TensorImages
 from colourize.examples import Examples
+from colourize.palette import Palette
 
 COUNT = 10
 PALETTE = Palette(torch.rand(5, 3, generator=torch.Generator().manual_seed(1)))

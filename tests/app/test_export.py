@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from colourize import checkpoint, cli, export, networks, tasks
-from colourize.colour import Palette
 from colourize.files import UserError
+from colourize.palette import Palette
 from colourize.runs import Run, create_task
 from colourize.settings import Settings
 from myconv2d import MyConv2d

@@ -183,6 +183,8 @@ def test_enlarger_begins_as_bicubic_interpolation_and_stays_local(factor):
     assert output.shape == (1, 3, factor * side, factor * (side - 1))
     torch.testing.assert_close(output, upscale(picture, factor, "bicubic"), atol=0.05, rtol=0)  # which is clamped
     torch.nn.init.normal_(network.outconv.weight)
+    lacking = network(picture) - upscale(picture, factor, "bicubic")
+    torch.testing.assert_close(lacking, lacking[:, :1].expand(-1, 3, -1, -1))  # luma alone
     centre = factor * side // 2
     network(picture)[0, :, centre, centre].sum().backward()
     rows = picture.grad[0].abs().sum((0, 2)).nonzero().flatten() * factor
@@ -198,6 +200,7 @@ def test_enlarger_begins_as_bicubic_interpolation_and_stays_local(factor):
         ("unet", {"filters": 2.5}, "filters.*2.5"),
         ("unet", {"kernel_size": 4}, "kernel_size.*odd.*4"),
         ("unet", {"order": "relu-norm"}, "order.*norm-relu-resize.*'relu-norm'"),
+        ("enlarger", {"in_channels": 1}, "enlarger gives as many channels as it takes: not 3 for 1"),
         ("colour-unet", {"bottleneck": 3}, "colour-unet has no setting 'bottleneck'"),
     ],
 )

@@ -74,8 +74,9 @@ def test_fifty_megapixels(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(tmp_path, mode):
     image = Image.fromarray(smooth_rgb()).convert(mode)
-    image.save(tmp_path / "picture.tiff")
-    picture = pictures.read(tmp_path / "picture.tiff")
+    path = tmp_path / ("picture.jp2" if mode == "YCbCr" else "picture.tiff")  # Pillow < 13 misreads its own YCbCr TIFF
+    image.save(path)
+    picture = pictures.read(path)
     assert np.array_equal(picture.rgb, np.array(image.convert("RGB")))
     assert picture.alpha is None
 

@@ -29,6 +29,16 @@ def test_totals(name):
         assert row.flops == expected
 
 
+def test_enlarger_block_by_block():
+    network = networks.create("enlarger", filters=8, depth=2, factor=3)
+    count = sum(p.numel() for p in network.parameters())
+    rows = {row.name: row for row in layers(network, size=10)}
+    assert list(rows) == ["inconv", "blocks.0", "blocks.1", "outconv"]
+    assert rows["blocks.1"][1:] == ("conv, ReLU, conv, sum", (3, 3), 8, 8, (10, 10), 2 * 584, 2 * 2 * 9 * 64 * 100)
+    assert rows["outconv"][1:] == ("conv", (3, 3), 8, 9, (10, 10), 9 * 73, 2 * 9 * 72 * 100)
+    assert sum(row.parameters for row in rows.values()) == count
+
+
 def test_operations_stand_in_their_order():
     found = layers(networks.create("cnn", order="norm-resize-relu"))
     assert [row.operations for row in found[:3]] == ["conv, BN, pool, ReLU"] * 2 + ["conv, BN, ReLU"]

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from colourize import abgrid, tasks
-from colourize.colour import Palette, downscale, grey, to_unit
+from colourize.colour import downscale, grey, to_unit
 from colourize.examples import Batch
 from colourize.files import UserError
+from colourize.palette import Palette
 
 PALETTE = Palette(torch.tensor([[0.0, 0.0, 0.0], [0.75, 0.25, 0.25], [0.25, 0.25, 0.75], [0.9, 0.9, 0.9]]))
 
@@ -154,7 +155,7 @@ def test_huber_loss_is_the_framework_s(name, scale, pictures):
 
 
 def test_unknown_loss_is_named():
-    with pytest.raises(UserError, match="mse, huber for task regression, not 'cross-entropy'"):
+    with pytest.raises(UserError, match="mse, huber, perceptual for task regression, not 'cross-entropy'"):
         make("regression", loss="cross-entropy")
 
 

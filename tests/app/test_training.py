@@ -11,6 +11,7 @@ import torch
 
 from colourize import files, lookup, tasks, training
 from colourize.files import UserError
+from colourize.palette import Palette
 from colourize.runs import CHECKPOINTS, Run
 from colourize.schedule import rate
 from colourize.training import train
@@ -265,19 +266,19 @@ def test_every_picture_once_an_epoch_in_a_new_order():
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_mirrored_pictures_take_the_place_of_half_of_them():
-    orders = [torch.cat(list(training.shuffled(36, 7, 0, epoch, mirrored=True))) for epoch in (1, 2)]
+def test_every_picture_is_seen_once_an_epoch_and_its_view_chosen_anew():
+    orders = [torch.cat(list(training.shuffled(36, 7, 0, epoch, views=3))) for epoch in (1, 2)]
     for order in orders:
         assert sorted((order % 36).tolist()) == list(range(36))
-        assert 9 < (order >= 36).sum() < 27
-    mirrored = [set((order[order >= 36] % 36).tolist()) for order in orders]
-    assert mirrored[0] != mirrored[1]
+        assert all(4 < (order // 36 == view).sum() < 20 for view in range(3))
+    views = [order[(order % 36).argsort()] // 36 for order in orders]
+    assert not torch.equal(*views)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"flips": True, "weight_decay": 0.1},
+        {"flips": True, "turns": True, "shifts": 2, "weight_decay": 0.1},
         {"loss": "rebalanced"},
         {"task": "lab-classification"},
         {"task": "lab-regression", "network": "colour-unet"},
@@ -303,6 +304,14 @@ def test_lookup_prior_starts_from_the_training_pictures(tiny, tmp_path):
     split = training.load_data(run.settings)
     table = lookup.table(run.task, split.train)
     torch.testing.assert_close(run.load_network().prior.table.detach(), table.float(), atol=1e-6, rtol=0)
+
+
+def test_labels_of_a_run_are_nearest_where_it_says(tiny, tmp_path):
+    run = train(tiny.replace(epochs=1, space="lab"), tmp_path / "run")
+    opened, pictures = Run.open(run.folder).task, training.load_data(tiny).train.batch(torch.arange(36))
+    expected = Palette(opened.palette.centres, "lab").quantise(pictures)
+    assert torch.equal(opened.target(pictures), expected)
+    assert not torch.equal(expected, Palette(opened.palette.centres).quantise(pictures))
 
 
 def test_given_palette_is_used_and_kept(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -28,3 +29,13 @@ class Case:
     def arguments(self) -> list[str]:
         numbers = [n for field in astuple(self) for n in (field if isinstance(field, tuple) else (field,))]
         return [str(n) for n in numbers]
+
+
+def with_slip(folder: Path, name: str, right: str, wrong: str) -> Path:
+    """A copy of the sources, in `folder`, in which csrc/cuda/NAME says `wrong` where it says `right`."""
+    copy = Path(shutil.copytree(CSRC, folder / "csrc"))
+    file = copy / "cuda" / name
+    text = file.read_text()
+    assert text.count(right) == 1
+    file.write_text(text.replace(right, wrong))
+    return copy

@@ -7,13 +7,12 @@ Address and alignment sanitizers watch every access.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, SANITIZE, Case
+from emulated import CSRC, SANITIZE, Case, with_slip
 
 OPERATORS = ["forward", "grad_input", "grad_weight"]
 LAYOUTS = ["contiguous", "channels_last", "permuted", "expanded"]
@@ -106,13 +105,8 @@ WRONG = {
 
 @pytest.mark.parametrize("slip", WRONG)
 def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
-    operator, name, right, wrong = WRONG[slip]
-    shutil.copytree(CSRC, tmp_path / "csrc")
-    file = tmp_path / "csrc" / "cuda" / name
-    text = file.read_text()
-    assert text.count(right) == 1
-    file.write_text(text.replace(right, wrong))
-    program = compile_emulation("emulation.cpp", tmp_path / "csrc", "-DSIMT_ONLY")
+    operator, *change = WRONG[slip]
+    program = compile_emulation("emulation.cpp", with_slip(tmp_path, *change), "-DSIMT_ONLY")
     case = Case(2, 8, 29, 13, 6, 3, 3, stride=(2, 2), padding=(1, 1), groups=2)
     result = emulate(program, operator, "simt", 8, "contiguous", case)
     assert result.returncode == 1

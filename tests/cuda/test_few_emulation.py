@@ -6,13 +6,12 @@ Address and alignment sanitizers watch every access, those to shared memory incl
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, SANITIZE, Case
+from emulated import CSRC, SANITIZE, Case, with_slip
 
 OPERATORS = ("forward", "grad_input", "grad_weight")
 LAYOUTS = ("contiguous", "channels_last", "permuted", "expanded")
@@ -112,13 +111,8 @@ WRONG = {
 
 @pytest.mark.parametrize("slip", WRONG)
 def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
-    operator, name, right, wrong = WRONG[slip]
-    shutil.copytree(CSRC, tmp_path / "csrc")
-    file = tmp_path / "csrc" / "cuda" / name
-    text = file.read_text()
-    assert text.count(right) == 1
-    file.write_text(text.replace(right, wrong))
-    program = compile_emulation("few_emulation.cpp", tmp_path / "csrc")
+    operator, *change = WRONG[slip]
+    program = compile_emulation("few_emulation.cpp", with_slip(tmp_path, *change))
     case = Case(290, 3, 5, 6, 40, 3, 3, padding=(1, 1))
     result = emulate(program, operator, "fp32", ("contiguous", "channels_last"), case)
     assert result.returncode == 1

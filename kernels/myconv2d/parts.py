@@ -1,0 +1,200 @@
+"""What a fused block is made of, whether the fused operators can serve it, and how they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from . import backends, block_operators
+from .block import Pending, block
+from .functional import _AUTOCAST_DEVICES, _autocast
+from .modules import MyConv2d
+from .operators import overload
+from .shapes import output_size
+
+Image = Tensor | Pending
+
+
+class Parts(NamedTuple):
+    """convolution → batch norm → ReLU → resize, each but the first optional."""
+
+    conv: MyConv2d
+    norm: nn.BatchNorm2d | None
+    activation: bool
+    resize: str | None  # "pool" or "upsample"
+
+    def operands(self, input: Image, skip: Image | None = None) -> Operands | str:
+        """What the fused operators take, or why they cannot serve; nobody may be watching (`block.hindrance`)."""
+        norm = self.norm
+        others: tuple[Tensor | None, ...] = ()
+        if norm is not None:
+            if (why_not := changed(norm, nn.BatchNorm2d)) is not None:
+                return why_not
+            others = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            if others[0] is None or others[1] is None or (others[2] is None) != (others[3] is None):
+                return "batch norm without scale and shift, or with half of its running statistics"
+        operands = convolution_operands(self.conv, input, skip, *others)
+        if isinstance(operands, str):
+            return operands
+        n, _, p, q = operands.size
+        if self.resize == "pool" and min(p, q) < 2:
+            return f"nothing is left of {p}×{q} after pooling"
+        if self._normalising() is not None:
+            if not self.activation:
+                return "batch norm without ReLU"
+            return "batch statistics of fewer than two values" if n * p * q < 2 else operands
+        if torch.is_grad_enabled() and _requires_grad(operands, others):
+            return "gradients through running statistics, or without batch norm"
+        return operands
+
+    def run(self, operands: Operands) -> Pending:
+        """The block's result, by the fused operators."""
+        norm = self._normalising()
+        return self._infer(operands) if norm is None else self._train(norm, operands)
+
+    def _normalising(self) -> nn.BatchNorm2d | None:
+        """The batch norm, where it takes the statistics of the batch."""
+        norm = self.norm
+        return norm if norm is not None and (norm.training or norm.running_mean is None) else None
+
+    def _train(self, norm: nn.BatchNorm2d, operands: Operands) -> Pending:
+        raw, scale, shift, mean, var = block(
+            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
+        )
+        if norm.training and norm.track_running_stats:
+            n, _, p, q = operands.size
+            _update(norm, mean, var, n * p * q, operands.backend)
+        return Pending(raw, scale, shift, self.resize == "upsample")
+
+    def _infer(self, operands: Operands) -> Pending:
+        first, second, weight, bias, padding = operands[:5]
+        norm = self.norm
+        statistics: tuple[Any, ...] = (None, None, None, None, 0.0)
+        if norm is not None:
+            statistics = norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
+        if first.scale is not None:
+            first = Pending(first.materialise())
+        if second is not None and second.scale is not None:
+            second = Pending(second.materialise())
+        skip, enlarged = (None, False) if second is None else (second.tensor, second.upsample)
+        output = overload("block_inference", operands.backend)(
+            first.tensor,
+            first.upsample,
+            skip,
+            enlarged,
+            weight,
+            bias,
+            padding,
+            *statistics,
+            self.activation,
+            self.resize == "pool",
+        )
+        return Pending(output, upsample=self.resize == "upsample")
+
+
+def materialised(input: Image, skip: Image | None) -> Tensor:
+    images = [i.materialise() if isinstance(i, Pending) else i for i in (input, skip) if i is not None]
+    return images[0] if skip is None else torch.cat(images, dim=-3)
+
+
+class Operands(NamedTuple):
+    """Of a fused convolution of stride 1."""
+
+    first: Pending
+    second: Pending | None
+    weight: Tensor
+    bias: Tensor | None
+    padding: tuple[int, int]
+    size: tuple[int, int, int, int]  # of the convolution's output
+    backend: str
+    reason: str  # why that one
+
+
+def convolution_operands(
+    conv: MyConv2d, input: Image, skip: Image | None, *others: Tensor | None
+) -> Operands | str:
+    """What the fused operators take, or why they cannot serve; `others` are tensors that they would take as well."""
+    if (why_not := changed(conv, MyConv2d)) is not None:
+        return why_not
+    padding = _padding(conv)
+    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or padding is None:
+        return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
+    feeds = [i if isinstance(i, Pending) else Pending(i) for i in (input, skip) if i is not None]
+    for feed in feeds:
+        if type(feed.tensor) not in (Tensor, nn.Parameter) or feed.tensor.dim() != 4:
+            return "input or skip is no plain tensor of 4 dimensions"
+    n, channels, *pixels = feeds[0].shape
+    if skip is not None:
+        m, more, *others_pixels = feeds[1].shape
+        if m != n or others_pixels != pixels:
+            return "input and skip differ in size"
+        channels += more
+    weight, bias = conv.weight, conv.bias
+    device = weight.device.type
+    if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+        if block_operators.preferred(device, backends.wanted) != "triton":
+            return "autocast narrows plain operators"
+        # Images and weights as in the framework's autocast; vectors and statistics stay wide.
+        weight, *images = _autocast(weight, *(feed.tensor for feed in feeds))
+        feeds = [feed._replace(tensor=image) for feed, image in zip(feeds, images, strict=True)]
+    size = output_size((n, channels, *pixels), weight.shape, (1, 1), padding, (1, 1))
+    if channels != weight.shape[1] or min(size[2:]) < 1:
+        return "weight does not fit the input"
+    vectors = (*others, *(vector for feed in feeds for vector in feed[1:3]))
+    tensors = (feed.tensor for feed in feeds)
+    backend, reason = block_operators.choose(weight, bias, *tensors, *vectors, wanted=backends.wanted)
+    if backend is None:
+        return reason
+    return Operands(
+        feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size, backend, reason
+    )
+
+
+def changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
+    """Whether calling the module does anything but what its class does."""
+    if type(module) is not kind:
+        return f"{type(module).__name__} in place of {kind.__name__}"
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+    if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
+        return f"hooks on {kind.__name__} see plain tensors"
+    return None
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """Zeros on each side, vertically and horizontally; None if it is not so simple."""
+    if conv.padding_mode != "zeros":
+        return None
+    if not isinstance(conv.padding, str):
+        vertical, horizontal = conv.padding
+        return vertical, horizontal
+    if conv.padding == "valid":
+        return 0, 0
+    r, s = conv.kernel_size
+    return (r // 2, s // 2) if r % 2 and s % 2 else None
+
+
+def _requires_grad(operands: Operands, others: Iterable[Tensor | None]) -> bool:
+    feeds = (*operands.first[:3], *(operands.second or ())[:3])
+    return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
+
+
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
+    """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
+    momentum, unbias = norm.momentum, count / (count - 1)
+    running_mean, running_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if backend == "triton" and momentum is not None and running_mean is not None and running_var is not None:
+        from .triton.block_statistics import update  # imports triton
+
+        update(mean, var, running_mean, running_var, batches, momentum, unbias)
+        return
+    if batches is not None:
+        batches.add_(1)
+        if momentum is None:  # the mean over all batches
+            momentum = 1.0 / float(batches)
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
+        running_var.lerp_((var * unbias).to(running_var.dtype), momentum or 0.0)
