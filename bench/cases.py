@@ -65,8 +65,8 @@ class Case:
 
     @property
     def suits_winograd(self) -> bool:
-        """Whether minimal filtering can serve it: F(m×m, 3×3) what is 3×3, or blocks of that, some of which may be 2 wide;
-        F(2, 3) also three taps that are a stride apart.
+        """Whether minimal filtering can serve it: F(m×m, 3×3) what is 3×3, or blocks of that, some of which may be
+        2 wide; F(2, 3) also three taps that are a stride apart.
         """
         larger = max(self.kernel) > 3 and min(self.kernel) >= 2
         strided = self.stride == (2, 2) and min(self.kernel) >= 5
