@@ -60,7 +60,7 @@ def _blocks(results: Results) -> list[Html]:
     header = ["", "ReLU, max-pool", "max-pool, ReLU", "second / first"]
     return [
         blocks.answers([outputs(difference, len(input)), *sentences(costs)]),
-        table(header, rows, f"Forward, {len(input)} pictures, {torch.get_num_threads()} threads, on the processor"),
+        table(header, rows, f"Forward, {len(input)} pictures, processor, threads: {torch.get_num_threads()}"),
         blocks.theory(
             "ReLU never decreases, so the largest of four values stays the largest: max(relu(x)) = relu(max(x)). After "
             "pooling there are a quarter as many values for ReLU. With average pooling the two would differ."

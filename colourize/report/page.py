@@ -114,6 +114,7 @@ def _footer() -> Html:
         tag(
             "p",
             f"colourize {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-            f"{platform.machine()}, {torch.get_num_threads()} threads. Written on {datetime.date.today().isoformat()}.",
+            f"{platform.machine()}, threads: {torch.get_num_threads()}. "
+            f"Written on {datetime.date.today().isoformat()}.",
         ),
     )
