@@ -216,8 +216,9 @@ void depthwise_product(const Phases& phases, const Threads& threads, const T* so
   const Pieces pieces = tall_pieces(gather, cut.padded() * sizeof(A), cut.chunks, 4 * threads.count);
   const Band<A> whole = Band<A>::dense(gather, cut.padded(), 1, pieces.columns);
   const bool in_place = SourceRows<T, A>::suits(source_strides, cut.count);
-  const int64_t elements = gather.batch * (conv.in_pixels() + conv.out_pixels()) * cut.count;
-  const bool stream = streams(elements, result, result_strides);
+  const int64_t in = conv.batch * conv.in_pixels() * cut.count, out = conv.batch * conv.out_pixels() * cut.count;
+  const bool stream = phases.of_grad_input ? streams(out, in, result, result_strides)
+                                           : streams(in, out, result, result_strides);
   parallel_for(threads, gather.batch * pieces.per_image() * cut.chunks, [&](int64_t task) {
     const int64_t first_block = task % cut.chunks * cut.together, first = first_block * lanes;
     const Piece piece(gather, pieces, task / cut.chunks);

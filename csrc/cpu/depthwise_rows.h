@@ -91,11 +91,12 @@ inline Axis::Range inside_of(const Axis& axis, int64_t first, int64_t steps) {
 }
 
 // Results of a call that moves more than the last cache holds would be gone before anybody reads them: they are
-// stored past the caches, which spares reading the lines that they overwrite.
+// stored past the caches, which spares reading the lines that they overwrite. Not where the result alone is as large: it
+// lies on fresh pages, whose zeros the system has just left in the caches.
 template <typename T>
-bool streams(int64_t elements, const T* result, const Strides& s) {
-  constexpr int64_t lanes = MYCONV2D_VECTOR_BYTES / sizeof(T), last_cache = int64_t{32} << 20;
-  return elements * static_cast<int64_t>(sizeof(T)) > last_cache && s.n % lanes == 0 && s.h % lanes == 0 &&
+bool streams(int64_t read, int64_t written, const T* result, const Strides& s) {
+  constexpr int64_t lanes = MYCONV2D_VECTOR_BYTES / sizeof(T), last_cache = (int64_t{32} << 20) / sizeof(T);
+  return read + written > last_cache && written <= last_cache && s.n % lanes == 0 && s.h % lanes == 0 &&
          s.w % lanes == 0 && reinterpret_cast<uintptr_t>(result) % MYCONV2D_VECTOR_BYTES == 0;
 }
 
