@@ -151,13 +151,17 @@ class Block:
         results = self._twice(run("block"), args, "block", found)
         raw, full, index, _, _, mean, var = results
         y, statistics = full if self.pool else raw, (mean, var) if self.norm else (None, None)
+        kept_y = y  # some pooled blocks keep nothing of their convolution
+        if y.numel() == 0 < raw.numel():
+            y = run("block")(*args[:-1], False)[0]
         found += block_truth.forward(self, args, results, y)
 
         gradients = torch.randn(raw.shape, generator=generator)
         given = [kept(gradients, self.format), vector(self.norm), vector(self.norm), *args[:9], *args[10:12]]
-        given += [*statistics, EPS, y, index, self.pool, self.bias, [True, True, True]]
-        results = self._twice(run("block_backward"), given, "block_backward", found)
-        found += block_truth.backward(self, given, results)
+        rest = index, self.pool, self.bias, [True, True, True]
+        given += [*statistics, EPS]
+        results = self._twice(run("block_backward"), [*given, kept_y, *rest], "block_backward", found)
+        found += block_truth.backward(self, [*given, y, *rest], results)
 
         plain = [args[0], *args[3:5], *args[7:13], *statistics, EPS, self.relu, self.pool]
         results = self._twice(run("block_inference"), plain, "block_inference", found)
