@@ -17,6 +17,7 @@ from .info import explain
 from .modules import MyConv2d
 from .operators import overload
 from .shapes import output_size
+from .sync_norm import Across, SyncBatchNorm2d, update
 from .triton import UNTRIED
 
 Image = Tensor | Pending
@@ -88,7 +89,7 @@ class ConvBlock(nn.Module):
         if (why_not := hindrance() or _changed(self, type(self))) is not None:
             return why_not
         if norm is not None:
-            if (why_not := _changed(norm, nn.BatchNorm2d)) is not None:
+            if (why_not := _changed(norm, nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm2d)) is not None:
                 return why_not
             others = norm.weight, norm.bias, norm.running_mean, norm.running_var
             if others[0] is None or others[1] is None or (others[2] is None) != (others[3] is None):
@@ -112,13 +113,14 @@ class ConvBlock(nn.Module):
         return norm is not None and (norm.training or norm.running_mean is None)
 
     def _train(self, operands: _Operands) -> Pending:
-        norm = self.norm
+        norm, across = self.norm, Across.of(self.norm)
+        vectors = norm.weight, norm.bias, norm.eps
         raw, scale, shift, mean, var = block(
-            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
+            *operands[:5], *vectors, self.resize == "pool", backend=operands.backend, across=across
         )
         if norm.training and norm.track_running_stats:
             n, _, p, q = operands.size
-            _update(norm, mean, var, n * p * q, operands.backend)
+            _update(norm, mean, var, n * p * q if across is None else across.count, operands.backend)
         return Pending(raw, scale, shift, self.resize == "upsample")
 
     def _infer(self, operands: _Operands) -> Pending:
@@ -231,9 +233,9 @@ def _operands(conv: nn.Module, input: Image, skip: Image | None, *others: Tensor
     return _Operands(feeds[0], feeds[1] if skip is not None else None, weight, bias, padding, size, backend, reason)
 
 
-def _changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    """Whether calling the module does anything but what its class does."""
-    if type(module) is not kind:
+def _changed(module: nn.Module, kind: type[nn.Module], *others: type[nn.Module]) -> str | None:
+    """Whether calling the module does anything but what its class, one of these, does."""
+    if type(module) not in (kind, *others):
         return f"{type(module).__name__} in place of {kind.__name__}"
     forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
     if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
@@ -258,18 +260,12 @@ def _requires_grad(operands: _Operands, others: Iterable[Tensor | None]) -> bool
     return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
 
 
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
-    """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
-    momentum, unbias = norm.momentum, count / (count - 1)
-    if backend == "triton" and momentum is not None and norm.running_mean is not None:
-        from .triton.block_statistics import update  # imports triton
-
-        update(mean, var, norm.running_mean, norm.running_var, norm.num_batches_tracked, momentum, unbias)
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int | Tensor, backend: str) -> None:
+    """`update`, in one kernel where there is one."""
+    if backend != "triton" or norm.momentum is None or norm.running_mean is None or isinstance(count, Tensor):
+        update(norm, mean, var, count)
         return
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:  # the mean over all batches
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    if norm.running_mean is not None:
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
-        norm.running_var.lerp_((var * unbias).to(norm.running_var.dtype), momentum or 0.0)
+    from .triton import block_statistics as kernel  # imports triton
+
+    running = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    kernel.update(mean, var, *running, norm.momentum, count / (count - 1))
