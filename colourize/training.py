@@ -17,6 +17,7 @@ from . import data, lookup, plots, precision, tables
 from . import step as steps
 from .colour import Palette
 from .data import Images, Mirrored, Split
+from .distributed import ALONE, World
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
@@ -24,6 +25,7 @@ from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
 from .settings import Settings
+from .sharing import Shadow, SharedStep, equalise
 from .step import Step
 from .tasks import kind as task_kind
 
@@ -42,6 +44,7 @@ def train(
     device: torch.device | str | None = None,
     graph: bool | None = None,
     console: Console | None = None,
+    world: World = ALONE,
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
@@ -49,31 +52,37 @@ def train(
     rate of those to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends
     with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one,
     unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether to replay the step from
-    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. Raises `UserError` for
-    what the caller can put right.
+    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. `world`: the processes
+    that train together, each of which calls this (`distributed.joined`). Raises `UserError` for what the caller can put
+    right.
     """
-    device = choose_device(device)
+    world.check(settings.batch_size)
+    device = choose_device(world.device(device))
     settings = settings.replace(precision=precision.choose(settings.precision, device))
-    console = console or Console(quiet=True)
-    run, split = reopen(folder, settings) if resume else begin(folder, settings)
+    console = console if console and world.rank == 0 else Console(quiet=True)
+    run, split = prepare(folder, settings, resume, world)
 
     network = run.create_network().to(device)
     optimizer = steps.adam(network.parameters(), settings.lr, device, settings.weight_decay)
-    if resume:
-        run.load_epoch(network, optimizer)
-        if run.metrics:
-            run.save_results(network)
-    elif hasattr(network, "prior"):
-        network.prior.start(lookup.table(run.task, split.train))
+    with world.together():
+        if resume:
+            run.load_epoch(network, optimizer)
+            if run.metrics:
+                run.save_results(network)
+        elif hasattr(network, "prior") and world.rank == 0:
+            network.prior.start(lookup.table(run.task, split.train))
+    equalise(world, run, network, optimizer)
     with progress(console, "preparing", len(split.train) * (1 + settings.flips) + len(split.validation)) as advance:
         learnt = Mirrored(split.train) if settings.flips else split.train
         seen, unseen = (
             Examples(images, run.task, device, advance=advance) for images in (learnt, split.validation)
         )
 
-    step = steps.create(
-        network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
-    )
+    parts = network, optimizer, run.task, seen, settings.precision
+    if world.size == 1:
+        step = steps.create(*parts, size=settings.batch_size, graph=graph)
+    else:
+        step = SharedStep(*parts, world=world)
     pictures = len(split.train)
     count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
     pinned = precision.tf32_products(settings.precision != "fp32")
@@ -92,11 +101,12 @@ def train(
             if not math.isfinite(train_loss):
                 raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
-            scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size)
+            scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size, world)
             row = {"epoch": epoch, "train_loss": train_loss}
             run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
-            run.save_epoch(network, optimizer)
-            draw()
+            with world.together():
+                run.save_epoch(network, optimizer)
+                draw()
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "
@@ -119,13 +129,13 @@ def train_epoch(
     seen = 0
 
     def loss() -> float:
-        return step.losses.item() / seen
+        return step.losses.item() * step.shares / seen
 
     for indices, lr in zip(batches, rates, strict=True):
         step(indices, lr)
         seen += len(indices)
         advance(len(indices), loss)
-    return loss()
+    return step.total() / seen
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, mirrored: bool = False) -> Iterator[Tensor]:
@@ -143,8 +153,11 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
     """Keeps curves.png and samples.png of `run` up to date while the block runs.
 
     Drawing takes as long as many a step. So what is yielded, to be called after every epoch, draws once in _REDRAW
-    seconds; what is missing then is drawn when the block ends, in whatever way.
+    seconds; what is missing then is drawn when the block ends, in whatever way. A `Shadow` has none.
     """
+    if isinstance(run, Shadow):
+        yield lambda: None
+        return
     epochs, last = 0, time.monotonic()
 
     def draw() -> None:
@@ -163,6 +176,25 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
             draw()
         raise
     draw()
+
+
+def prepare(
+    folder: str | os.PathLike[str], settings: Settings, resume: bool, world: World = ALONE
+) -> tuple[Run, Split]:
+    """A run and its pictures, in every process; the first one alone looks at the folder."""
+    split = None
+
+    def make() -> Run:
+        nonlocal split
+        made, split = reopen(folder, settings) if resume else begin(folder, settings)
+        return made
+
+    run = world.from_first(make)
+    for turn in (True, False):  # what is downloaded is so by one process of a machine, for all of it
+        with world.together():
+            if split is None and (world.local_rank == 0) is turn:
+                split = load_data(run.settings)
+    return run if world.rank == 0 else Shadow(run.folder, run.settings, run.task), split
 
 
 def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:
