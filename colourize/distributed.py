@@ -56,8 +56,8 @@ def restarted() -> bool:
 def check_command(words: Sequence[str]) -> None:
     """Raises `UserError` for a command that several processes must not run."""
     if launched() > 1 and words[:1] != ["train"]:
-        error = UserError if rank() == 0 else SaidElsewhere
-        raise error(f"torchrun is for `colourize train`: run {shlex.join(['colourize', *words])} without it")
+        with joined():
+            raise UserError(f"torchrun is for `colourize train`: run {shlex.join(['colourize', *words])} without it")
 
 
 def leave(code: int | str | None) -> NoReturn:
@@ -129,7 +129,7 @@ class World:
         """Raises `UserError` unless every process gets the same number of a full batch's pictures."""
         if batch_size % self.size:
             below, above = batch_size // self.size * self.size, -(-batch_size // self.size) * self.size
-            fitting = f"{below} or {above}" if below else f"at least {above}"
+            fitting = f"{below} or {above}" if below else above
             raise UserError(
                 f"batch_size is that of all processes together, and {batch_size} cannot be shared equally among "
                 f"{self.size}: choose a multiple of {self.size}, such as {fitting}"
@@ -191,6 +191,7 @@ def joined(threads: int | None = None) -> Iterator[World]:
         yield world
         dist.destroy_process_group()
     except UserError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever is the first to say it must come to the end of it
         raise error if world.first_to_say(str(error)) else SaidElsewhere(str(error)) from error
     finally:
         logger.removeFilter(once)
