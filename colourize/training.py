@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from . import data, lookup, plots, precision, tables
+from . import data, lookup, plots, precision, tables, tensorboard
 from . import step as steps
 from .colour import Palette
 from .data import Images, Mirrored, Split
@@ -45,6 +45,7 @@ def train(
     graph: bool | None = None,
     console: Console | None = None,
     world: World = ALONE,
+    events: bool = False,
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
@@ -53,9 +54,11 @@ def train(
     with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one,
     unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether to replay the step from
     a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. `world`: the processes
-    that train together, each of which calls this (`distributed.joined`). Raises `UserError` for what the caller can put
-    right.
+    that train together, each of which calls this (`distributed.joined`). `events`: whether to write for TensorBoard
+    too. Raises `UserError` for what the caller can put right.
     """
+    if events:
+        tensorboard.check()
     world.check(settings.batch_size)
     device = choose_device(world.device(device))
     settings = settings.replace(precision=precision.choose(settings.precision, device))
@@ -86,7 +89,8 @@ def train(
     pictures = len(split.train)
     count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
     pinned = precision.tf32_products(settings.precision != "fp32")
-    with pinned, keeping_pictures(run, split.validation) as draw:
+    logging_events = tensorboard.events(run, events and world.rank == 0)
+    with pinned, logging_events as log, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
             order = shuffled(pictures, settings.batch_size, settings.seed, epoch, mirrored=settings.flips)
@@ -107,6 +111,7 @@ def train(
             with world.together():
                 run.save_epoch(network, optimizer)
                 draw()
+                log(rates[-1])
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
             console.print(
                 f"epoch {epoch:>3}/{settings.epochs}  {tables.describe(run.metrics[-1], run.task)}, "

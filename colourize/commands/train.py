@@ -28,6 +28,7 @@ def train(
     ] = None,
     threads: Threads = None,
     out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write for TensorBoard too, into the run")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     **settings: Any,
 ) -> None:
@@ -52,7 +53,7 @@ def train(
 
     with resumable(), distributed.joined(threads) as world:
         wanted, going_on = world.from_first(asked)
-        where = {"device": device, "graph": graph, "console": console, "world": world}
+        where = {"device": device, "graph": graph, "console": console, "world": world, "events": tensorboard}
         run = training.train(wanted, folder, resume=going_on, **where)
     if world.rank == 0:
         console.print(tables.training(run))
