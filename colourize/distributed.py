@@ -56,7 +56,7 @@ def restarted() -> bool:
 def check_command(words: Sequence[str]) -> None:
     """Raises `UserError` for a command that several processes must not run."""
     if launched() > 1 and words[:1] != ["train"]:
-        with joined():
+        with joined() as world, world.together():
             raise UserError(f"torchrun is for `colourize train`: run {shlex.join(['colourize', *words])} without it")
 
 
@@ -97,7 +97,8 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block without collectives that all processes leave well, or all of them by the first one's UserError."""
+        """A block without collectives that all processes leave well, or all by the first one's UserError, which is
+        `SaidElsewhere` in the others."""
         problem = None
         try:
             yield
@@ -105,12 +106,13 @@ class World:
             if self.size == 1:
                 raise
             problem = f"{error}"
+            _finish()
         problems = self.gathered((problem, socket.gethostname()))
         for number, (found, host) in enumerate(problems):
             if found is not None:
                 everywhere = all(other == found for other, _ in problems)
                 where = "" if number == 0 or everywhere else f" (process {number} of {self.size}, on {host})"
-                raise UserError(found + where)
+                raise (UserError if number == self.rank else SaidElsewhere)(found + where)
 
     def first_to_say(self, message: str) -> bool:
         """Whether no other process has asked this for the same message."""
@@ -164,7 +166,7 @@ def connected() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not any(word in reason.lower() for word in _LOST):
             raise
         logger.debug("%s", reason)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which will follow
+        _finish()
         raise UserError(
             "another process of this training has ended or cannot be reached, so all of them stop. Finished epochs "
             "are kept: go on by the same command with --resume"
@@ -190,16 +192,23 @@ def joined(threads: int | None = None) -> Iterator[World]:
         _share_cores(threads, neighbours or 1)
         yield world
         dist.destroy_process_group()
+    except SaidElsewhere:
+        raise
     except UserError as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever is the first to say it must come to the end of it
+        _finish()
         raise error if world.first_to_say(str(error)) else SaidElsewhere(str(error)) from error
     finally:
         logger.removeFilter(once)
 
 
 def _stop(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _finish()
     raise Stopped
+
+
+def _finish() -> None:
+    """From here on, this process ends by itself: torchrun's SIGTERM, which may follow, must not cut its last words."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _share_cores(threads: int | None, processes: int) -> None:

@@ -57,11 +57,12 @@ def train(
     that train together, each of which calls this (`distributed.joined`). `events`: whether to write for TensorBoard
     too. Raises `UserError` for what the caller can put right.
     """
-    if events:
-        tensorboard.check()
-    world.check(settings.batch_size)
-    device = choose_device(world.device(device))
-    settings = settings.replace(precision=precision.choose(settings.precision, device))
+    with world.together():
+        if events:
+            tensorboard.check()
+        world.check(settings.batch_size)
+        device = choose_device(world.device(device))
+        settings = settings.replace(precision=precision.choose(settings.precision, device))
     console = console if console and world.rank == 0 else Console(quiet=True)
     run, split = prepare(folder, settings, resume, world)
 
@@ -85,7 +86,7 @@ def train(
     if world.size == 1:
         step = steps.create(*parts, size=settings.batch_size, graph=graph)
     else:
-        step = SharedStep(*parts, world=world)
+        step = SharedStep(*parts, world=world, graph=graph)
     pictures = len(split.train)
     count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
     pinned = precision.tf32_products(settings.precision != "fp32")
@@ -102,8 +103,9 @@ def train(
             with progress(console, f"epoch {epoch}/{settings.epochs}", pictures) as advance:
                 train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
-            if not math.isfinite(train_loss):
-                raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
+            with world.together():
+                if not math.isfinite(train_loss):
+                    raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
             scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size, world)
             row = {"epoch": epoch, "train_loss": train_loss}
@@ -199,6 +201,10 @@ def prepare(
         with world.together():
             if split is None and (world.local_rank == 0) is turn:
                 split = load_data(run.settings)
+    counts = world.gathered((len(split.train), len(split.validation)))
+    with world.together():
+        if counts[world.rank] != counts[0]:
+            raise UserError(f"{run.settings.data} has {counts[world.rank]} pictures here, and {counts[0]} for the first")
     return run if world.rank == 0 else Shadow(run.folder, run.settings, run.task), split
 
 
