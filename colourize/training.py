@@ -201,10 +201,11 @@ def prepare(
         with world.together():
             if split is None and (world.local_rank == 0) is turn:
                 split = load_data(run.settings)
-    counts = world.gathered((len(split.train), len(split.validation)))
+    here = len(split.train), len(split.validation)
+    first = world.gathered(here)[0]
     with world.together():
-        if counts[world.rank] != counts[0]:
-            raise UserError(f"{run.settings.data} has {counts[world.rank]} pictures here, and {counts[0]} for the first")
+        if here != first:
+            raise UserError(f"{run.settings.data} has {here} pictures here, and {first} for the first process")
     return run if world.rank == 0 else Shadow(run.folder, run.settings, run.task), split
 
 

@@ -23,7 +23,7 @@ from colourize.runs import CHECKPOINTS, WEIGHTS
 from colourize.training import train
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["colourize.cli"])  # once for all processes of these tests
+CONTEXT.set_forkserver_preload(["colourize.cli", "torch._dynamo"])  # once for all processes of these tests
 FILES = {"settings.toml", "palette.npy", "metrics.csv", "curves.png", "samples.png", *CHECKPOINTS, *WEIGHTS.values()}
 
 
@@ -123,12 +123,17 @@ def test_checkpoint_is_that_of_one_process(eights, two, tmp_path):
     assert [row["epoch"] for row in run.metrics] == [1, 2, 3]
 
 
+def check_resumption(settings, folder):
+    with distributed.joined(1) as world:
+        train(settings, folder / "whole", world=world)
+        train(settings.replace(epochs=1), folder / "parts", world=world)
+        train(settings, folder / "parts", resume=True, world=world)
+
+
 def test_resumed_by_as_many_processes_is_the_same_to_the_bit(eights, tmp_path):
     """Three, so that sums of floats depend on their order; 10 pictures in batches of 9, so that the last has one."""
-    settings = eights.replace(batch_size=9, limit=10)
-    assert launch(3, settings, tmp_path / "whole").codes() == [0, 0, 0]
-    assert launch(3, settings.replace(epochs=1), tmp_path / "parts").codes() == [0, 0, 0]
-    assert launch(3, settings, tmp_path / "parts", "--resume").codes() == [0, 0, 0]
+    processes = Processes(3, tmp_path, check_resumption, eights.replace(batch_size=9, limit=10), tmp_path)
+    assert processes.codes() == [0, 0, 0], processes.printed()
     for name in ("metrics.csv", *CHECKPOINTS, *WEIGHTS.values()):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 
@@ -218,7 +223,6 @@ def test_sigterm_ends_all_with_the_way_to_go_on(eights, tmp_path):
     ("change", "message"),
     [
         ({"batch_size": 7}, "7 cannot be shared equally among 2: choose a multiple of 2, such as 6 or 8"),
-        ({"batch_size": 1}, "1 cannot be shared equally among 2: choose a multiple of 2, such as 2"),
         ({"colours": 1}, "colours must be at least 2"),
         ({"data": "folder:/nowhere"}, "no such folder"),
         ({"lr": "1e30"}, "the loss became"),
@@ -239,6 +243,14 @@ def test_other_commands_are_for_one_process(tmp_path):
     processes = Processes(2, tmp_path, cli.main, ["evaluate", "run"])
     assert processes.codes() == [1, 1]
     assert "".join(processes.printed()).count("run colourize evaluate run without it") == 1
+
+
+def test_batch_size_must_divide():
+    World(1, 4).check(100)
+    with pytest.raises(UserError, match="102 cannot be shared equally among 4: choose .* such as 100 or 104"):
+        World(1, 4).check(102)
+    with pytest.raises(UserError, match="3 cannot be shared equally among 4: choose .* such as 4"):
+        World(1, 4).check(3)
 
 
 def test_a_gpu_each(monkeypatch):
