@@ -73,7 +73,7 @@ Epochs = Annotated[
     int | None,
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
 ]
-BatchSize = Annotated[int | None, option("--batch-size", "pictures a step", Settings.batch_size)]
+BatchSize = Annotated[int | None, option("--batch-size", "pictures a step, in all processes", Settings.batch_size)]
 Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
 WeightDecay = Annotated[float | None, option("--weight-decay", "of AdamW", Settings.weight_decay)]
 Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
