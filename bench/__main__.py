@@ -11,6 +11,7 @@ import typer
 
 from . import ROOT
 from .isa import Isa, limit
+from .trust.commands import app as trust
 
 app = typer.Typer(
     help="The ruler: what is right, and what it is worth.",
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
+app.add_typer(trust, name="trust")
 
 _WORKERS = max(1, min(14, (os.cpu_count() or 1) - 1))
 

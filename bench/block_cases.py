@@ -54,13 +54,26 @@ class Case(NamedTuple):
         return *feeds[0], *feeds[1], weight, bias, list(self.padding), gamma, beta, EPS, self.pool
 
 
+UPSAMPLED = (  # what the CPU computes at the low resolution, and its neighbours that it does not
+    Case(("both",), (24,), 24, size=(6, 10)),
+    Case(("upsample",), (24,), 40, size=(8, 8), norm=False),
+    Case(("both", "affine"), (24, 1), 24, size=(14, 18), pool=True),
+    Case(("upsample", "plain"), (24, 2), 9, size=(16, 16), norm=False),
+    Case(("both", "affine"), (40, 3), 40, size=(16, 8), batch=3),
+    Case(("affine", "both"), (2, 24), 24, size=(8, 24)),
+    Case(("both", "upsample"), (9, 5), 16, size=(8, 8), bias=False, pool=True),
+    Case(("both",), (24,), 24, size=(2, 2)),
+    Case(("both", "plain"), (24, 3), 3, size=(8, 8)),
+)
 CASES = (
+    *UPSAMPLED,
     *(Case((kind,), (3,), norm=norm, pool=pool)
       for kind in KINDS for norm, pool in ((False, False), (True, False), (True, True))),
     *(Case((KINDS[i % 4], KINDS[(i + 1 + i // 4) % 4]), (3, 2), bias=i % 2 == 0, pool=i % 3 == 0) for i in range(8)),
     Case(("affine",), (4,), size=(7, 9), pool=True),  # the last row and column are not pooled
     Case(("plain",), (4,), size=(5, 6), padding=(0, 0), pool=True),
     Case(("plain",), (1,), 1, size=(9, 8), kernel=(5, 5), padding=(2, 2), pool=True),
+    Case(("both",), (1,), 9, size=(8, 10), pool=True),  # the convolution need not be kept
     Case(("affine",), (2,), kernel=(2, 4), padding=(1, 2)),
     Case(("upsample",), (2,), kernel=(4, 1), padding=(0, 3), pool=True),
     Case(("affine",), (32,), 16, size=(4, 6), kernel=(1, 1), padding=(0, 0)),  # no halo

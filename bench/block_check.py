@@ -100,10 +100,13 @@ class _Check:
         raw, full, index, *vectors = self._run("block", *args)
         truth, pool = block_reference.block(*wide(args)), self.case.pool
         y = full if pool else raw
+        if pool and not self._keeps(args[8]):
+            self._add("block", "full", 0.0, 1.0, "is not empty" if full.numel() else None)
+            y = self._run("block", *args[:-1], False)[0]  # what was pooled
         self._compare("block", "full" if pool else "raw", y, truth[1 if pool else 0], self.bound, self.dtype)
         if pool:  # of the same y, exactly
-            picked, where = block_reference._pool(full, args[11])
-            self._add("block", "raw", 0.0, 1.0, None if torch.equal(raw, picked) else "is not the largest of full")
+            picked, where = block_reference._pool(y, args[11])
+            self._add("block", "raw", 0.0, 1.0, None if torch.equal(raw, picked) else "is not the largest of y")
             self._add("block", "index", 0.0, 1.0, None if torch.equal(index, where) else "is not where that was")
         if not self.case.norm:
             return raw, y, index, [None] * 4
@@ -114,15 +117,20 @@ class _Check:
             self._compare("block", name, ours, truth, STATISTICS, torch.float32)
         return raw, y, index, vectors
 
+    def _keeps(self, weight: Tensor) -> bool:
+        return self.backend != "native" or block_operators.keeps_full(weight)
+
     def _backward(self, args: tuple, raw: Tensor, y: Tensor, index: Tensor, vectors: list[Tensor | None]) -> None:
         """All gradients, then some of them, which are the same bits."""
         scale, shift, mean, var = vectors
         weight, bias, padding, gamma, _, eps, pool = args[8:]
         grads = torch.randn_like(raw), *(None if v is None else torch.randn_like(v) for v in (scale, shift))
-        given = *grads, *args[:8], weight, padding, gamma, mean, var, eps, y, index, pool, bias is not None
         names = RESULTS["block_backward"]
+        before = *grads, *args[:8], weight, padding, gamma, mean, var, eps
+        after = index, pool, bias is not None
+        exact = block_reference.block_backward(*wide((*before, y, *after)), [True] * 3)
+        given = *before, y if self._keeps(weight) or not pool else y.new_empty(0), *after
         every = self._run("block_backward", *given, [True] * 3)
-        exact = block_reference.block_backward(*wide(given), [True] * 3)
         for name, ours, truth in zip(names, every, exact, strict=True):
             self._compare("block_backward", name, ours, truth, self.bound)
         for wanted in ([True, False, False], [False, False, True]):

@@ -65,8 +65,9 @@ class Case:
 
     @property
     def suits_winograd(self) -> bool:
-        """Whether minimal filtering F(m×m, 3×3) can serve it."""
-        return min(self.kernel) >= 3 and self.stride == (1, 1)
+        """Whether minimal filtering F(m×m, 3×3) can serve it: 3×3, or blocks of that, some of which may be 2 wide."""
+        larger = max(self.kernel) > 3 and min(self.kernel) >= 2
+        return (self.kernel == (3, 3) or larger) and self.stride == (1, 1)
 
     @property
     def flop(self) -> int:

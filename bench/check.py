@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ from myconv2d.shapes import empty_beside
 
 from .cases import Case
 from .implementations import FRAMEWORK, RESULTS, Implementation
-from .operands import LAYOUTS, Values, place, same_bits
-from .oracle import bound, problem
+from .operands import LAYOUTS, Operand, Values, place, same_bits
+from .oracle import Exact, bound, problem
 
 _BESIDE = {  # the operands that decide a result's memory format; grad_bias has none
     "output": ("input", "weight"),
@@ -97,8 +97,24 @@ def check(
         name: place(value, format, device)
         for name, value, format in zip(Values._fields, values, LAYOUTS[layout], strict=True)
     }
+    findings = hold(implementation, case, operands, exact, tf32=tf32, repeats=repeats, beside=beside)
+    type_name = str(dtype).removeprefix("torch.") + (" as TF32" if tf32 else "")
+    return Report(f"{implementation.name}, {case}, {type_name}, {layout}, {device}", findings)
+
+
+def hold(
+    implementation: Implementation,
+    case: Case,
+    operands: Mapping[str, Operand],
+    exact: Mapping[str, Exact],
+    *,
+    tf32: bool = False,
+    repeats: int = 2,
+    beside: bool = False,
+) -> tuple[Finding, ...]:
+    """Every operator on these operands, by their names in `Values`, beside the exact results; see `check`."""
     tensors = Values(**{name: operand.tensor for name, operand in operands.items()})
-    findings = []
+    dtype, findings = tensors.input.dtype, []
     with tf32_products(tf32), torch.no_grad():
         for operator, names in RESULTS.items():
             runs, problems = _run(implementation, operator, case, tensors, repeats)
@@ -119,8 +135,7 @@ def check(
                 theirs = _compare(framework[name], exact[name].value, limit)[1] if framework else None
                 findings.append(Finding(operator, name, tuple(problems + found), of_bound, error, theirs))
                 problems = []  # of the operator as a whole: said once
-    type_name = str(dtype).removeprefix("torch.") + (" as TF32" if tf32 else "")
-    return Report(f"{implementation.name}, {case}, {type_name}, {layout}, {device}", tuple(findings))
+    return tuple(findings)
 
 
 @contextmanager

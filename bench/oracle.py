@@ -17,9 +17,17 @@ c   growth of the error with the length of the sum. In whatever order, it is at 
     cores do, errs by up to 2a of the partial sum in one direction at each of n/16 steps: √n / 10 more, for
     which √n / 4 leaves room. Where a layout repeats values (stride 0), neither they nor the errors are
     independent, and c(n) = n.
-Σ   of the result's own products; but where an implementation may use Winograd's minimal filtering (3×3
-    kernels and larger, stride 1, accumulated in float32), the largest of all results: it takes sums and
-    differences of a whole tile before it multiplies, so its errors are relative to the largest values around.
+Σ   of the result's own products.
+
+Where an implementation may use Winograd's minimal filtering (Case.suits_winograd, accumulated in float32), Σ|p| is
+the largest of all results: it takes sums and differences of a whole tile before it multiplies, so its errors are
+relative to the largest values around. And c(n) becomes c(n) + 375·√t / n, with t the products summed at each of its
+points (channels times blocks of 3×3; for grad_weight, tiles): two transforms and one back round even where a single
+product is summed, which is no sum of n terms. With the matrices B, G, A of csrc/cpu/winograd.h, roundings at the
+points of relative standard deviation τ·a reach the result as √t · τ·a · Σᵢ Aᵢ²‖Bᵢ‖²‖Gᵢ‖², for values of standard
+deviation 1. That sum is at most 24 (in grad_weight A and G change places), τ is about 1.25 for these transforms, and
+Σ|p| is 0.64·n: 8·24·1.25·√t / (0.64·n) is eight deviations. (tests/bench/test_check.py computes the 24 and measures
+what the native library does.) Where values are repeated, t stands in place of √t.
 
 Only the last rounding has the width of a short type, so the bound is not loose for these: an accumulator of a
 short type, a lost sum, a truncation in place of a rounding all fail, as deliberately wrong kernels show
@@ -40,14 +48,16 @@ from .implementations import OPERATORS, ORACLE
 from .operands import LAYOUTS, Values, draw
 
 _TF32_OPERAND = 2.0**-10
+_AMPLIFIED, _ROUNDINGS, _MEAN_PRODUCT = 24.0, 1.25, 2 / math.pi
 
 
 class Exact(NamedTuple):
-    """One exact result, in float64 or int64; its Σ|p|; c(n)."""
+    """One exact result, in float64 or int64; its Σ|p|; c(n), and what the transforms of Winograd add to it."""
 
     value: Tensor
     magnitude: Tensor
     growth: float
+    transforms: float
 
 
 class Problem(NamedTuple):
@@ -65,14 +75,23 @@ def problem(case: Case, dtype: torch.dtype, layout: str, device: torch.device) -
 @functools.lru_cache(maxsize=8)
 def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.device) -> Problem:
     values = draw(case, dtype, device, repeated)
+    return Problem(values, exact_results(case, values, any(repeated)))
+
+
+def exact_results(case: Case, values: Values, repeated: bool) -> dict[str, Exact]:
+    """All exact results by name; `repeated`: whether any operand holds one value at several places."""
+    dtype = values.input.dtype
     wide = values.map(lambda t: t.to(torch.float64 if dtype.is_floating_point else torch.int64))
     pixels = math.prod(case.output_size) // max(1, case.out_channels)
     taps = math.prod(case.kernel)
-    lengths = {
-        "output": case.in_channels // case.groups * taps + 1,
-        "grad_input": case.out_channels // case.groups * taps,
-        "grad_weight": pixels,
-        "grad_bias": pixels,
+    in_channels, out_channels = case.in_channels // case.groups, case.out_channels // case.groups
+    tiles = case.batch * math.prod(-(-extent // 4) for extent in case.output_size[2:])
+    blocks = math.prod(-(-extent // 3) for extent in case.kernel)
+    lengths = {  # of the sum, and of the sums at Winograd's points
+        "output": (in_channels * taps + 1, in_channels * blocks),
+        "grad_input": (out_channels * taps, out_channels * blocks),
+        "grad_weight": (pixels, tiles),
+        "grad_bias": (pixels, 0),
     }
     exact = {}
     for operator in OPERATORS:
@@ -81,10 +100,21 @@ def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.devi
         for name, value in results.items():
             if not dtype.is_floating_point:
                 value = value.to(dtype).to(torch.int64)  # wraps around as the type does
-            length = lengths[name]
-            growth = length if any(repeated) else min(length, 8 + math.sqrt(length) / 4)
-            exact[name] = Exact(value, magnitudes[name], growth)
-    return Problem(values, exact)
+            length, at_points = lengths[name]
+            growth = length if repeated else steady_growth(length)
+            transforms = growth_of_transforms(length, at_points**2 if repeated else at_points)
+            exact[name] = Exact(value, magnitudes[name], growth, transforms)
+    return exact
+
+
+def steady_growth(length: int) -> float:
+    """c(n) of values that are not repeated."""
+    return min(length, 8 + math.sqrt(length) / 4)
+
+
+def growth_of_transforms(length: int, at_points: int) -> float:
+    """What Winograd's transforms add to c(n): 375·√t / n."""
+    return 8 * _AMPLIFIED * _ROUNDINGS * math.sqrt(at_points) / (_MEAN_PRODUCT * max(1, length))
 
 
 def bound(exact: Exact, dtype: torch.dtype, tf32: bool, winograd: bool) -> Tensor:
@@ -93,9 +123,9 @@ def bound(exact: Exact, dtype: torch.dtype, tf32: bool, winograd: bool) -> Tenso
         return torch.zeros_like(exact.value)
     of_type = torch.finfo(dtype)
     accumulator = torch.finfo(torch.float32).eps / 2 if dtype != torch.float64 else of_type.eps
-    relative = exact.growth * accumulator + (2 * _TF32_OPERAND if tf32 else 0)
-    magnitude = exact.magnitude
+    growth, magnitude = exact.growth, exact.magnitude
     if winograd and dtype != torch.float64 and magnitude.numel():
-        magnitude = magnitude.max()
+        growth, magnitude = growth + exact.transforms, magnitude.max()
+    relative = growth * accumulator + (2 * _TF32_OPERAND if tf32 else 0)
     subnormal = of_type.smallest_normal * of_type.eps
     return of_type.eps / 2 * exact.value.abs() + relative * magnitude + subnormal

@@ -22,12 +22,13 @@ class Checksum(NamedTuple):
     begin: str
 
 
-def cached(url: str, checksum: Checksum, remedy: str) -> Path:
-    """The file of `url` in the cache folder; downloaded, and checked, if not there yet.
+def cached(url: str, checksum: Checksum, remedy: str, *, name: str | None = None) -> Path:
+    """The file of `url` in the cache folder, called `name` or as in the address; downloaded and checked if not there.
 
-    Raises UserError if it cannot be had, with the words of `remedy`, or is another; nothing is kept then.
+    What is there is not checked again, so its name has to stand for its content. Raises UserError if it cannot be had,
+    with the words of `remedy`, or is another; nothing is kept then.
     """
-    path = cache_folder() / url.rpartition("/")[2]
+    path = cache_folder() / (name or url.rpartition("/")[2])
     if path.is_file():
         return path
     digest = hashlib.new(checksum.algorithm, usedforsecurity=False)

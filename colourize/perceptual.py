@@ -125,7 +125,9 @@ def _local(source: str) -> Path:
     if (checksum := _CHECKSUM.search(source)) is None:
         raise UserError(f"{source}: a URL must end with #sha256=DIGEST, or its file's name with how that begins")
     remedy = "with a copy at hand, give its place as --loss-weights"
-    return cached(source.partition("#")[0], Checksum("sha256", checksum[1] or checksum[2]), remedy)
+    url, begin = source.partition("#")[0], checksum[1] or checksum[2]
+    name = f"{begin[:16]}-{url.rpartition('/')[2]}" if checksum[1] else None  # else it is in the file's own
+    return cached(url, Checksum("sha256", begin), remedy, name=name)
 
 
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ PRESETS = {
     "best-colour": Preset(
         "the most right colours out of a palette", {"task": "classification", **_COLOUR}
     ),
-    "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR}),
+    "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR, "epochs": 14}),
     "vivid-colour": Preset(
         "colours as vivid as the pictures' own, rare ones included",
         {"task": "lab-classification", "loss": "rebalanced", **_COLOUR, "epochs": 8},

@@ -8,6 +8,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <array>
+#include <exception>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -55,13 +56,20 @@ inline bool is_channels_last(const Tensor& tensor) {
   return true;
 }
 
+inline double elements(int64_t dim, const int64_t* sizes) {  // for messages: what does not fit any integer too
+  double count = 1;
+  for (int64_t d = 0; d < dim; ++d) count *= static_cast<double>(sizes[d]);
+  return count;
+}
+
 // A fresh tensor. Not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer.
 inline Tensor empty_strided(const Tensor& like, int32_t dtype, int64_t dim, const int64_t* sizes, const int64_t* strides) {
   int32_t device;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle result;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, dtype, device, like.get_device_index(),
-                                                         &result));
+  const auto error =
+      aoti_torch_empty_strided(dim, sizes, strides, dtype, device, like.get_device_index(), &result);
+  STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "myconv2d: out of memory: a result of ", elements(dim, sizes), " elements");
   return on_huge_pages(Tensor(result));
 }
 
@@ -143,7 +151,13 @@ inline Tensor fresh(const Tensor& like, const std::vector<int64_t>& size,
 
 // The tensor itself where its channels lie innermost, else a copy of which that is true.
 inline Tensor innermost(const Tensor& tensor) {
-  return tensor.stride(1) == 1 || tensor.size(1) == 1 ? tensor : torch::stable::contiguous(tensor, channels_last);
+  if (tensor.stride(1) == 1 || tensor.size(1) == 1) return tensor;
+  try {
+    return torch::stable::contiguous(tensor, channels_last);
+  } catch (const std::exception&) {  // whose text is that of a macro
+    STD_TORCH_CHECK(false, "myconv2d: out of memory: a channels_last copy of ", elements(4, tensor.sizes().data()),
+                    " elements");
+  }
 }
 
 inline ConstImage read(const Tensor& tensor) { return {tensor.const_data_ptr(), strides_of(tensor)}; }

@@ -91,10 +91,12 @@ BlockResult block(const Tensor& input, const MaybeTensor& scale, const MaybeTens
   b.norm = {vector_of(gamma, k, "gamma"), vector_of(beta, k, "beta"), eps};
   b.pool = pool;
   const Tensor raw = fresh(input, {n, k, pool ? p / 2 : p, pool ? q / 2 : q});
-  const Tensor full = pool ? fresh(input, {n, k, p, q}) : none(input);
+  const bool keeps = pool && keeps_full(b.conv);
+  const Tensor full = keeps ? fresh(input, {n, k, p, q}) : none(input);
   const Tensor index = pool ? fresh(input, {n, k, p / 2, q / 2}, ScalarType::Byte) : none(input, ScalarType::Byte);
   b.raw = write(raw);
-  if (pool) b.full = write(full), b.index = write(index);
+  if (pool) b.index = write(index);
+  if (keeps) b.full = write(full);
   const std::vector<int64_t> size{gamma ? k : 0};
   const Tensor vectors[4] = {fresh(input, size), fresh(input, size), fresh(input, size), fresh(input, size)};
   b.scale = mutable_data(vectors[0]), b.shift = mutable_data(vectors[1]);
@@ -173,8 +175,10 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
   b.grad_raw = read(grad);
   b.pool = pool;
   std::optional<Tensor> values, chosen;  // as long as the kernels read them
-  if (gamma) {
-    STD_TORCH_CHECK(b.mean && b.var, "myconv2d: mean and var of a block belong to gamma");
+  STD_TORCH_CHECK(!gamma || (b.mean && b.var), "myconv2d: mean and var of a block belong to gamma");
+  if (gamma && pool && !keeps_full(b.conv)) {  // y is not read
+    if (wanted[0] || wanted[1]) values = fresh(input, {n, k, p, q}), b.again = write(*values), b.y = read(*values);
+  } else if (gamma) {
     require_float(y, 4, "y");
     STD_TORCH_CHECK(y.size(0) == n && y.size(1) == k && y.size(2) == p && y.size(3) == q,
                     "myconv2d: y does not have the size of the block's convolution");

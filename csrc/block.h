@@ -32,7 +32,7 @@ struct BlockForward {
   const float* bias;  // or null
   Norm norm;
   bool pool;
-  Image raw, full, index;  // full and index (uint8) only with pool
+  Image raw, full, index;  // index (uint8) only with pool, full only where it is also kept (cpu/algorithm.h)
   float *scale, *shift, *mean, *var;  // only with norm
 };
 
@@ -63,6 +63,7 @@ struct BlockBackward {
   const float *grad_scale, *grad_shift;  // of this block's own scale and shift; null: zero
   ConstImage grad_raw, y, index;
   bool pool;
+  Image again;                      // room for a y that was not kept, where gradients of feeds are wanted: y lies there
   FeedGradient first, second;
   Image grad_weight;                // data is null: no gradient of a parameter is wanted
   float *grad_bias, *grad_gamma, *grad_beta;  // or null

@@ -199,18 +199,22 @@ Tensor replay(const Tensor& input, const Tensor& steps, const Tensor& constants)
   return Run(kept, steps, constants).run(kept);
 }
 
-// The weights of a block over an input of this size, packed for it; empty where nothing can be made ahead. And who made
+// The weights of a block over images of this size together, packed for it; empty where nothing can be made ahead. And who made
 // them.
 std::tuple<Tensor, int64_t> pack(const Tensor& weight, const std::optional<Tensor>& bias, const IntList& input_size,
-                                 const IntList& padding) {
+                                 const IntList& padding, int64_t first_channels, bool first_upsampled,
+                                 bool second_upsampled) {
   const Forward call(fresh(weight, input_size), weight, bias, {1, 1}, padding, {1, 1}, 1);
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float && weight.is_contiguous(),
                   "myconv2d: weights to be packed must be contiguous float32");
   STD_TORCH_CHECK(fits_a_block(call.conv), "myconv2d: only blocks have weights that are packed ahead");
+  const int64_t second_channels = call.conv.in_channels - first_channels;
+  STD_TORCH_CHECK(first_channels >= 0 && second_channels >= 0, "myconv2d: a block's first image has some of its channels");
   PackedWeights packed{PackedWeights::measure, nullptr, 0, 0};
   BlockInference b{};
   b.conv = call.conv;
-  b.input.first = {nullptr, {}, call.conv.in_channels, nullptr, nullptr, false};
+  b.input.first = {nullptr, {}, first_channels, nullptr, nullptr, first_upsampled};
+  b.input.second = {nullptr, {}, second_channels, nullptr, nullptr, second_upsampled};
   b.weight = read(weight);
   b.bias = static_cast<const float*>(call.bias.data);
   b.ahead = &packed;

@@ -85,10 +85,11 @@ class LabClassification(_LabColouring):
         return torch.bincount(classes.flatten(), shares.flatten().double(), minlength=self.out_channels)
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        classes, shares = abgrid.soft(target)
-        losses = output.logsumexp(1) - (output.gather(1, classes) * shares).sum(1)
+        classes, shares = (part.movedim(1, -1) for part in abgrid.soft(target))
+        scores = output.movedim(1, -1)  # as channels_last has them: no copy of 313 channels, forward or backward
+        losses = scores.logsumexp(-1) - (scores.gather(-1, classes) * shares).sum(-1)
         if (weights := self.class_weights(output.device)) is not None:
-            losses = losses * weights[classes[:, 0]]
+            losses = losses * weights[classes[..., 0]]
         return losses.mean((1, 2))
 
     def tint(self, output: Tensor) -> Tensor:

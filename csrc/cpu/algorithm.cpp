@@ -33,6 +33,20 @@ bool fits_a_block(const Conv2d& conv) {
                     (r <= widest_few_kernel && s <= widest_few_kernel && (k < c ? k : c) <= few_channels));
 }
 
+// Products for a pair of channels: 100 for 8×8 pixels against 36 for 4×4, of whole tiles both.
+bool suits_low_resolution(const Conv2d& conv, int64_t low_channels) {
+  const bool same = conv.taps() == 9 && conv.kernel_height == 3 && conv.padding_h == 1 && conv.padding_w == 1;
+  const auto tiles = [&](int64_t size) {
+    return ((conv.in_height + size - 1) / size) * ((conv.in_width + size - 1) / size);
+  };
+  return same && 100 * low_channels * tiles(8) < 36 * conv.in_channels * tiles(4);
+}
+
+bool keeps_full(const Conv2d& conv) {  // the moments, (C·R·S)², are to be no more than the weight has
+  const bool small = conv.in_channels <= few_channels && conv.kernel_height == 3 && conv.kernel_width == 3;
+  return !small || conv.in_channels * conv.taps() > conv.out_channels;
+}
+
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
@@ -68,6 +82,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
 const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::winograd: return "Winograd F(4x4, 3x3)";
+    case Algorithm::upsampled: return "Winograd F(4x4, 2x2) at half the resolution";
     case Algorithm::few_in: return "direct, few in channels";
     case Algorithm::few_out: return "direct, few out channels";
     case Algorithm::direct_phases: return "direct, phases as channels";

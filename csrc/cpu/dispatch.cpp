@@ -10,10 +10,8 @@
 namespace myconv2d {
 
 namespace portable { extern const KernelTable table; }
-#ifdef MYCONV2D_X86
 namespace avx2 { extern const KernelTable table; }
 namespace avx512 { extern const KernelTable table; }
-#endif
 
 namespace {
 
@@ -30,12 +28,16 @@ struct Candidates {
 const Candidates& candidates() {  // the best first
   static const Candidates all = [] {
     Candidates found{};
-#ifdef MYCONV2D_X86
+#if defined(MYCONV2D_HAS_avx2) || defined(MYCONV2D_HAS_avx512)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+#ifdef MYCONV2D_HAS_avx512
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     found.list[found.count++] = {&avx512::table, avx512};
+#endif
+#ifdef MYCONV2D_HAS_avx2
     found.list[found.count++] = {&avx2::table, avx2};
 #endif
     found.list[found.count++] = {&portable::table, true};

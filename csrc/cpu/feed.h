@@ -29,8 +29,10 @@ MYCONV2D_INLINE V relu(V value) {  // NaN stays NaN
   return value < 0 ? V{} : value;
 }
 
+constexpr int most_parts = 5;  // of an image: one feed and another's four phases (upsampled.h)
+
 struct FeedSource {
-  Feed parts[2];
+  Feed parts[most_parts] = {};
   int64_t channels, height, width;  // of the image that they stand for together
 
   FeedSource(const Feeds& feeds, int64_t height, int64_t width)

@@ -8,6 +8,7 @@
 //   few_out.h          few result channels: vectors of pixels
 //   few_grad_weight.h  few on either side
 //   few_feeds.h        what fused blocks read and write as planes (included by block.cpp)
+//   few_in_pooled.h    the backward of pooled blocks with few source channels (included by block.cpp)
 #pragma once
 
 #include "few_grad_weight.h"

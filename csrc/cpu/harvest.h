@@ -24,7 +24,7 @@ MYCONV2D_INLINE void each_row_inside(const P& planes, const Window& window, cons
 // ---- forward --------------------------------------------------------------------------------------------------
 // y, the sums of its batch norm, and if `pooled` is there the pixel of each 2×2 window with the largest sign·y.
 struct BlockSink {
-  float* y;
+  float* y;  // null: not kept, which takes pooling
   float* pooled;
   uint8_t* index;
   Strides y_strides, pooled_strides, index_strides;
@@ -69,7 +69,7 @@ struct Statistics {  // of one vector of channels, two pixels at a time
 };
 
 // One vector of channels of a window: y, statistics and pooling from one read of each value.
-template <typename V, bool pool>
+template <typename V, bool pool, bool keep>
 inline void write_block(const float* pixels, int64_t stride, const Window& window, int64_t k, bool counted,
                         const BlockSink& sink) {
   using Ints = typename IntsOf<V>::type;
@@ -84,13 +84,13 @@ inline void write_block(const float* pixels, int64_t stride, const Window& windo
   for (int64_t i = 0; i < rows; i += 2) {
     const bool two_rows = i + 1 < rows;
     const float *from = pixels + i * window.columns * stride, *below = from + window.columns * stride;
-    float* y = sink.y + window.image * ys.n + (window.y + i) * ys.h + window.x * ys.w + k;
+    float* y = keep ? sink.y + window.image * ys.n + (window.y + i) * ys.h + window.x * ys.w + k : nullptr;
     const int64_t pooled_at = (window.y + i) / 2, column_at = window.x / 2;
     float* pooled = pool ? sink.pooled + window.image * ps.n + pooled_at * ps.h + column_at * ps.w + k : nullptr;
     uint8_t* index = pool ? sink.index + window.image * is.n + pooled_at * is.h + column_at * is.w + k : nullptr;
     const auto one = [&](int64_t x, const float* of, int64_t row, int which) __attribute__((always_inline)) {
       const V value = get<V>(of + x * stride);
-      put(y + row * ys.h + x * ys.w, value);
+      if constexpr (keep) put(y + row * ys.h + x * ys.w, value);
       statistics.add(value, which);
       return value;
     };
@@ -120,25 +120,27 @@ inline void write_block(const float* pixels, int64_t stride, const Window& windo
   put(squares, get<V>(squares) + (statistics.squares[0] + statistics.squares[1]));
 }
 
-template <bool pool>
+template <bool pool, bool keep>
 inline void write_block_window(const float* pixels, int64_t stride, const Window& window, int64_t first,
                                int64_t channels, const BlockSink& sink) {
   float* count = sink.mine + first;
   const bool counted = *count > 0;
   int64_t k = 0;
   for (; k + lanes <= channels; k += lanes)
-    write_block<Lanes, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<Lanes, pool, keep>(pixels + k, stride, window, first + k, counted, sink);
   for (; k + lanes / 2 <= channels; k += lanes / 2)
-    write_block<HalfLanes, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<HalfLanes, pool, keep>(pixels + k, stride, window, first + k, counted, sink);
   for (; k < channels; ++k)
-    write_block<OneLane, pool>(pixels + k, stride, window, first + k, counted, sink);
+    write_block<OneLane, pool, keep>(pixels + k, stride, window, first + k, counted, sink);
   const int64_t inside = least(window.rows, sink.height - window.y) * least(window.columns, sink.width - window.x);
   for (k = 0; k < channels; ++k) count[k] += inside;
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,
                          const BlockSink& sink) {
-  const auto write = sink.pooled ? write_block_window<true> : write_block_window<false>;
+  const auto write = !sink.y       ? write_block_window<true, false>
+                     : sink.pooled ? write_block_window<true, true>
+                                   : write_block_window<false, true>;
   write(pixels, stride, window, first, channels, sink);
 }
 
@@ -189,7 +191,7 @@ struct FeedSink {
   struct Part {
     Feed feed;
     FeedGradient gradient;
-  } parts[2];
+  } parts[most_parts];
   TaskSums* sums;  // [2][channels]: of the scales and the shifts
   int64_t channels, height, width;
   float* mine = nullptr;

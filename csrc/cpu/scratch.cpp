@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <new>
+#include <string>
 
 namespace myconv2d {
 namespace {
@@ -10,6 +11,12 @@ struct Buffer {
   void* data = nullptr;
   size_t bytes = 0;
   ~Buffer() { std::free(data); }
+};
+
+struct OutOfMemory : std::bad_alloc {
+  std::string text;
+  explicit OutOfMemory(size_t bytes) : text("myconv2d: out of memory: " + std::to_string(bytes) + " bytes to work in") {}
+  const char* what() const noexcept override { return text.c_str(); }
 };
 
 }  // namespace
@@ -22,7 +29,7 @@ void* scratch(Scratch purpose, size_t bytes) {
     buffer.bytes = 0;
     const size_t rounded = (bytes + 63) / 64 * 64;
     buffer.data = rounded < bytes ? nullptr : std::aligned_alloc(64, rounded);
-    if (!buffer.data) throw std::bad_alloc();
+    if (!buffer.data) throw OutOfMemory(bytes);
     buffer.bytes = rounded;
   }
   return buffer.data;

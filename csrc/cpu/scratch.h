@@ -9,7 +9,7 @@ namespace myconv2d {
 enum class Scratch { weights, partial_sums, panel, accumulators, band, turned, task_sums, vectors, images, count };
 
 // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread asks for the same purpose
-// again. Throws std::bad_alloc.
+// again. Throws a std::bad_alloc that says how many.
 void* scratch(Scratch purpose, size_t bytes);
 
 }  // namespace myconv2d

@@ -165,10 +165,12 @@ struct TileRun {  // neighbours in one row of tiles
   int64_t image, row, column, count;
 
   // The pixels under the run: `reach` rows, and as much more than the tiles in columns, less the padding.
-  Window window(int64_t reach, int64_t padding_h, int64_t padding_w) const {
-    return {image, row * tile_size - padding_h, column * tile_size - padding_w, reach,
-            count * tile_size + reach - tile_size};
+  Window window(int64_t reach, int64_t padding_h, int64_t padding_w, int64_t size = tile_size) const {
+    return {image, row * size - padding_h, column * size - padding_w, reach, count * size + reach - size};
   }
+
+  // Those of a result whose tiles are size × size.
+  Window pixels(int64_t size = tile_size) const { return window(size, 0, 0, size); }
 };
 
 // The runs of tiles `begin` … `end`, with the number of tiles before each.

@@ -1,11 +1,12 @@
-// Winograd's minimal filtering F(4×4, 3×3) (Lavin & Gray 2016): a 4×4 tile of a 3×3 convolution from 36 products
-// instead of 144. A tile's 6×6 input d and the kernel g are taken to the values of their polynomials at six points,
-// multiplied there, and taken back:
+// Winograd's minimal filtering (Lavin & Gray 2016): F(4×4, 3×3) gives a 4×4 tile of a 3×3 convolution from 36 products
+// instead of 144, F(4×4, 2×2) one of a 2×2 convolution from 25 instead of 64. A tile's input d, as far as the kernel g
+// reaches, and g are taken to the values of their polynomials at so many points, multiplied there, and taken back:
 //
 //   output = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A           grad_weight = Gᵀ [ (A g Aᵀ) ⊙ (Bᵀ d B) ] G
 //
-// The points are 0, ±1/√2, ±√2, ∞. They cost the same as the usual 0, ±1, ±2, ∞ and have a quarter of their error,
-// because the powers that the transforms multiply by stay close to 1 (Barabasz et al. 2020 search for such points).
+// The points are 0, ±1/√2, ±√2, ∞ for 3×3. They cost the same as the usual 0, ±1, ±2, ∞ and have a quarter of their
+// error, because the powers that the transforms multiply by stay close to 1 (Barabasz et al. 2020 search for such
+// points); for the same reason ±1/2, ±5/4, ∞ for 2×2.
 //
 // Everything works on vectors, one lane a channel. A map gives its results two at a time, because those at ±p share
 // their work, and because a transform then holds two rows of a tile in registers, not six.
@@ -17,15 +18,27 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int tile_size = 4, tile_reach = 6, points = tile_reach * tile_reach;
+constexpr int tile_size = 4;
 
 using Lanes = Vector<float>::type;
 using HalfLanes = Vector<float>::half;
 using OneLane = Vector<float>::one;
 constexpr int lanes = Vector<float>::lanes;
 
-constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
-constexpr float far = 1.41421356237309505f, far2 = 2.0f;    // the point √2 and its square
+struct F3x3 {
+  static constexpr int taps = 3, reach = 6, points = 36, zero = 1;  // zero: is one of the points
+  static constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
+  static constexpr float far = 1.41421356237309505f, far2 = 2.0f;    // the point √2 and its square
+  static constexpr float of_near = -2.0f / 3, of_far = 1.0f / 6;     // over the Lagrange denominators −3/2 and 6
+  static constexpr float near_of_near = near * -2.0f / 3, far_of_far = far / 6;
+};
+
+struct F2x2 {
+  static constexpr int taps = 2, reach = 5, points = 25, zero = 0;
+  static constexpr float near = 0.5f, near2 = 0.25f, far = 1.25f, far2 = 1.5625f;
+  static constexpr float of_near = -16.0f / 21, of_far = 32.0f / 105;  // denominators −21/16 and 105/32, negative at −p
+  static constexpr float near_of_near = -8.0f / 21, far_of_far = 8.0f / 21;
+};
 
 // A polynomial at ±p from its even and odd part at p. The odd part comes with its factor p:
 // one multiplication more, but the sum and the difference go to the adders, not to the busier multipliers.
@@ -35,121 +48,145 @@ MYCONV2D_INLINE void plus_minus(V even, V odd, V (&v)[2]) {
   v[1] = even - odd;
 }
 
-// Bᵀ: the Lagrange numerators, a tile's six inputs at the six points.
-struct InputToPoints {
-  static constexpr int from = 6, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+// The points in pairs: zero, if it is one, and ∞; ±near; ±far.
+template <typename F>
+struct ToPoints {
+  static constexpr int to = F::reach, pairs = 3, at[3][2] = {{F::zero ? 0 : 4, F::reach - 1},
+                                                             {F::zero, F::zero + 1}, {F::zero + 2, F::zero + 3}};
+};
+
+// Bᵀ: the Lagrange numerators, a tile's inputs at the points.
+template <typename F>
+struct InputToPoints : ToPoints<F> {
+  static constexpr int from = F::reach;
 
   template <int pair, typename V, typename Load>
   static MYCONV2D_INLINE void map(const Load& d, V (&v)[2]) {
+    constexpr int z = F::zero;
     if constexpr (pair == 0) {
-      v[0] = d(0) - (near2 + far2) * d(2) + d(4);
-      v[1] = d(1) - (near2 + far2) * d(3) + d(5);
+      v[1] = F::near2 * F::far2 * d(z) - (F::near2 + F::far2) * d(z + 2) + d(z + 4);
+      v[0] = z ? F::near2 * F::far2 * d(0) - (F::near2 + F::far2) * d(2) + d(4) : v[1];
     } else {
-      constexpr float point = pair == 1 ? near : far, other2 = pair == 1 ? far2 : near2;
-      plus_minus<V>(d(4) - other2 * d(2), point * d(3) - point * other2 * d(1), v);
+      constexpr float point = pair == 1 ? F::near : F::far, other2 = pair == 1 ? F::far2 : F::near2;
+      plus_minus<V>(d(z + 3) - other2 * d(z + 1), point * d(z + 2) - point * other2 * d(z), v);
     }
   }
 };
 
-// G: three kernel elements at the six points, over the Lagrange denominators 1, −3/2, 6.
-struct KernelToPoints {
-  static constexpr int from = 3, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+// G: the kernel's elements at the points, over the Lagrange denominators.
+template <typename F>
+struct KernelToPoints : ToPoints<F> {
+  static constexpr int from = F::taps;
 
   template <int pair, typename V, typename Load>
   static MYCONV2D_INLINE void map(const Load& g, V (&u)[2]) {
+    constexpr float scale = pair == 1 ? F::of_near : F::of_far, point = pair == 1 ? F::near : F::far;
     if constexpr (pair == 0) {
-      u[0] = g(0);
-      u[1] = g(2);
-    } else {
-      constexpr float scale = pair == 1 ? -2.0f / 3 : 1.0f / 6;
-      constexpr float point = pair == 1 ? near : far, square = pair == 1 ? near2 : far2;
+      u[0] = g(F::zero ? 0 : 1);
+      u[1] = g(F::taps - 1);
+    } else if constexpr (F::zero) {
+      constexpr float square = pair == 1 ? F::near2 : F::far2;
       plus_minus<V>((g(0) + square * g(2)) * scale, g(1) * (point * scale), u);
+    } else {
+      plus_minus<V>(g(1) * (point * scale), g(0) * scale, u);
     }
   }
 };
 
 // Aᵀ: back from the points to four outputs.
+template <typename F>
 struct PointsToOutput {
-  static constexpr int from = 6, to = 4, pairs = 2, at[2][2] = {{0, 2}, {1, 3}};
+  static constexpr int from = F::reach, to = 4, pairs = 2, at[2][2] = {{0, 2}, {1, 3}};
 
   template <int pair, typename V, typename Load>
   static MYCONV2D_INLINE void map(const Load& m, V (&y)[2]) {
+    constexpr int z = F::zero;
     if constexpr (pair == 0) {
-      const V at_near = m(1) + m(2), at_far = m(3) + m(4);
-      y[0] = m(0) + at_near + at_far;
-      y[1] = near2 * at_near + far2 * at_far;
+      const V at_near = m(z) + m(z + 1), at_far = m(z + 2) + m(z + 3);
+      y[0] = z ? m(0) + at_near + at_far : at_near + at_far;
+      y[1] = F::near2 * at_near + F::far2 * at_far;
     } else {
-      const V at_near = m(1) - m(2), at_far = m(3) - m(4);
-      y[0] = near * at_near + far * at_far;
-      y[1] = near * near2 * at_near + (far * far2 * at_far + m(5));
+      const V at_near = m(z) - m(z + 1), at_far = m(z + 2) - m(z + 3);
+      y[0] = F::near * at_near + F::far * at_far;
+      y[1] = F::near * F::near2 * at_near + (F::far * F::far2 * at_far + m(z + 4));
     }
   }
 };
 
-// A: four gradients of outputs at the six points.
-struct OutputToPoints {
-  static constexpr int from = 4, to = 6, pairs = 3, at[3][2] = {{0, 5}, {1, 2}, {3, 4}};
+// A: four gradients of outputs at the points.
+template <typename F>
+struct OutputToPoints : ToPoints<F> {
+  static constexpr int from = 4;
 
   template <int pair, typename V, typename Load>
   static MYCONV2D_INLINE void map(const Load& g, V (&q)[2]) {
     if constexpr (pair == 0) {
-      q[0] = g(0);
+      q[0] = g(F::zero ? 0 : 3);
       q[1] = g(3);
     } else {
-      constexpr float point = pair == 1 ? near : far, square = pair == 1 ? near2 : far2;
+      constexpr float point = pair == 1 ? F::near : F::far, square = pair == 1 ? F::near2 : F::far2;
       plus_minus<V>(g(0) + square * g(2), point * g(1) + point * square * g(3), q);
     }
   }
 };
 
-// Gᵀ: back from the points to three kernel elements (and the second once more, for the pair's sake).
+// Gᵀ: back from the points to the kernel's elements (of three, the second once more, for the pair's sake).
+template <typename F>
 struct PointsToKernel {
-  static constexpr int from = 6, to = 3, pairs = 2, at[2][2] = {{0, 2}, {1, 1}};
+  static constexpr int from = F::reach, to = F::taps, pairs = F::taps - 1,
+                       at[2][2] = {{0, F::taps - 1}, {1, 1}};
 
   template <int pair, typename V, typename Load>
   static MYCONV2D_INLINE void map(const Load& u, V (&g)[2]) {
-    if constexpr (pair == 0) {
-      const V at_near = (u(1) + u(2)) * (-2.0f / 3), at_far = (u(3) + u(4)) * (1.0f / 6);
+    if constexpr (!F::zero) {
+      g[0] = (u(0) - u(1)) * F::of_near + (u(2) - u(3)) * F::of_far;
+      g[1] = (u(0) + u(1)) * F::near_of_near + (u(2) + u(3)) * F::far_of_far + u(4);
+    } else if constexpr (pair == 0) {
+      const V at_near = (u(1) + u(2)) * F::of_near, at_far = (u(3) + u(4)) * F::of_far;
       g[0] = u(0) + at_near + at_far;
-      g[1] = near2 * at_near + far2 * at_far + u(5);
+      g[1] = F::near2 * at_near + F::far2 * at_far + u(5);
     } else {
-      g[0] = g[1] = (u(1) - u(2)) * (near * -2.0f / 3) + (u(3) - u(4)) * (far / 6);
+      g[0] = g[1] = (u(1) - u(2)) * F::near_of_near + (u(3) - u(4)) * F::far_of_far;
     }
   }
 };
 
 // One pair of rows of a map along both axes.
-template <typename Map, typename V, int pair, typename Load, typename Store>
+template <typename Map, typename V, int windows, int pair, typename Load, typename Store>
 MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
-  V rows[2][Map::from];
+  V rows[2][Map::from + windows - 1];
 #pragma GCC unroll 6
-  for (int j = 0; j < Map::from; ++j) {
+  for (int j = 0; j < Map::from + windows - 1; ++j) {
     V values[2];
     Map::template map<pair, V>([&](int i) __attribute__((always_inline)) { return load(i, j); }, values);
     rows[0][j] = values[0];
     rows[1][j] = values[1];
   }
 #pragma GCC unroll 2
-  for (int r = 0; r < 2; ++r) {
-    const auto row = [&](int j) __attribute__((always_inline)) { return rows[r][j]; };
-    const auto columns_at = [&]<int columns>() __attribute__((always_inline)) {
-      V values[2];
-      Map::template map<columns, V>(row, values);
-      store(Map::at[pair][r], Map::at[columns][0], values[0]);
-      store(Map::at[pair][r], Map::at[columns][1], values[1]);
-    };
-    columns_at.template operator()<0>();
-    columns_at.template operator()<1>();
-    if constexpr (Map::pairs > 2) columns_at.template operator()<2>();
-  }
+  for (int r = Map::at[pair][0] == Map::at[pair][1]; r < 2; ++r)
+#pragma GCC unroll 2
+    for (int w = 0; w < windows; ++w) {
+      const auto row = [&](int j) __attribute__((always_inline)) { return rows[r][j + w]; };
+      const auto columns_at = [&]<int columns>() __attribute__((always_inline)) {
+        V values[2];
+        Map::template map<columns, V>(row, values);
+        if (Map::at[columns][0] != Map::at[columns][1])
+          store(Map::at[pair][r], w * Map::to + Map::at[columns][0], values[0]);
+        store(Map::at[pair][r], w * Map::to + Map::at[columns][1], values[1]);
+      };
+      columns_at.template operator()<0>();
+      if constexpr (Map::pairs > 1) columns_at.template operator()<1>();
+      if constexpr (Map::pairs > 2) columns_at.template operator()<2>();
+    }
 }
 
-// A map along both axes: load(i, j) of a from×from tile, store(i, j, value) of a to×to tile.
-template <typename Map, typename V, typename Load, typename Store>
+// A map along both axes: load(i, j) of a from×from tile, store(i, j, value) of a to×to tile. Or of two `windows` that
+// begin one column apart, their results side by side.
+template <typename Map, typename V, int windows = 1, typename Load, typename Store>
 MYCONV2D_INLINE void transform(const Load& load, const Store& store) {
-  transform_rows<Map, V, 0>(load, store);
-  transform_rows<Map, V, 1>(load, store);
-  if constexpr (Map::pairs > 2) transform_rows<Map, V, 2>(load, store);
+  transform_rows<Map, V, windows, 0>(load, store);
+  if constexpr (Map::pairs > 1) transform_rows<Map, V, windows, 1>(load, store);
+  if constexpr (Map::pairs > 2) transform_rows<Map, V, windows, 2>(load, store);
 }
 
 // A vector at any address: panels need not be whole vectors wide.
@@ -173,13 +210,13 @@ MYCONV2D_INLINE void for_each_vector(int64_t channels, const F& visit) {
   if (first < channels) visit.template operator()<HalfLanes>(first);
 }
 
-// Values at the 36 points, `step` floats from one point to the next.
-template <typename V>
+// Values at the points, `step` floats from one point to the next.
+template <typename V, int reach>
 struct AtPoints {
   float* data;
   int64_t step;
-  MYCONV2D_INLINE void operator()(int i, int j, V value) const { put(data + (i * 6 + j) * step, value); }
-  MYCONV2D_INLINE V operator()(int i, int j) const { return get<V>(data + (i * 6 + j) * step); }
+  MYCONV2D_INLINE void operator()(int i, int j, V value) const { put(data + (i * reach + j) * step, value); }
+  MYCONV2D_INLINE V operator()(int i, int j) const { return get<V>(data + (i * reach + j) * step); }
 };
 
 }  // namespace myconv2d::MYCONV2D_ISA

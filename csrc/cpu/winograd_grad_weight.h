@@ -11,29 +11,31 @@
 namespace myconv2d::MYCONV2D_ISA {
 
 // How the sums over all tiles are cut, and where they lie: one side's channels are the rows of register tiles, the
-// other's, in panels, the columns.
+// other's, in panels, the columns. The columns may be of several phases, each with all channels.
 struct PointSums {
+  int64_t points, phases;
   int64_t channels, padded;  // of the rows
   Panels panels;
   int64_t rows;           // of a register tile
-  int64_t step;           // sums[point][panel][channel][channel of the panel]
+  int64_t step;           // sums[point][phase][panel][channel][channel of the panel]
   int64_t partial_size;   // … and then the sums of the bias
   int64_t ranges, tiles;  // ranges of tiles, and tiles of one product: its depth
   int64_t range_tiles;
 
-  PointSums(const TileGrid& grid, int64_t groups, int64_t channels, const Panels& panels)
-      : channels(channels), padded(round_up(channels, lanes)), panels(panels) {
+  PointSums(int64_t points, int64_t phases, const TileGrid& grid, int64_t groups, int64_t channels,
+            const Panels& panels)
+      : points(points), phases(phases), channels(channels), padded(round_up(channels, lanes)), panels(panels) {
     rows = even_rows(channels, panels.whole.max_rows());
     step = channels * panels.padded() + off_the_set;
-    partial_size = round_up(points * step + panels.padded(), lanes);
+    partial_size = round_up(points * phases * step + panels.padded(), lanes);
     const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
-    ranges = most(1, least(affordable, least(16, most(2, grid.count() / 256))));
-    const int64_t fitting = (400 << 10) / (points * sizeof(float) * (padded + panels.padded()));
+    ranges = most(1, least(affordable, least(16, most(2, grid.count() * phases / 256))));
+    const int64_t fitting = (400 << 10) / (points * sizeof(float) * (padded + phases * panels.padded()));
     tiles = most(16, least(fitting, 96));
     range_tiles = ceil_div(grid.count(), ranges);
   }
   int64_t row_step() const { return tiles * padded + off_the_set; }  // of the rows' side, [point][tile][channel]
-  float* bias_sums(float* sums) const { return sums + points * step; }
+  float* bias_sums(float* sums) const { return sums + points * phases * step; }
   int64_t range_end(int64_t range, const TileGrid& grid) const {
     return least((range + 1) * range_tiles, grid.count());
   }
@@ -46,14 +48,36 @@ struct PointSums {
 
   // sums ← (or += if `accumulate`) Σ over `count` tiles, at each point.
   void add(int64_t count, const float* by_rows, const TilesAtPoints& by_columns, float* sums, bool accumulate) const {
-    for (int64_t point = 0; point < points; ++point)
-      for (int64_t panel = 0; panel < panels.count; ++panel) {
-        const int64_t width = panels.at(panel).width(), first = panels.first_channel(panel);
-        for (int64_t c = 0; c < channels; c += rows)
-          multiply_panel_for<Depth::tiles>(least(rows, channels - c), panels.at(panel))(
-              count, by_rows + point * row_step() + c, padded, by_columns.at(0, first) + point * by_columns.step,
-              by_columns.tiles * lanes, sums + point * step + first * channels + c * width, width, accumulate);
-      }
+    for (int64_t i = 0; i < points * phases * panels.count; ++i) {
+      const int64_t point = i / panels.count / phases, phase = i / panels.count % phases, panel = i % panels.count;
+      const int64_t width = panels.at(panel).width(), first = panels.first_channel(panel);
+      const float* columns = by_columns.at(0, phase * round_up(panels.channels, lanes) + first) + point * by_columns.step;
+      float* to = sums + (point * phases + phase) * step + first * channels;
+      for (int64_t c = 0; c < channels; c += rows)
+        multiply_panel_for<Depth::tiles>(least(rows, channels - c), panels.at(panel))(
+            count, by_rows + point * row_step() + c, padded, columns, by_columns.tiles * lanes, to + c * width, width,
+            accumulate);
+    }
+  }
+
+  // Channel c of the rows and k … of the columns at one point and phase: all ranges' sums, in their order.
+  template <typename V>
+  V total(const float* partial, int64_t point, int64_t phase, int64_t c, int64_t k) const {
+    const int64_t panel = k / panels.whole.width(), first = panels.first_channel(panel);
+    const float* from = partial + (point * phases + phase) * step + first * channels + c * panels.at(panel).width() +
+                        k - first;
+    V sum{};
+    for (int64_t range = 0; range < ranges; ++range) sum += get<V>(from + range * partial_size);
+    return sum;
+  }
+
+  template <typename W>
+  void finish_bias(float* partial, W* grad_bias) const {
+    for (int64_t k = 0; k < panels.channels; ++k) {
+      double sum = 0;
+      for (int64_t range = 0; range < ranges; ++range) sum += bias_sums(partial + range * partial_size)[k];
+      grad_bias[k] = narrow<W, float>(static_cast<float>(sum));
+    }
   }
 };
 
@@ -71,29 +95,21 @@ inline void add_pixels(const float* pixels, int64_t row_step, int64_t stride, in
 // The partial results of all ranges, added up and taken back; grad_bias may be null.
 template <typename W>
 void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t groups, const KernelBlocks& blocks,
-                        const float* partial, W* grad_weight, const Strides& strides, W* grad_bias) {
+                        float* partial, W* grad_weight, const Strides& strides, W* grad_bias) {
   const Panels& panels = sums.panels;
   const int64_t in_channels = sums.channels / blocks.count(), out_channels = panels.channels;
   parallel_for(threads, groups * sums.channels, [&](int64_t task) {
     const int64_t g = task / sums.channels, c = task % sums.channels;
     const int64_t block = c / in_channels, y = blocks.y(block), x = blocks.x(block);
-    const float* from = partial + g * sums.ranges * sums.partial_size;
+    float* from = partial + g * sums.ranges * sums.partial_size;
     for_each_vector(out_channels, [&]<typename V>(int64_t k) {
-      const int64_t panel = k / panels.whole.width(), first_channel = panels.first_channel(panel);
-      const int64_t at = first_channel * sums.channels + c * panels.at(panel).width() + k - first_channel;
       W* to = grad_weight + (g * out_channels + k) * strides.n + c % in_channels * strides.c + y * strides.h +
               x * strides.w;
-      const auto total = [&](int i, int j) {
-        V sum{};
-        for (int64_t range = 0; range < sums.ranges; ++range)
-          sum += get<V>(from + range * sums.partial_size + (i * 6 + j) * sums.step + at);
-        return sum;
-      };
       V g3[3][3];
       V at_points[6][6];
       for (int i = 0; i < 6; ++i)
-        for (int j = 0; j < 6; ++j) at_points[i][j] = total(i, j);
-      transform<PointsToKernel, V>([&](int i, int j) { return at_points[i][j]; },
+        for (int j = 0; j < 6; ++j) at_points[i][j] = sums.total<V>(from, i * 6 + j, 0, c, k);
+      transform<PointsToKernel<F3x3>, V>([&](int i, int j) { return at_points[i][j]; },
                                    [&](int r, int s, V value) { g3[r][s] = value; });
       const int64_t count = least(sizeof(V) / sizeof(float), out_channels - k);
       for (int r = 0; r < least(3, blocks.kernel_h - y); ++r)
@@ -101,13 +117,7 @@ void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t g
           for (int64_t i = 0; i < count; ++i)
             to[i * strides.n + r * strides.h + s * strides.w] = narrow<W, float>(g3[r][s][i]);
     });
-    if (grad_bias && c == 0)
-      for (int64_t k = 0; k < out_channels; ++k) {
-        double sum = 0;
-        for (int64_t range = 0; range < sums.ranges; ++range)
-          sum += from[range * sums.partial_size + points * sums.step + k];
-        grad_bias[g * out_channels + k] = narrow<W, float>(static_cast<float>(sum));
-      }
+    if (grad_bias && c == 0) sums.finish_bias(from, grad_bias + g * out_channels);
   });
 }
 
@@ -116,7 +126,7 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
                           W* grad_weight, const Strides& weight_strides, W* grad_bias) {
   const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
   const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
-  const PointSums sums(grid, conv.groups, blocks.count() * input.channels, Panels(grad_output.channels));
+  const PointSums sums(F3x3::points, 1, grid, conv.groups, blocks.count() * input.channels, Panels(grad_output.channels));
   float* partial = static_cast<float*>(
       scratch(Scratch::partial_sums, conv.groups * sums.ranges * sums.partial_size * sizeof(float)));
 
@@ -125,8 +135,8 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
     float* my_sums = partial + task * sums.partial_size;
     const Grads grads = of_group(grad_output, g);
     const Images images = of_group(input, g);
-    float* at_input = static_cast<float*>(scratch(Scratch::panel, points * sums.row_step() * sizeof(float)));
-    const TilesAtPoints at_grads(Scratch::accumulators, sums.tiles, grads.channels);
+    float* at_input = static_cast<float*>(scratch(Scratch::panel, sums.points * sums.row_step() * sizeof(float)));
+    const TilesAtPoints at_grads(Scratch::accumulators, sums.points, sums.tiles, grads.channels);
     float* band = static_cast<float*>(
         scratch(Scratch::band, band_size(sums.tiles, most(input.channels, grads.channels)) * sizeof(float)));
 
@@ -136,17 +146,17 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
       const int64_t end = least(begin + sums.tiles, range_end);
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
         for (int64_t block = 0; block < blocks.count(); ++block) {
-          Window under = run.window(tile_reach, conv.padding_h, conv.padding_w);
+          Window under = run.window(F3x3::reach, conv.padding_h, conv.padding_w);
           under.y += blocks.y(block), under.x += blocks.x(block);
           float* row = at_input + first * sums.padded + block * images.channels;
           const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
             return row + t * sums.padded + c;
           };
-          read_tiles<InputToPoints>(images, under, run.count, band, to, sums.row_step());
+          read_tiles<InputToPoints<F3x3>>(images, under, run.count, band, to, sums.row_step());
         }
-        const Window of_output = run.window(tile_size, 0, 0);
+        const Window of_output = run.pixels();
         const auto to = [&](int64_t t, int64_t k) __attribute__((always_inline)) { return at_grads.at(first + t, k); };
-        read_tiles<OutputToPoints>(grads, of_output, run.count, band, to, at_grads.step);
+        read_tiles<OutputToPoints<F3x3>>(grads, of_output, run.count, band, to, at_grads.step);
         const int64_t stride = round_up(grads.channels, lanes);
         if (grad_bias)
           add_pixels(band, of_output.columns * stride, stride, tile_size, of_output.columns, grads.channels,

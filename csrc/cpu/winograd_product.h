@@ -1,6 +1,7 @@
-// Forward and grad_input of a 3×3 convolution of stride 1 by Winograd F(4×4, 3×3).
+// Forward and grad_input of a 3×3 convolution of stride 1 by Winograd F(4×4, 3×3), and the part of it that a
+// convolution of an upsampled image (upsampled.h) shares.
 //
-// Per task, a few dozen tiles: their input is taken to the 36 points, for each point one matrix product
+// Per task, a few dozen tiles: their input is taken to the points, for each point one matrix product
 // [tiles × channels] · [channels × a panel of out channels], and the results are taken back, bias added. Transforms
 // and products of a task share L2; the transformed weights stream from there too, once per task.
 // Bound: the FMA units, at a quarter of the direct convolution's products; the transforms add 10–25 %.
@@ -20,23 +21,25 @@ constexpr int64_t summed_at_once = 128;  // channels: a long sum in parts keeps 
 struct WinogradBlocking {
   int64_t tiles, rows;  // tiles of a task, and of a register tile
 
-  WinogradBlocking(const TileGrid& grid, int64_t in_channels, const Panels& panels) {
+  WinogradBlocking(int points, const TileGrid& grid, int64_t in_channels, const Panels& panels) {
     const int64_t max_rows = panels.whole.max_rows();
     const int64_t fitting =
         (512 << 10) / (points * sizeof(float) * (round_up(in_channels, lanes) + panels.whole.width()));
-    const int64_t fair = round_up(ceil_div(grid.count(), 16), max_rows);  // not by threads: results must not depend on them
-    tiles = least(grid.count(), most(max_rows, least(least(fitting, 96) / max_rows * max_rows, fair)));
+    const int64_t least_rows = points > F3x3::points ? max_rows / 2 : max_rows;  // of all phases, a tile is more work
+    // Not by threads: results must not depend on them.
+    const int64_t fair = round_up(ceil_div(grid.count(), 16), least_rows);
+    tiles = least(grid.count(), least(most(max_rows, least(fitting, 96) / max_rows * max_rows), fair));
     if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
     rows = even_rows(tiles, max_rows);
   }
 };
 
-// Tiles at the 36 points, channels in blocks of a vector: [point][channel / lanes][tile][channel % lanes].
+// Tiles at the points, channels in blocks of a vector: [point][channel / lanes][tile][channel % lanes].
 struct TilesAtPoints {
   float* data;
   int64_t tiles, step;  // tiles there is room for, and floats from point to point
 
-  TilesAtPoints(Scratch purpose, int64_t tiles, int64_t channels)
+  TilesAtPoints(Scratch purpose, int points, int64_t tiles, int64_t channels)
       : tiles(tiles), step(tiles * round_up(channels, lanes) + off_the_set) {
     data = static_cast<float*>(scratch(purpose, points * step * sizeof(float)));
   }
@@ -55,13 +58,13 @@ struct KernelBlocks {
   int64_t x(int64_t block) const { return block % columns * 3; }
 };
 
-// taps[(r, s)][c][k]: one block of a kernel for `in` channels c and `out` channels k, zero where the block reaches beyond
-// the kernel. Channels that lie innermost are turned in registers.
-template <typename T>
+// taps[(r, s)][c][k]: a kernel for `in` channels c and `out` channels k, zero beyond its last tap. Channels that lie
+// innermost are turned in registers.
+template <int size, typename T>
 void read_taps(const T* weight, const WeightView& view, int64_t in, int64_t out, int64_t last_r, int64_t last_s,
                float* taps) {
-  for (int64_t tap = 0; tap < 9; ++tap, taps += lanes * lanes) {
-    const int64_t r = tap / 3, s = tap % 3;
+  for (int64_t tap = 0; tap < size * size; ++tap, taps += lanes * lanes) {
+    const int64_t r = tap / size, s = tap % size;
     const T* from = weight + r * view.r + s * view.s;
     if (r > last_r || s > last_s)
       std::memset(taps, 0, lanes * lanes * sizeof(float));
@@ -73,6 +76,22 @@ void read_taps(const T* weight, const WeightView& view, int64_t in, int64_t out,
   }
 }
 
+// The kernels of up to `lanes` channels in and one panel of `channels` out at the points: to[point · step][in][out].
+template <typename F, typename T>
+void transform_kernels(const T* weight, const WeightView& view, int64_t in, int64_t channels, int64_t last_r,
+                       int64_t last_s, float* to, int64_t step, int64_t width) {
+  for_each_vector(channels, [&]<typename V>(int64_t k) {
+    float taps[F::taps * F::taps * lanes * lanes];
+    const int64_t all = sizeof(V) / sizeof(float), out = least(all, channels - k);
+    if (out < all) std::memset(taps, 0, sizeof taps);  // the lanes behind the last channel
+    read_taps<F::taps>(weight + k * view.k, view, in, out, last_r, last_s, taps);
+    for (int64_t c = 0; c < in; ++c)
+      transform<KernelToPoints<F>, V>(
+          [&](int r, int s) { return get<V>(taps + ((r * F::taps + s) * lanes + c) * lanes); },
+          AtPoints<V, F::reach>{to + c * width + k, step});
+  });
+}
+
 // packed[panel][point][(block, in channel)][out channel of the panel]
 template <typename T>
 void transform_weights(const Threads& threads, const KernelBlocks& blocks, const T* weight, const WeightView& view,
@@ -82,19 +101,24 @@ void transform_weights(const Threads& threads, const KernelBlocks& blocks, const
     const int64_t panel = task / chunks / blocks.count(), block = task / chunks % blocks.count();
     const int64_t first_in = task % chunks * lanes, in = least(lanes, in_channels - first_in);
     const int64_t width = panels.at(panel).width(), first_out = panels.first_channel(panel);
-    float* to = packed + first_out * points * depth + (block * in_channels + first_in) * width;
-    for_each_vector(panels.channels_of(panel), [&]<typename V>(int64_t k) {
-      float taps[9 * lanes * lanes];
-      const int64_t all = sizeof(V) / sizeof(float), out = least(all, panels.channels - first_out - k);
-      if (out < all) std::memset(taps, 0, sizeof taps);  // the lanes behind the last channel
-      read_taps(weight + first_in * view.c + (first_out + k) * view.k + blocks.y(block) * view.r + blocks.x(block) * view.s,
-                view, in, out, least(2, blocks.kernel_h - 1 - blocks.y(block)),
-                least(2, blocks.kernel_w - 1 - blocks.x(block)), taps);
-      for (int64_t c = 0; c < in; ++c)
-        transform<KernelToPoints, V>(
-            [&](int r, int s) { return get<V>(taps + ((r * 3 + s) * lanes + c) * lanes); },
-            AtPoints<V>{to + c * width + k, depth * width});
-    });
+    const int64_t y = blocks.y(block), x = blocks.x(block);
+    transform_kernels<F3x3>(weight + first_in * view.c + first_out * view.k + y * view.r + x * view.s, view, in,
+                            panels.channels_of(panel), blocks.kernel_h - 1 - y, blocks.kernel_w - 1 - x,
+                            packed + first_out * F3x3::points * depth + (block * in_channels + first_in) * width,
+                            depth * width, width);
+  });
+}
+
+// `count` tiles at the points, one next to the other in pixels that lie `row` and `column` floats apart.
+template <typename Map, typename To>
+void transform_tiles(const float* pixels, int64_t row, int64_t column, int64_t channels, int64_t count, const To& to,
+                     int64_t step) {
+  for_each_vector(channels, [&]<typename V>(int64_t c) {
+    for (int64_t t = 0; t < count; ++t) {
+      const float* tile = pixels + t * tile_size * column + c;
+      const auto pixel = [&](int i, int j) __attribute__((always_inline)) { return get<V>(tile + i * row + j * column); };
+      transform<Map, V>(pixel, AtPoints<V, Map::to>{to(t, c), step});
+    }
   });
 }
 
@@ -102,106 +126,145 @@ void transform_weights(const Threads& threads, const KernelBlocks& blocks, const
 // point. Leaves the pixels of the window in `band`, channels in whole vectors.
 template <typename Map, typename Source, typename To>
 void read_tiles(const Source& source, const Window& under, int64_t count, float* band, const To& to, int64_t step) {
-  const int64_t stride = round_up(source.channels, lanes), row = under.columns * stride;
+  const int64_t stride = round_up(source.channels, lanes);
   read_pixels(source, under, band, stride);
-  for_each_vector(source.channels, [&]<typename V>(int64_t c) {
-    for (int64_t t = 0; t < count; ++t) {
-      const float* window = band + t * tile_size * stride + c;
-      const auto pixel = [&](int i, int j) __attribute__((always_inline)) {
-        return get<V>(window + i * row + j * stride);
-      };
-      transform<Map, V>(pixel, AtPoints<V>{to(t, c), step});
-    }
-  });
+  transform_tiles<Map>(band, under.columns * stride, stride, source.channels, count, to, step);
 }
 
 // Floats of a band that `tiles` tiles of one row are read to with their halo, or written to.
 inline int64_t band_size(int64_t tiles, int64_t channels) {
-  return tile_reach * (tiles * tile_size + tile_reach - tile_size) * round_up(channels, lanes);
+  return F3x3::reach * (tiles * tile_size + F3x3::reach - tile_size) * round_up(channels, lanes);
 }
 
+// What a product by tiles is made of: the points that it multiplies at, the pixels of a tile's result, and the way there.
+template <typename F>
+struct TilesOf {
+  static constexpr int points = F::points, pixels = tile_size;
+
+  template <typename V, typename Store>
+  static MYCONV2D_INLINE void restore(float* at_points, int64_t step, const Store& store) {
+    transform<PointsToOutput<F>, V>(AtPoints<V, F::reach>{at_points, step}, store);
+  }
+};
+
+// Of a 3×3 convolution, or of a larger one in blocks.
+struct BlockTiles : TilesOf<F3x3> {
+  KernelBlocks blocks;  // more than one only where the source's channels are whole vectors
+  int64_t padding_h, padding_w;
+
+  explicit BlockTiles(const Correlation& p)
+      : blocks(p.kernel_h, p.kernel_w), padding_h(p.padding_h), padding_w(p.padding_w) {}
+  int64_t depth(int64_t channels) const { return blocks.count() * channels; }
+  int64_t band(int64_t tiles, int64_t channels, int64_t width) const { return band_size(tiles, most(channels, width)); }
+
+  template <typename W>
+  void pack(const Threads& threads, const W* weight, const WeightView& view, int64_t channels, const Panels& panels,
+            float* packed) const {
+    transform_weights(threads, blocks, weight, view, channels, panels, packed);
+  }
+
+  template <typename Source>
+  void read(const Source& from, const TileRun& run, int64_t first, float* band, const TilesAtPoints& input) const {
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+      Window under = run.window(F3x3::reach, padding_h, padding_w);
+      under.y += blocks.y(block), under.x += blocks.x(block);
+      const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
+        return input.at(first + t, block * from.channels + c);
+      };
+      read_tiles<InputToPoints<F3x3>>(from, under, run.count, band, to, input.step);
+    }
+  }
+};
+
 // The tiles `begin` … `end` of a result, panel by panel of its channels: the products of the points, taken back, bias
-// added. `output` has room for a panel at the points, `band` for the pixels of a run.
-template <typename W, typename Sink>
-void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input, int64_t in_channels,
-                 int64_t rows, const float* weights, const Panels& panels, const W* bias, int64_t bias_stride,
-                 float* output, float* band, const Sink& to) {
-  const int64_t output_step = input.tiles * panels.whole.width() + off_the_set;
+// added. `output` has room for a panel at the points, `band` for the pixels of a run. The depth is `parts` of so many
+// channels, the input's each in whole vectors.
+template <typename Tiles, typename W, typename Sink>
+void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input, int64_t parts,
+                 int64_t in_channels, int64_t rows, const float* weights, const Panels& panels, const W* bias,
+                 int64_t bias_stride, float* output, float* band, const Sink& to) {
+  constexpr int points = Tiles::points, pixels = Tiles::pixels;
+  if (in_channels % lanes == 0) in_channels *= parts, parts = 1;  // no gaps between them
+  const int64_t output_step = input.tiles * panels.whole.width() + off_the_set, depth = parts * in_channels;
   for (int64_t panel = 0; panel < panels.count; ++panel) {
     const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
     const MultiplyPanel multiply = multiply_panel_for<Depth::channels>(rows, panels.at(panel));
-    const float* panel_weights = weights + first_channel * points * in_channels;
+    const float* panel_weights = weights + first_channel * points * depth;
     for (int64_t point = 0; point < points; ++point)
       for (int64_t tile = 0; tile < end - begin; tile += rows)
-        for (int64_t c = 0; c < in_channels; c += summed_at_once)
-          multiply(least(summed_at_once, in_channels - c), input.at(tile, c) + point * input.step, input.tiles * lanes,
-                   panel_weights + (point * in_channels + c) * width, lanes,
-                   output + point * output_step + tile * width, width, c > 0);
+        for (int64_t part = 0, begun = 0; part < parts; ++part)
+          for (int64_t c = 0; c < in_channels; c += summed_at_once, ++begun)
+            multiply(least(summed_at_once, in_channels - c),
+                     input.at(tile, part * round_up(in_channels, lanes) + c) + point * input.step, input.tiles * lanes,
+                     panel_weights + (point * depth + part * in_channels + c) * width, lanes,
+                     output + point * output_step + tile * width, width, begun > 0);
 
     const int64_t channels = panels.channels_of(panel);
     float add[3 * lanes] = {};
     if (bias)
       for (int64_t k = 0; k < channels; ++k) add[k] = load<float>(bias[(first_channel + k) * bias_stride]);
     for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-      const int64_t band_row = run.count * tile_size * width;
+      const int64_t band_row = run.count * pixels * width;
       for_each_vector(channels, [&]<typename V>(int64_t k) {
         const V plus = get<V>(add + k);
         for (int64_t t = 0; t < run.count; ++t) {
-          float* window = band + t * tile_size * width + k;
-          transform<PointsToOutput, V>(AtPoints<V>{output + (first + t) * width + k, output_step},
-                                       [&](int i, int j, V value) __attribute__((always_inline)) {
-                                         put(window + i * band_row + j * width, value + plus);
-                                       });
+          float* window = band + t * pixels * width + k;
+          Tiles::template restore<V>(output + (first + t) * width + k, output_step,
+                                     [&](int i, int j, V value) __attribute__((always_inline)) {
+                                       put(window + i * band_row + j * width, value + plus);
+                                     });
         }
       });
-      write_pixels(band, width, run.window(tile_size, 0, 0), first_channel, channels, to);
+      for (int64_t y = 0; y < pixels && run.row * pixels + y < to.height; y += tile_size) {  // sums of few pixels
+        Window window = run.pixels(pixels);
+        window.y += y, window.rows = tile_size;
+        write_pixels(band + y * band_row, width, window, first_channel, channels, to);
+      }
     });
   }
+}
+
+template <typename Tiles, typename Source, typename W, typename Sink>
+void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, const Threads& threads,
+                      const Source& source, const W* weight, const WeightView& view, const W* bias, int64_t bias_stride,
+                      const Sink& result) {
+  constexpr int points = Tiles::points;
+  if (grid.count() == 0) return;
+  const int64_t depth = tiles.depth(source.channels);
+  const Panels panels(result.channels);
+  const WinogradBlocking blocking(points, grid, depth, panels);
+  const int64_t group_weights = points * depth * panels.padded();
+  const Packing packing(view.ahead, groups * group_weights);
+  float* weights = packing.data;
+  for (int64_t g = 0; packing.missing && g < groups; ++g)
+    tiles.pack(threads, weight + g * view.group, view, source.channels, panels, weights + g * group_weights);
+  if (packing.only) return;
+
+  const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
+  begin_tasks(result, ranges * groups);
+  parallel_for(threads, ranges * groups, [&](int64_t task) {
+    const int64_t g = task / ranges, begin = task % ranges * blocking.tiles;
+    const int64_t end = least(begin + blocking.tiles, grid.count());
+    const Source from = of_group(source, g);
+    const TilesAtPoints input(Scratch::panel, points, round_up(blocking.tiles, blocking.rows), depth);
+    float* output = static_cast<float*>(
+        scratch(Scratch::accumulators, points * (input.tiles * panels.whole.width() + off_the_set) * sizeof(float)));
+    float* band = static_cast<float*>(
+        scratch(Scratch::band, tiles.band(end - begin, source.channels, panels.whole.width()) * sizeof(float)));
+
+    for_each_run(grid, begin, end,
+                 [&](const TileRun& run, int64_t first) { tiles.read(from, run, first, band, input); });
+    const W* of_bias = bias ? bias + g * result.channels * bias_stride : nullptr;
+    write_tiles<Tiles>(grid, begin, end, input, 1, depth, blocking.rows, weights + g * group_weights, panels, of_bias,
+                       bias_stride, output, band, for_task(of_group(result, g), task));
+  });
 }
 
 template <typename Source, typename W, typename Sink>
 void winograd_product(const Correlation& p, const Threads& threads, const Source& source, const W* weight,
                       const WeightView& view, const W* bias, int64_t bias_stride, const Sink& result) {
-  const KernelBlocks blocks(p.kernel_h, p.kernel_w);  // more than one only where source.channels are whole vectors
-  const int64_t in_channels = blocks.count() * source.channels;
-  const TileGrid grid = tile_grid(p.batch, result.height, result.width);
-  if (grid.count() == 0) return;
-  const Panels panels(result.channels);
-  const WinogradBlocking blocking(grid, in_channels, panels);
-  const int64_t group_weights = points * in_channels * panels.padded();
-  const Packing packing(view.ahead, p.groups * group_weights);
-  float* weights = packing.data;
-  for (int64_t g = 0; packing.missing && g < p.groups; ++g)
-    transform_weights(threads, blocks, weight + g * view.group, view, source.channels, panels,
-                      weights + g * group_weights);
-  if (packing.only) return;
-
-  const int64_t ranges = ceil_div(grid.count(), blocking.tiles);
-  begin_tasks(result, ranges * p.groups);
-  parallel_for(threads, ranges * p.groups, [&](int64_t task) {
-    const int64_t g = task / ranges, begin = task % ranges * blocking.tiles;
-    const int64_t end = least(begin + blocking.tiles, grid.count());
-    const Source from = of_group(source, g);
-    const TilesAtPoints input(Scratch::panel, round_up(blocking.tiles, blocking.rows), in_channels);
-    float* output = static_cast<float*>(
-        scratch(Scratch::accumulators, points * (input.tiles * panels.whole.width() + off_the_set) * sizeof(float)));
-    float* band = static_cast<float*>(scratch(
-        Scratch::band, band_size(end - begin, most(source.channels, panels.whole.width())) * sizeof(float)));
-
-    for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
-      for (int64_t block = 0; block < blocks.count(); ++block) {
-        Window under = run.window(tile_reach, p.padding_h, p.padding_w);
-        under.y += blocks.y(block), under.x += blocks.x(block);
-        const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
-          return input.at(first + t, block * source.channels + c);
-        };
-        read_tiles<InputToPoints>(from, under, run.count, band, to, input.step);
-      }
-    });
-    const W* of_bias = bias ? bias + g * result.channels * bias_stride : nullptr;
-    write_tiles(grid, begin, end, input, in_channels, blocking.rows, weights + g * group_weights, panels, of_bias,
-                bias_stride, output, band, for_task(of_group(result, g), task));
-  });
+  product_by_tiles(BlockTiles(p), tile_grid(p.batch, result.height, result.width), p.groups, threads, source, weight,
+                   view, bias, bias_stride, result);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

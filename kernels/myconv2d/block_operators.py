@@ -10,6 +10,7 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,21 +60,31 @@ def _image_like(tensor: Tensor) -> Tensor:
     return _image(tensor, tensor.shape)
 
 
-def _convolved_size(input: Tensor, upsample: bool, weight: Tensor, padding: Sequence[int]) -> tuple[int, ...]:
-    size = [*input.shape[:2], *(s * 2 if upsample else s for s in input.shape[2:])]
-    return output_size(size, weight.shape, (1, 1), padding, (1, 1))
+def _convolved_size(
+    input: Sequence[int], upsample: bool, weight: Sequence[int], padding: Sequence[int]
+) -> tuple[int, ...]:
+    size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
+    return output_size(size, weight, (1, 1), padding, (1, 1))
 
 
 def _halved(size: Sequence[int]) -> tuple[int, ...]:
     return *size[:2], size[2] // 2, size[3] // 2
 
 
-def _block_fake(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample, weight, bias, padding,
-                gamma, beta, eps, pool):  # fmt: skip
-    size = _convolved_size(input, upsample, weight, padding)
+def keeps_full(weight: Tensor) -> bool:
+    """Whether the native `block` keeps the convolution of a pooled block for `block_backward`; else `full` is empty,
+    and `y` is not read. The rule of csrc/cpu/algorithm.cpp; other backends keep it always."""
+    k, c, r, s = weight.shape
+    return c > 4 or (r, s) != (3, 3) or c * r * s > k
+
+
+def _block_fake(backend, input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample, weight, bias,
+                padding, gamma, beta, eps, pool):  # fmt: skip
+    size = _convolved_size(input.shape, upsample, weight.shape, padding)
     pooled = pool and gamma is not None
     raw = _image(input, _halved(size) if pooled else size)
-    full = _image(input, size) if pooled else input.new_empty(0)
+    kept = pooled and (backend != "native" or keeps_full(weight))
+    full = _image(input, size) if kept else input.new_empty(0)
     index = _image(input, _halved(size), torch.uint8) if pooled else input.new_empty(0, dtype=torch.uint8)
     if gamma is None:
         return raw, full, index, *(input.new_empty(0) for _ in range(4))
@@ -82,7 +93,7 @@ def _block_fake(input, scale, shift, upsample, skip, skip_scale, skip_shift, ski
     return raw, full, index, torch.empty_like(gamma), torch.empty_like(beta), *statistics
 
 
-def _block_backward_fake(grad_raw, grad_scale, grad_shift, input, scale, shift, upsample, skip, skip_scale,
+def _block_backward_fake(_, grad_raw, grad_scale, grad_shift, input, scale, shift, upsample, skip, skip_scale,
                          skip_shift, skip_upsample, weight, padding, gamma, mean, var, eps, y, index, pool, bias,
                          wanted):  # fmt: skip
     def feed(tensor, scale, wanted):
@@ -100,21 +111,21 @@ def _block_backward_fake(grad_raw, grad_scale, grad_shift, input, scale, shift, 
     return *feed(input, scale, wanted[0]), *feed(skip, skip_scale, wanted[1]), to_weight, to_bias, *to_norm
 
 
-def _block_inference_fake(input, upsample, skip, skip_upsample, weight, bias, padding, gamma, beta, mean, var, eps,
+def _block_inference_fake(_, input, upsample, skip, skip_upsample, weight, bias, padding, gamma, beta, mean, var, eps,
                           relu, pool):  # fmt: skip
-    size = _convolved_size(input, upsample, weight, padding)
+    size = _convolved_size(input.shape, upsample, weight.shape, padding)
     return _image(input, _halved(size) if pool else size)
 
 
-def _activate_fake(raw, scale, shift, upsample):
+def _activate_fake(_, raw, scale, shift, upsample):
     return _image(raw, (*raw.shape[:2], *(s * 2 if upsample else s for s in raw.shape[2:])))
 
 
-def _activate_backward_fake(grad, raw, scale, shift, upsample):
+def _activate_backward_fake(_, grad, raw, scale, shift, upsample):
     return _image_like(raw), torch.empty_like(scale), torch.empty_like(shift)
 
 
-_FAKES: dict[str, Callable] = {
+_FAKES: dict[str, Callable] = {  # of the backend that is called, and its arguments
     "block": _block_fake,
     "block_backward": _block_backward_fake,
     "block_inference": _block_inference_fake,
@@ -189,15 +200,18 @@ def _triton_problem(weight: Tensor | None, tensors: list[Tensor]) -> str | None:
 _TRITON_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _automatic(name: str) -> Callable:
+def _automatic_backend(name: str, args: Sequence[Any]) -> str:
     weight = {"block": 8, "block_backward": 11, "block_inference": 4}.get(name)
+    tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+    return choose(args[weight] if weight else None, *tensors)[0] or "reference"
 
-    def run(*args):
-        tensors = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-        backend, _ = choose(args[weight] if weight else None, *tensors)
-        return overload(name, backend or "reference")(*args)
 
-    return run
+def _automatic(name: str) -> Callable:
+    return lambda *args: overload(name, _automatic_backend(name, args))(*args)
+
+
+def _fake(name: str, backend: str) -> Callable:
+    return lambda *args: _FAKES[name](backend or _automatic_backend(name, args), *args)
 
 
 def _triton(name: str) -> Callable:
@@ -218,9 +232,10 @@ def _reference(name: str) -> Callable:
 
 def _define() -> None:
     for name, (arguments, result) in SCHEMAS.items():
-        for suffix in ("", *(f".{backend}" for backend in BACKENDS)):
-            LIBRARY.define(f"{name}{suffix}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
-            torch.library.register_fake(f"myconv2d::{name}{suffix}", _FAKES[name], lib=LIBRARY)
+        for backend in ("", *BACKENDS):
+            call = f"{name}.{backend}" if backend else name
+            LIBRARY.define(f"{call}({arguments}) -> {result}", tags=(torch.Tag.pt2_compliant_tag,))
+            torch.library.register_fake(f"myconv2d::{call}", _fake(name, backend), lib=LIBRARY)
         LIBRARY.impl(name, _automatic(name), "CompositeExplicitAutograd")
         LIBRARY.impl(f"{name}.reference", _reference(name), "CompositeExplicitAutograd")
         for key in ("CPU", "CUDA"):
@@ -231,20 +246,20 @@ _define()
 
 
 @register_flop_formula(torch.ops.myconv2d.block)
-def _block_flop(*args, out_shape, **kwargs) -> int:
-    raw, full, *_ = out_shape
-    return conv_flop_count(args[0], args[8], full if len(full) == 4 else raw)
+def _block_flop(input, *args, **kwargs) -> int:
+    upsample, weight, padding = args[2], args[7], args[9]
+    return conv_flop_count(input, weight, _convolved_size(input, upsample, weight, padding))
 
 
 @register_flop_formula(torch.ops.myconv2d.block_backward)
-def _block_backward_flop(*args, out_shape, **kwargs) -> int:
-    weight, y, (first, second, parameters) = args[11], args[17], args[21]
-    return (bool(first or second) + bool(parameters)) * conv_flop_count(y, weight, y)
+def _block_backward_flop(*args, **kwargs) -> int:
+    input, upsample, weight, padding, (first, second, parameters) = args[3], args[6], args[11], args[12], args[21]
+    size = _convolved_size(input, upsample, weight, padding)
+    return (bool(first or second) + bool(parameters)) * conv_flop_count(size, weight, size)
 
 
 @register_flop_formula(torch.ops.myconv2d.block_inference)
 def _block_inference_flop(
     input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs
 ) -> int:
-    size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
-    return conv_flop_count(input, weight, [*output_size(size, weight, (1, 1), padding, (1, 1))])
+    return conv_flop_count(input, weight, [*_convolved_size(input, upsample, weight, padding)])

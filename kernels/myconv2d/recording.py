@@ -24,7 +24,10 @@ _BLOCK, _CONVOLUTION, _PAD, _CROP = range(4)
 _LINE = 16  # floats of a cache line: where constants begin
 
 LIBRARY.define("replay(Tensor input, Tensor steps, Tensor constants) -> Tensor")
-LIBRARY.define("pack(Tensor weight, Tensor? bias, int[4] input_size, int[2] padding) -> (Tensor, int)")
+LIBRARY.define(
+    "pack(Tensor weight, Tensor? bias, int[4] input_size, int[2] padding, int first_channels, bool first_upsampled, "
+    "bool second_upsampled) -> (Tensor, int)"
+)
 _REPLAY = torch.ops.myconv2d.replay.default
 
 
@@ -56,6 +59,7 @@ class Step(NamedTuple):
     pool: bool = False
     numbers: tuple[int, int, int, int] = (0, 0, 0, 0)
     input_size: tuple[int, ...] = ()  # of what is convolved
+    first_channels: int = 0  # of these, the first image's
 
 
 class Refused(RuntimeError):
@@ -136,11 +140,12 @@ class Recorder(TorchDispatchMode):
 
     def _fused(self, input, upsample, skip, skip_upsample, weight, bias, padding) -> Step:
         first, second = self.image(input), -1 if skip is None else self.image(skip)
-        n, channels, *pixels = input.shape
-        channels += 0 if skip is None else skip.shape[1]
+        n, first_channels, *pixels = input.shape
+        channels = first_channels + (0 if skip is None else skip.shape[1])
         return Step(
             _BLOCK, first, upsample, second, skip_upsample, self.constant(weight), self.constant(bias),
             padding=tuple(padding), input_size=(n, channels, *(s * 2 if upsample else s for s in pixels)),
+            first_channels=first_channels,
         )  # fmt: skip
 
     def _conv2d(self, input, weight, bias, stride, padding, dilation, groups) -> Step:
@@ -148,7 +153,7 @@ class Recorder(TorchDispatchMode):
         kind = _BLOCK if plain and block_operators.problem(weight, input) is None else _CONVOLUTION
         numbers = tuple(stride), tuple(padding), tuple(dilation), groups
         step = Step(kind, first, False, -1, False, self.constant(weight), self.constant(bias), *numbers)
-        return step._replace(input_size=tuple(input.shape))
+        return step._replace(input_size=tuple(input.shape), first_channels=input.shape[1])
 
     def _pad(self, input, padding) -> Step:
         left, right, top, bottom = padding
@@ -205,7 +210,8 @@ class _Constants:
         weight, bias, packed, maker = step.weight, step.bias, None, 0
         if weight is not None and step.kind == _BLOCK:
             weight = weight.contiguous()
-            packed, maker = _OURS.pack(weight, bias, step.input_size, step.padding)
+            feeds = step.first_channels, step.first_upsampled, step.second_upsampled
+            packed, maker = _OURS.pack(weight, bias, step.input_size, step.padding, *feeds)
         size = (weight.shape[0], *weight.shape[2:]) if weight is not None else (0, 0, 0)
         images = step.first, step.first_upsampled, step.second, step.second_upsampled
         numbers = *step.stride, *step.padding, *step.dilation, step.groups, step.relu, step.pool

@@ -200,7 +200,7 @@ def test_downloads_once_and_checks(server, weights, tmp_path):
     for path in (named, named, f"other.pth#sha256={server.digest}"):
         assert torch.equal(PerceptualLoss(f"{server.address}/{path}")(pictures(1), pictures(2)), expected)
     assert server.requests == [f"/{named}", "/other.pth"]
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {named, "other.pth"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {named, f"{server.digest[:16]}-other.pth"}
 
 
 def test_other_content_is_refused_and_not_kept(server, tmp_path):
@@ -211,6 +211,13 @@ def test_other_content_is_refused_and_not_kept(server, tmp_path):
     with pytest.raises(UserError, match="cannot download http.*404.*; with a copy at hand, give .*--loss-weights"):
         PerceptualLoss(url).load()
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_files_of_one_name_are_kept_apart_by_their_digests(server, tmp_path):
+    PerceptualLoss(f"{server.address}/a/vgg16.pth#sha256={server.digest}").load()
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        PerceptualLoss(f"{server.address}/b/vgg16.pth#sha256={'0' * 64}").load()
+    assert len(server.requests) == 2
 
 
 def test_addresses_without_a_checksum_and_unreachable_ones_are_named(server):

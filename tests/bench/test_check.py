@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+import myconv2d
 from bench.cases import CASES, Case, select
 from bench.check import check
-from bench.implementations import FRAMEWORK, ORACLE, RESULTS
+from bench.implementations import FRAMEWORK, ORACLE, RESULTS, backend
 from bench.operands import LAYOUTS, draw, place, same_bits
 from bench.oracle import bound, problem
+from myconv2d import native
 
 CPU = torch.device("cpu")
 ODD = CASES["odd"]
@@ -52,6 +56,57 @@ def test_the_bound_is_near_the_error_of_one_rounding(dtype: torch.dtype) -> None
         assert (
             limit <= 1.01 * torch.finfo(dtype).eps / 2 * result.value.abs() + 2e-6 * result.magnitude
         ).all()
+
+
+def test_what_winograd_s_transforms_amplify() -> None:
+    """The 24 in the bound, from the points that csrc/cpu/winograd.h evaluates polynomials at."""
+    near, far = 0.5**0.5, 2**0.5
+    points = torch.tensor([0, near, -near, far, -far], dtype=torch.float64)[:, None]
+
+    def at_points(length: int) -> torch.Tensor:
+        """A polynomial of so many coefficients at the points; at infinity, the last of them."""
+        coefficients = torch.arange(length)
+        return torch.cat([points**coefficients, (coefficients == length - 1)[None].double()])
+
+    denominators = torch.tensor([1, -3 / 2, -3 / 2, 6, 6, 1], dtype=torch.float64)
+    inputs = torch.linalg.inv(at_points(6)).T * denominators[:, None]  # Bᵀ
+    kernels, outputs = at_points(3) / denominators[:, None], at_points(4)  # G, A
+
+    def amplified(operand: torch.Tensor, result: torch.Tensor) -> float:
+        squares = inputs.square().sum(1) * operand.square().sum(1)
+        return (result.square() * squares[:, None]).sum(0).max().item()
+
+    assert amplified(kernels, outputs) == pytest.approx(21.375)  # forward, grad_input
+    assert amplified(outputs, kernels) == pytest.approx(23.875)  # grad_weight
+
+
+@pytest.mark.parametrize("size", [3, 4, 8, 16])
+@pytest.mark.parametrize("channels", [8, 64])
+def test_winograd_errs_far_within_its_bound_and_not_too_far(channels: int, size: int) -> None:
+    """In standard deviations, which do not depend on how many values there are."""
+    if native.cpu.problem is not None:
+        pytest.skip(native.cpu.problem)
+    case = Case("drawn", 1, channels, channels, size, size, padding=(1, 1), bias=False)
+    values, exact = problem(case, torch.float32, "contiguous", CPU)
+    for operator in RESULTS:
+        for name, result in backend("native").run(operator, case, values).items():
+            if name != "grad_bias":
+                deviation = (result.double() - exact[name].value).square().mean().sqrt()
+                limit = bound(exact[name], torch.float32, tf32=False, winograd=True)
+                assert 6 < limit.min() / deviation < 100, name
+
+
+def test_the_ruler_knows_which_kernels_winograd_serves() -> None:
+    """Kernels of two rows among them (fuzz found that: case 27142 of seed 2026)."""
+    if native.cpu.problem is not None:
+        pytest.skip(native.cpu.problem)
+    served = set()
+    for kernel in itertools.product(range(1, 10), repeat=2):
+        weight, image = torch.zeros(64, 64, *kernel), torch.zeros(1, 64, 40, 40)
+        if "Winograd" in str(myconv2d.explain(image, weight)):
+            served.add(kernel)
+            assert Case("drawn", 1, 64, 64, 40, 40, kernel).suits_winograd, kernel
+    assert {(3, 3), (2, 5), (5, 5)} <= served
 
 
 def test_integers_have_no_room_and_wrap_around() -> None:

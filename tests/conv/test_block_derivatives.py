@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from block_cases import BOUND, EPS, OVERLOADS, POSITIONS, Case, composed, error, wide
+from block_cases import BOUND, EPS, NOT_KEPT, OVERLOADS, POSITIONS, Case, composed, error, wide
 
 from myconv2d import Pending, block_operators, block_reference
 from myconv2d.block import _activate, block
@@ -62,7 +62,14 @@ def test_gradcheck(case):
 
 @pytest.mark.parametrize("backend", OVERLOADS)
 @pytest.mark.parametrize(
-    "case", [*CASES, Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True)], ids=str
+    "case",
+    [
+        *CASES,
+        Case(("both", "affine"), (16, 8), 16, size=(16, 16), pool=True),
+        Case(("both", "affine"), (24, 1), 24, size=(8, 10)),
+        *NOT_KEPT[:4],
+    ],
+    ids=str,
 )
 def test_both_orders(backend, case):
     """In the type that the backend takes, against the framework's own functions in float64."""

@@ -11,11 +11,14 @@ from block_cases import (
     CASES,
     EPS,
     NO_NORM,
+    NOT_KEPT,
     ORDER,
     OVERLOADS,
     POSITIONS,
+    UPSAMPLED,
     Case,
     composed,
+    convolution,
     error,
     image,
     operator,
@@ -51,7 +54,7 @@ def test_block(suffix, dtype, case):
     raw, full, index, scale, shift, mean, var = operator("block", suffix)(*args)
     truth = wide(args)
     convolved = composed(*truth[:11], None, None, EPS, False)
-    y = full if case.pool else raw
+    y = convolution(suffix, args, raw, full)
     assert error(y, convolved) < BOUND[dtype]
     assert all(is_channels_last(t) for t in (raw, full, index) if t.numel())
     if not case.norm:
@@ -129,7 +132,8 @@ def test_block_backward(suffix, dtype, case):
 @each_place
 @pytest.mark.parametrize("wanted", [*itertools.product([True, False], repeat=3)], ids=str)
 def test_only_what_is_wanted(suffix, dtype, wanted):
-    for case in (CASES[1], CASES[0], Case(("both", "affine"), (3, 2), pool=True)):
+    cases = (CASES[1], CASES[0], Case(("both", "affine"), (3, 2), pool=True), UPSAMPLED[2], *NOT_KEPT[-3:])
+    for case in cases:
         args = case.arguments(dtype)
         given = backward_arguments(suffix, args, [True] * 3)
         everything = operator("block_backward", suffix)(*given)
@@ -142,8 +146,9 @@ def test_only_what_is_wanted(suffix, dtype, wanted):
 
 
 @each_place
-def test_missing_gradients_of_vectors_are_zero(suffix, dtype):
-    args = Case(("affine",), (3,), pool=True).arguments(dtype)
+@pytest.mark.parametrize("case", [Case(("affine",), (3,), pool=True), NOT_KEPT[1]], ids=str)
+def test_missing_gradients_of_vectors_are_zero(suffix, dtype, case):
+    args = case.arguments(dtype)
     given = backward_arguments(suffix, args, [True] * 3)
     zeros = [torch.zeros_like(g) for g in given[1:3]]
     for one, other in zip(
@@ -155,17 +160,21 @@ def test_missing_gradients_of_vectors_are_zero(suffix, dtype):
 
 
 @each_place
-def test_first_of_equals_wins(suffix, dtype):
+@pytest.mark.parametrize(("channels", "out_channels"), [(4, 4), (2, 20)])
+def test_first_of_equals_wins(suffix, dtype, channels, out_channels):
     """Pooling chooses as max_pool2d does of the activation: ties, signs, zero gammas, not-a-numbers."""
-    identity = torch.eye(4, dtype=dtype)[:, :, None, None]
+    identity = torch.eye(channels, dtype=dtype).repeat(out_channels // channels, 1)[:, :, None, None]
     weight = F.pad(identity, (1, 1, 1, 1))  # 3×3
     for fill in (None, float("nan"), float("inf")):
-        input = torch.randint(-1, 2, (3, 4, 9, 10)).to(dtype)  # many ties
+        input = torch.randint(-1, 2, (3, channels, 9, 10)).to(dtype)  # many ties
         if fill is not None:
             input[torch.rand(input.shape) < 0.1] = fill
         gamma = torch.tensor([1.0, -1.0, 2.0, 0.0 if fill is None else -0.5], dtype=dtype)
+        gamma = gamma.repeat(out_channels // 4)
         plain = (input, None, None, False, None, None, None, False, weight, None, [1, 1])
-        raw, full, index, *_ = operator("block", suffix)(*plain, gamma, torch.zeros_like(gamma), EPS, True)
+        args = *plain, gamma, torch.zeros_like(gamma), EPS, True
+        raw, full, index, *_ = operator("block", suffix)(*args)
+        full = convolution(suffix, args, raw, full)
         if fill is None:  # else a fast algorithm may spread it
             torch.testing.assert_close(full, composed(*plain, None, None, EPS, False))
         key = full * gamma.sign()[:, None, None]
@@ -268,7 +277,12 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("suffix", OVERLOADS)
 @pytest.mark.parametrize(
-    "case", [CASES[2], Case(("both", "affine"), (8, 9), 8, size=(8, 8), pool=True), CASES[-4]], ids=str
+    "case",
+    [
+        *(CASES[2], Case(("both", "affine"), (8, 9), 8, size=(8, 8), pool=True)),
+        *(UPSAMPLED[3], CASES[-4], NOT_KEPT[-1]),
+    ],
+    ids=str,
 )
 def test_any_layout(suffix, case, layout):
     """Images and weights of any strides give what contiguous ones give."""
@@ -291,7 +305,7 @@ def test_any_layout(suffix, case, layout):
 
 
 @pytest.mark.parametrize("suffix", ["default", *OVERLOADS])
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[13], CASES[-3]], ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[13], CASES[-3], NOT_KEPT[1]], ids=str)
 def test_opcheck(suffix, case):
     """Nothing but the declared effects, and fakes that agree with the results."""
     args = case.arguments(torch.float32)
@@ -336,7 +350,8 @@ def test_flops(case):
 
 @pytest.mark.skipif("native" not in OVERLOADS, reason="no native blocks here")
 @pytest.mark.parametrize("case", [Case(("both", "affine"), (32, 32), 32, size=(16, 16), batch=7, pool=True),
-                                  Case(("plain",), (1,), 32, size=(32, 32), batch=5, pool=True)], ids=str)  # fmt: skip
+                                  Case(("both", "affine"), (24, 1), 24, size=(32, 32), batch=7),
+                                  *NOT_KEPT], ids=str)  # fmt: skip
 def test_deterministic(case):
     """The same bits from run to run, and from 1 thread to 2."""
     args = case.arguments(torch.float32)

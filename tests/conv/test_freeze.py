@@ -75,6 +75,19 @@ def test_a_program_made_with_other_vectors_still_gives_the_same():
         native.cpu.use_isa(before)
 
 
+def test_weights_are_packed_for_the_resolution_that_reads_them():
+    """At 100 points for each of the 24 + 4·1 channels at the low resolution, else at 36 for each of 25."""
+    weight = torch.randn(24, 25, 3, 3)
+    (low, low_maker), (high, high_maker) = (
+        torch.ops.myconv2d.pack(weight, None, (1, 25, 32, 32), (1, 1), 24, upsampled, False)
+        for upsampled in (True, False)
+    )
+    assert low_maker != high_maker
+    assert low.numel() / high.numel() == (100 * 28) / (36 * 25)
+    with pytest.raises(RuntimeError, match="first image has some of its channels"):
+        torch.ops.myconv2d.pack(weight, None, (1, 25, 32, 32), (1, 1), 26, True, False)
+
+
 class Convolutions(nn.Module):
     """Layers that are no blocks: strided, dilated, grouped, large, depthwise, 1×1."""
 

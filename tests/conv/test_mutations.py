@@ -92,8 +92,8 @@ MUTATIONS = {
     "Winograd: a block of a larger kernel reads beyond it": Mutation(
         "conv2d conv2d_grad_input",
         "cpu/winograd_product.h",
-        "least(2, blocks.kernel_h - 1 - blocks.y(block))",
-        "2",
+        "blocks.kernel_h - 1 - y, ",
+        "2, ",
     ),
     "halo of a band: the last column counts as padding": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",

@@ -1,0 +1,151 @@
+"""The native CPU library under the compilers' sanitizers: AddressSanitizer with UBSan, and ThreadSanitizer.
+
+Each has a build folder of its own, build/sanitize-…/, with a copy of the Python package (links) whose library is the
+instrumented one. Python is not instrumented, so the sanitizer's runtime is loaded before it, and what Python and torch
+leak is no finding of ours. Findings are what the sanitizer prints, each with the beginning of its stack.
+
+ThreadSanitizer does not see libgomp's barriers and takes what lies before and after one for a race. So its tests call
+from many Python threads with one thread a call: what calls share is what it looks at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .. import ROOT
+from .outcome import Outcome
+
+TESTS = (
+    "tests/conv/test_operators.py",
+    "tests/conv/test_properties.py",
+    "tests/conv/test_few_channels.py",
+    "tests/conv/test_block_operators.py",
+    "tests/conv/test_block_derivatives.py",
+    "tests/conv/test_freeze.py",
+    "tests/conv/test_loss.py",
+    "tests/conv/test_bad_input.py",
+)
+_FINDING = re.compile(
+    r"^(?:.*runtime error: .*|==\d+==ERROR: AddressSanitizer.*|WARNING: ThreadSanitizer.*)$", re.MULTILINE
+)
+_PASSED = re.compile(r"(\d+) passed")
+
+
+class Sanitizer(NamedTuple):
+    flags: str  # of -fsanitize
+    runtimes: tuple[str, ...]
+    options: dict[str, str]
+    tests: tuple[str, ...]
+
+
+SANITIZERS = {
+    "address": Sanitizer(
+        "address,undefined",
+        ("libasan.so", "libubsan.so"),
+        {
+            "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=0",
+        },
+        TESTS,
+    ),
+    "thread": Sanitizer(
+        "thread",
+        ("libtsan.so",),
+        {"TSAN_OPTIONS": "halt_on_error=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1"},
+        ("tests/bench/test_trust.py::test_threads_of_one_thread_each",),
+    ),
+}
+
+
+def build(name: str, isas: Sequence[str]) -> Path:
+    """Builds the instrumented library; returns the folder to put first on PYTHONPATH."""
+    folder = ROOT / "build" / f"sanitize-{name}"
+    compiled = folder / "c"
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "MYCONV2D_CUDA": "OFF",
+        "MYCONV2D_ISAS": ";".join(isas),
+        "MYCONV2D_SANITIZE": SANITIZERS[name].flags,
+        "TORCH_FOLDER": Path(torch.__file__).parent,
+        "TORCH_VERSION": torch.__version__,
+    }
+    defines = [f"-D{key}={value}" for key, value in options.items()]
+    subprocess.run(
+        ["cmake", "-S", ROOT, "-B", compiled, "-G", "Ninja", *defines], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(["cmake", "--build", compiled, "-j1"], check=True)
+    package = folder / "python" / "myconv2d"
+    shutil.rmtree(package, ignore_errors=True)
+    (package / "lib").mkdir(parents=True)
+    for path in (ROOT / "kernels" / "myconv2d").iterdir():
+        if path.name not in ("lib", "__pycache__"):
+            (package / path.name).symlink_to(path)
+    (package / "lib" / "libmyconv2d_cpu.so").symlink_to(compiled / "libmyconv2d_cpu.so")
+    return package.parent
+
+
+def _runtime(name: str) -> str:
+    """The full path of a sanitizer's library, as the compiler knows it."""
+    found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> Iterator[tuple[str, str, int]]:
+    """Each of the tests, what it prints, and its exit status; what is late is ended."""
+    sanitizer, deadline = SANITIZERS[name], time.monotonic() + 60 * minutes
+    environment = os.environ | sanitizer.options
+    environment["OMP_WAIT_POLICY"] = "passive"
+    environment["LD_PRELOAD"] = ":".join(map(_runtime, (*sanitizer.runtimes, "libstdc++.so")))
+    environment["PYTHONPATH"] = os.pathsep.join([str(python), str(ROOT)])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=no"]
+    for test in tests:
+        process = subprocess.Popen(
+            [*command, test], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output = process.communicate()[0] + f"\nnot done after {minutes:g} minutes"
+        print(f"{test}: {output.strip().rpartition(chr(10))[2]}", flush=True)
+        yield test, output, process.returncode
+
+
+def findings(output: str) -> list[str]:
+    """Each distinct finding with some lines of its stack."""
+    found: dict[str, str] = {}
+    for match in _FINDING.finditer(output):
+        lines = output[match.start() :].split("\n")[:12]
+        found.setdefault(re.sub(r"0x[0-9a-f]+|==\d+==", "", match[0]), "\n".join(lines))
+    return list(found.values())
+
+
+def sanitize(name: str, isas: Sequence[str], tests: Sequence[str], minutes: float) -> Outcome:
+    """Builds, runs the tests (those of the sanitizer if none are named) and reports."""
+    begin = time.time()
+    python = build(name, isas)
+    built = time.time()
+    passed, problems = 0, []
+    for test, output, status in run(name, python, tests or SANITIZERS[name].tests, minutes):
+        passed += sum(int(n) for n in _PASSED.findall(output))
+        found = [f"{test}: {finding}" for finding in findings(output)]
+        problems += found or [f"{test} ends with {status}:\n{output[-2000:]}"] * bool(status)
+    flags = SANITIZERS[name].flags
+    figure = f"{passed} tests under {flags} ({', '.join((*isas, 'portable'))}): {len(problems)} findings"
+    numbers = {
+        "tests": passed,
+        "build seconds": round(built - begin),
+        "run seconds": round(time.time() - built),
+    }
+    return Outcome(f"sanitize-{name}", figure, numbers, problems)
