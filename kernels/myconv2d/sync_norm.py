@@ -19,10 +19,11 @@ _AXES = (0, 2, 3)  # all but the channels
 class Across:
     """One call of a batch norm, seen by all processes of `group` (None: all there are)."""
 
+    count: Tensor  # of values per channel, in all processes, once they are joined
+    _share: Tensor  # of these that are here
+
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group
-        self.count: Tensor | None = None  # of values per channel, in all processes; known once they are joined
-        self._share: Tensor | None = None  # of these that are here
 
     @classmethod
     def of(cls, norm: nn.Module) -> Across | None:
@@ -123,14 +124,14 @@ def update(norm: _BatchNorm, mean: Tensor, var: Tensor, count: int | Tensor) -> 
         norm.num_batches_tracked.add_(1)
         if momentum is None:  # the mean over all batches
             momentum = 1.0 / float(norm.num_batches_tracked)
-    if norm.running_mean is not None:
+    if norm.running_mean is not None and norm.running_var is not None:
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum or 0.0)
         norm.running_var.lerp_((var * (count / (count - 1))).to(norm.running_var.dtype), momentum or 0.0)
 
 
 def synchronise(model: nn.Module) -> list[SyncBatchNorm2d]:
-    """Makes every nn.BatchNorm2d of a model a SyncBatchNorm2d, in place, and returns them."""
-    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
-    for norm in norms:
-        norm.__class__ = SyncBatchNorm2d
-    return norms
+    """Makes every nn.BatchNorm2d of a model a SyncBatchNorm2d, in place, and returns all that it has."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return [module for module in model.modules() if isinstance(module, SyncBatchNorm2d)]
