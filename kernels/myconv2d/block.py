@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 from . import autograd, backends, block_operators, block_reference
 from .autograd import _BELOW_PYTHON, _Operator
 from .operators import overload
-from .shapes import Numbers
+from .shapes import Numbers, output_size
 from .sync_norm import Across
 
 
@@ -107,9 +107,10 @@ def _run(backend: str, across: Across | None, *args: Any) -> tuple[Tensor, ...]:
     if across is None:
         return results
     raw, full, index, _, _, mean, var = results
-    *_, gamma, beta, eps, pool = args
-    kind, values = mean.dtype, full if pool else raw
-    mean, var = across.join(mean, var, values.numel() // values.shape[1])
+    weight, _, padding, gamma, beta, eps, _ = args[8:]
+    n, _, p, q = output_size(Pending(*args[:4]).shape, weight.shape, (1, 1), padding, (1, 1))
+    kind = mean.dtype
+    mean, var = across.join(mean, var, n * p * q)
     scale = gamma * (var + eps).rsqrt()
     shift = beta - mean * scale
     return raw, full, index, scale.to(gamma.dtype), shift.to(beta.dtype), mean.to(kind), var.to(kind)
