@@ -18,7 +18,7 @@ def networks():
     """Blocks fused and not, each with an oracle in float64 that is composed of plain modules."""
     torch.manual_seed(0)
     for options in ({}, {"dilation": 2}):
-        network = nn.ModuleList([ConvBlock(2, 6, resize="pool"), ConvBlock(6, 5, resize="upsample", **options)])
+        network = nn.ModuleList([ConvBlock(2, 20, resize="pool"), ConvBlock(20, 5, resize="upsample", **options)])
         with torch.no_grad():
             for block in network:
                 block.norm.weight.copy_(torch.randn_like(block.norm.weight))  # of both signs, as pooling asks for it
@@ -48,7 +48,7 @@ def check(rank):
         assert len(synchronise(made)) == 2
         alternatives = [made, nn.SyncBatchNorm.convert_sync_batchnorm(network)] if fused else [made]
         for synchronised in alternatives:
-            assert synchronised[1].hindrance(torch.randn(1, 6, 6, 5)) is None or not fused
+            assert synchronised[1].hindrance(torch.randn(1, 20, 6, 5)) is None or not fused
             found, parts, own_statistics = run(synchronised, *own)
             torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
             for ours, theirs in zip(own_statistics, statistics, strict=True):
