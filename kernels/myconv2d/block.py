@@ -150,7 +150,8 @@ class _Block(_Operator):
         if grad_raw is None:
             grad_raw = torch.zeros_like(index if ctx.pool else y, dtype=y.dtype)
         if ctx.across is not None:
-            grad_scale, grad_shift = ctx.across.spread(grad_scale, grad_shift, like=gamma)
+            square = (var.double() + ctx.eps).reciprocal()
+            grad_scale, grad_shift, mean = ctx.across.spread(grad_scale, grad_shift, mean, square)
         grads = overload("block_backward", ctx.backend)(
             grad_raw, grad_scale, grad_shift, *first, *second, weight, ctx.padding, gamma, mean, var, ctx.eps,
             grad_raw if y is None else y, index, ctx.pool, ctx.bias, wanted,

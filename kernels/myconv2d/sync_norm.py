@@ -21,6 +21,7 @@ class Across:
 
     count: Tensor  # of values per channel, in all processes, once they are joined
     _share: Tensor  # of these that are here
+    _mean: Tensor  # of those
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group
@@ -42,7 +43,7 @@ class Across:
         own = torch.cat((mean.double(), var.double(), mean.new_full((1,), count, dtype=torch.float64)))
         means, variances, counts = self._gathered(own).split((channels, channels, 1), 1)
         self.count = counts.sum()
-        self._share = count / self.count
+        self._share, self._mean = count / self.count, mean.double()
         mean = (counts * means).sum(0) / self.count
         return mean, (counts * (variances + (means - mean).square())).sum(0) / self.count
 
@@ -50,14 +51,23 @@ class Across:
         """The sum over all processes of each of these vectors (C,), float64 (vectors, C)."""
         return self._gathered(torch.stack([vector.double() for vector in vectors])).sum(0)
 
-    def spread(self, grad_scale: Tensor | None, grad_shift: Tensor | None, like: Tensor) -> list[Tensor]:
-        """The gradients that a block takes for those of its own scale and shift: all processes', times its share.
+    def spread(
+        self, grad_scale: Tensor | None, grad_shift: Tensor | None, mean: Tensor, square: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the backward of a block is to take for the gradients of its scale and shift and for its mean, such that
+        it gives the gradients of the joint batch norm, whose mean is `mean`, with 1 / (var + eps) = `square`.
 
-        For a block divides by the number of its own values. So the gradients of gamma and beta come out as shares of
-        the sum too, and add up to it.
+        A block divides by the number of its own values: so these are all processes' sums times its share. It may take
+        its own mean for granted, as it is that of the values that it computes again: so it gets that one, and what the
+        joint one is apart goes into the gradient of the shift. The gradients of gamma and beta come out as shares that
+        add up to the whole.
         """
-        known = (torch.zeros_like(like) if grad is None else grad for grad in (grad_scale, grad_shift))
-        return [vector.to(like.dtype) for vector in self._share * self.total(*known)]
+        known = [torch.zeros_like(mean) if grad is None else grad for grad in (grad_scale, grad_shift)]
+        by_scale, by_shift = self._share * self.total(*known)
+        centred = by_scale - mean.double() * by_shift
+        by_shift = by_shift + centred * square.double() * (self._mean - mean.double())
+        by_scale = centred + self._mean * by_shift
+        return by_scale.to(known[0].dtype), by_shift.to(known[1].dtype), self._mean.to(mean.dtype)
 
     def _gathered(self, own: Tensor) -> Tensor:
         """Every process's tensor, stacked by rank."""
