@@ -65,9 +65,12 @@ class Case:
 
     @property
     def suits_winograd(self) -> bool:
-        """Whether minimal filtering F(m×m, 3×3) can serve it: 3×3, or blocks of that, some of which may be 2 wide."""
+        """Whether minimal filtering can serve it: F(m×m, 3×3) what is 3×3, or blocks of that, some of which may be
+        2 wide; F(2, 3) also three taps that are a stride apart.
+        """
         larger = max(self.kernel) > 3 and min(self.kernel) >= 2
-        return (self.kernel == (3, 3) or larger) and self.stride == (1, 1)
+        strided = self.stride == (2, 2) and min(self.kernel) >= 5
+        return strided or ((self.kernel == (3, 3) or larger) and self.stride == (1, 1))
 
     @property
     def flop(self) -> int:
@@ -211,6 +214,8 @@ _WEIRD = [
     _case("weird", "11x11", (1, 2, 3, 13, 12), 11),
     _case("weird", "stride2-even", (2, 3, 4, 8, 10), stride=2),
     _case("weird", "stride2-odd", (2, 3, 4, 9, 7), stride=2),
+    _case("weird", "stride2-7x7-few", (2, 3, 33, 13, 15), 7, stride=2),
+    _case("weird", "5x6-few", (2, 2, 17, 8, 9), (5, 6)),
     _case("weird", "stride-with-a-rest", (2, 2, 3, 11, 10), stride=3, padding=0),  # last rows unread
     _case("weird", "stride-beyond-the-kernel", (2, 3, 4, 11, 10), (3, 2), stride=(4, 3), padding=(1, 0)),
     _case("weird", "stride2-1x1", (2, 5, 6, 7, 6), 1, stride=2),
@@ -233,6 +238,12 @@ _WEIRD = [
     _case("weird", "many-channels-1x1-strided", (2, 19, 35, 9, 7), 1, stride=(2, 3), padding=1),
     _case("weird", "depthwise-many", (2, 37, 37, 9, 21), (3, 9), groups=37),
     _case("weird", "depthwise-many-strided", (2, 21, 21, 9, 20), 5, stride=2, groups=21),
+    _case("weird", "depthwise-whole-vectors", (2, 32, 32, 8, 13), 5, groups=32),  # read in place by every vector width
+    _case("weird", "depthwise-two-windows", (1, 16, 16, 8, 16), 7, groups=16),  # both at an edge
+    _case("weird", "small-groups-of-2", (2, 10, 10, 8, 9), (2, 3), dilation=(1, 2), padding=(1, 2), groups=5),
+    _case("weird", "small-groups-of-4", (2, 32, 32, 7, 12), groups=8),
+    _case("weird", "small-groups-of-4-strided", (2, 20, 20, 9, 8), (5, 3), stride=(2, 1), groups=5),
+    _case("weird", "small-groups-of-8", (2, 24, 24, 9, 11), (3, 4), stride=2, padding=1, groups=3),
     _case("blocks", "many-depthwise", (1, 265, 265, 4, 5), groups=265),
     _case("blocks", "deep", (1, 81, 21, 6, 7)),  # sums of 729
     _case("blocks", "many-outputs", (1, 5, 133, 7, 6)),

@@ -101,8 +101,8 @@ def sanitize(
 @app.command()
 def concurrency(
     rounds: Annotated[
-        int, typer.Option(min=1, help="of threads, shared modules, forks and workers in turns")
-    ] = 120,
+        int, typer.Option(min=1, help="of threads, shared networks, forks and workers in turns")
+    ] = 150,
     seed: Seed = 0,
     minutes: Minutes = 30.0,
     quick: Quick = False,
@@ -114,7 +114,7 @@ def concurrency(
     """
     from .concurrency import concurrency as run
 
-    _end(run(4 if quick else rounds, seed, minutes), out)
+    _end(run(5 if quick else rounds, seed, minutes), out)
 
 
 @app.command()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from myconv2d import ConvBlock, MyConv2d, conv2d, native
+from myconv2d import ConvBlock, MyConv2d, conv2d, freeze, native
 
 from .outcome import Outcome
 from .watched import watched
@@ -75,19 +75,27 @@ def _threads(seed: int) -> str | None:
     return _judged(_at_once(run))
 
 
-def _modules(seed: int) -> str | None:
-    """One module, shared by all threads, in inference."""
+def _shared(seed: int, form: Callable[[torch.nn.Module], Callable[[Tensor], Tensor]]) -> str | None:
+    """One network, in some form, shared by all threads in inference."""
     torch.manual_seed(seed)
-    model = torch.nn.Sequential(MyConv2d(3, 8, 3, padding=1), ConvBlock(8, 16, resize="pool")).eval()
+    network = form(torch.nn.Sequential(MyConv2d(3, 8, 3, padding=1), ConvBlock(8, 16, resize="pool")).eval())
     pictures = torch.randn(_THREADS, 2, 3, 16, 16)
     with torch.inference_mode():
-        alone = [model(picture) for picture in pictures]
+        alone = [network(picture) for picture in pictures]
 
     def run(i: int) -> bool:
         with torch.inference_mode():
-            return all(torch.equal(model(pictures[i]), alone[i]) for _ in range(_CALLS))
+            return all(torch.equal(network(pictures[i]), alone[i]) for _ in range(_CALLS))
 
     return _judged(_at_once(run))
+
+
+def _modules(seed: int) -> str | None:
+    return _shared(seed, lambda network: network)
+
+
+def _frozen(seed: int) -> str | None:
+    return _shared(seed, lambda network: freeze(network, torch.rand(1, 3, 16, 16)))
 
 
 def _cost(convolution: Callable[..., Tensor], repeats: int = 5) -> float:
@@ -156,15 +164,15 @@ def _workers(seed: int) -> str | None:
     return None if torch.equal(torch.cat(list(loader)), expected) else "workers have other results"
 
 
-_KINDS = {"threads": _threads, "modules": _modules, "fork": _fork, "workers": _workers}
+KINDS = {"threads": _threads, "modules": _modules, "frozen": _frozen, "fork": _fork, "workers": _workers}
 
 
 def _case(seed: int, index: int) -> tuple[str, str | None]:
-    name = list(_KINDS)[index % len(_KINDS)]
+    name = list(KINDS)[index % len(KINDS)]
     isas = [isa for isa, here in native.cpu.isas().items() if here]
-    native.cpu.use_isa(isas[index // len(_KINDS) % len(isas)])
+    native.cpu.use_isa(isas[index // len(KINDS) % len(isas)])
     torch.set_num_threads(1 if name in ("fork", "workers") else 2)
-    problem = _KINDS[name](seed + index)
+    problem = KINDS[name](seed + index)
     return name, problem and f"{name}, seed {seed + index}, {native.cpu.isa()}: {problem}"
 
 

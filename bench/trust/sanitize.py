@@ -123,10 +123,14 @@ def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> Iterat
 
 
 def findings(output: str) -> list[str]:
-    """Each distinct finding with some lines of its stack."""
+    """Each distinct finding with those of the first lines of its stack that lie in this repository."""
+    output = output.replace(f"{ROOT}/", "")
+    matches = list(_FINDING.finditer(output))
+    ends = [match.start() for match in matches[1:]] + [len(output)]
     found: dict[str, str] = {}
-    for match in _FINDING.finditer(output):
-        lines = output[match.start() :].split("\n")[:12]
+    for match, end in zip(matches, ends, strict=True):
+        stack = output[match.end() : end].split("\n")[:12]
+        lines = [match[0], *(line for line in stack if "csrc/" in line)]
         found.setdefault(re.sub(r"0x[0-9a-f]+|==\d+==", "", match[0]), "\n".join(lines))
     return list(found.values())
 

@@ -23,6 +23,16 @@ bool suits_phases(const Conv2d& conv) {
   return channels < 16 && together < conv.taps() * ((channels + 15) / 16);
 }
 
+// The first layer of many networks, 7×7: of the taps that a stride of 2 leaves to a phase three make an F(2, 3). With
+// fewer taps, or few out channels to share the source's factors, the direct product is faster.
+bool suits_strided_few_in(const Conv2d& conv) {
+  const auto suits = [](int64_t kernel, int64_t stride) { return stride == 2 && kernel >= 5 && kernel <= 7; };
+  return suits(conv.kernel_height, conv.stride_h) && suits(conv.kernel_width, conv.stride_w) &&
+         conv.group_in_channels() >= 1 && conv.group_in_channels() <= few_channels && conv.group_out_channels() >= 32;
+}
+
+bool fills_lanes(int64_t group) { return group == 2 || group == 4 || group == 8; }
+
 }  // namespace
 
 bool fits_a_block(const Conv2d& conv) {
@@ -50,11 +60,16 @@ bool keeps_full(const Conv2d& conv) {  // the moments, (C·R·S)², are to be no
 Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   if (conv.groups > 1 && conv.group_in_channels() == 1 && conv.group_out_channels() == 1) return Algorithm::depthwise;
 
+  const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
+  if (in_float && conv.groups > 1 && conv.group_in_channels() == conv.group_out_channels() &&
+      fills_lanes(conv.group_in_channels()))
+    return Algorithm::small_groups;
+
   const bool strided = conv.stride_h != 1 || conv.stride_w != 1;
   if (strided && pass == Pass::grad_input && suits_phases(conv)) return Algorithm::direct_phases;
 
-  const bool in_float = type == Type::f32 || type == Type::f16 || type == Type::bf16;
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
+  if (in_float && !dilated && pass == Pass::forward && suits_strided_few_in(conv)) return Algorithm::few_in;
   if (!in_float || strided || (dilated && pass == Pass::grad_weight)) return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
@@ -87,6 +102,7 @@ const char* algorithm_name(Algorithm algorithm) {
     case Algorithm::few_out: return "direct, few out channels";
     case Algorithm::direct_phases: return "direct, phases as channels";
     case Algorithm::depthwise: return "depthwise";
+    case Algorithm::small_groups: return "small groups, as depthwise ones";
     default: return "direct";
   }
 }

@@ -1,329 +1,254 @@
-// Depthwise convolutions: groups of one channel in and one out. Vectors run along the groups, whatever the layout.
+// Forward and grad_input of depthwise convolutions and of small groups (depthwise_rows.h).
 //
-// A task is a piece of one image and some vectors of channels. It walks down the piece; the rows of the source that are
-// under the kernel lie in a ring, each read once. A register tile is some neighbouring pixels (forward, grad_input: of
-// one phase of the stride) or the taps of a row of the kernel (grad_weight), and every multiply-add takes one operand
-// from registers and one from the ring. Results go straight to where they belong if channels are innermost there.
-// Bound: L1 loads for large kernels, memory for small ones.
+// A task is a piece of one image and some vectors of channels, and walks down the piece. A register tile is some
+// neighbouring pixels (of one phase of the stride): every multiply-add takes one operand from registers. Results go
+// straight to where they belong if channels are innermost there.
+// Bound: memory for small kernels, L1 loads for large ones, the FMA units for groups.
 #pragma once
 
-#include "band.h"
-#include "parallel.h"
-#include "scratch.h"
+#include "depthwise_rows.h"
 
 namespace myconv2d::MYCONV2D_ISA {
-
-constexpr int64_t most_blocks = 16;  // vectors of channels to a task
 
 struct DepthwiseTap {
   int64_t source, weight;  // where its pixels and its weights begin
 };
 
-// sums[pixels] = bias + Σ_taps source[tap, pixel] · weights[tap]
+// What a register tile reads and writes: some neighbouring pixels of one vector of channels.
+template <typename A>
+struct DepthwiseOperands {
+  const DepthwiseTap *tap, *end;
+  const A* source;  // of the first pixel; `step` elements from pixel to pixel
+  int64_t step;
+  const A *weights, *bias;
+  A* result;
+  int64_t result_step;
+  bool stream;         // past the caches
+  Axis::Range inside;  // source columns under a window that lie in the image
+};
+
 template <typename A, int pixels>
-void depthwise_tile(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, const A* weights, const A* bias,
-                    A* sums, int64_t sums_step) {
+inline void depthwise_store(const DepthwiseOperands<A>& of, const typename Vector<A>::type (&sum)[pixels]) {
+  if (of.stream) {
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) stream_vector<A>(of.result + i * of.result_step, sum[i]);
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < pixels; ++i) store_vector<A, A>(of.result + i * of.result_step, sum[i]);
+  }
+}
+
+// result[pixels] = bias + Σ_(taps, c) source[tap, pixel, c] · weights[tap, c]
+template <typename A, int group, int pixels>
+void depthwise_tile(const DepthwiseOperands<A>& of) {
   using V = typename Vector<A>::type;
   V sum[pixels];
-#pragma GCC unroll 16
-  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(bias);
-  for (; tap != end; ++tap) {
-    const A* a = source + tap->source;
-    const V weight = *reinterpret_cast<const V*>(weights + tap->weight);
-#pragma GCC unroll 16
-    for (int i = 0; i < pixels; ++i) sum[i] += reinterpret_cast<const V*>(a)[i] * weight;
+#pragma GCC unroll 8
+  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(of.bias);
+  for (const DepthwiseTap* tap = of.tap; tap != of.end; ++tap) {
+    const V* weight = reinterpret_cast<const V*>(of.weights + tap->weight);
+    for_group<group>([&]<int c>() {
+      const A* a = of.source + tap->source;
+#pragma GCC unroll 8
+      for (int i = 0; i < pixels; ++i, a += of.step) sum[i] += of_group<A, group, c>(a) * weight[c];
+    });
   }
+  depthwise_store(of, sum);
+}
+
+// The same under rows of so many neighbouring taps: each pixel of the source is loaded once a row. At an edge those
+// outside the image, which are not there to be loaded, are left out.
+template <typename A, int group, int pixels, int taps, bool edge>
+void depthwise_window(const DepthwiseOperands<A>& of) {
+  using V = typename Vector<A>::type;
+  V sum[pixels];
+#pragma GCC unroll 8
+  for (int i = 0; i < pixels; ++i) sum[i] = *reinterpret_cast<const V*>(of.bias);
+  for (const DepthwiseTap* tap = of.tap; tap != of.end; tap += taps)
+    for_group<group>([&]<int c>() {
+      const A* a = of.source + tap->source;
+      V weight[taps];
+#pragma GCC unroll 8
+      for (int t = 0; t < taps; ++t) weight[t] = reinterpret_cast<const V*>(of.weights + tap[t].weight)[c];
 #pragma GCC unroll 16
-  for (int i = 0; i < pixels; ++i) store_vector<A, A>(sums + i * sums_step, sum[i]);
+      for (int x = 0; x < pixels + taps - 1; ++x, a += of.step) {
+        if (edge && (x < of.inside.begin || x >= of.inside.end)) continue;
+        const V value = in_register(of_group<A, group, c>(a));
+#pragma GCC unroll 8
+        for (int t = 0; t < taps; ++t)
+          if (x - t >= 0 && x - t < pixels) sum[x - t] += value * weight[t];
+      }
+    });
+  depthwise_store(of, sum);
 }
 
 template <typename A>
-using DepthwiseTile = void (*)(const DepthwiseTap*, const DepthwiseTap*, const A*, const A*, const A*, A*, int64_t);
-
-template <typename A>
-constexpr DepthwiseTile<A> depthwise_tiles[] = {
-    nullptr,
-    depthwise_tile<A, 1>, depthwise_tile<A, 2>, depthwise_tile<A, 3>,  depthwise_tile<A, 4>,
-    depthwise_tile<A, 5>, depthwise_tile<A, 6>, depthwise_tile<A, 7>,  depthwise_tile<A, 8>,
-    depthwise_tile<A, 9>, depthwise_tile<A, 10>, depthwise_tile<A, 11>, depthwise_tile<A, 12>,
+struct DepthwiseTile {
+  int64_t pixels;
+  using Run = void (*)(const DepthwiseOperands<A>&);
+  Run run, at_edge;  // at_edge: null if it is for pixels that have all taps, or none
 };
 
-constexpr int window_pixels = 8;
+template <typename A, int group, int pixels, int taps>
+constexpr DepthwiseTile<A> depthwise_window_of = {pixels, depthwise_window<A, group, pixels, taps, false>,
+                                                  depthwise_window<A, group, pixels, taps, true>};
 
-// Several multiply-adds share a value: the compiler would fold its load into each of them as a memory operand.
-template <typename V>
-inline V in_register(V value) {
-#if defined(__x86_64__)
-  asm("" : "+v"(value));
-#elif defined(__aarch64__)
-  asm("" : "+w"(value));
-#endif
-  return value;
+// For a row of so many pixels under `taps` neighbouring taps, if there is one.
+template <typename A, int group>
+DepthwiseTile<A> depthwise_window_for(const Axis& axis, int64_t pixels) {
+  const bool neighbours = axis.step == 1 && (axis.spacing == 1 || axis.spacing == -1);
+  // The last overlaps the one before: by seven or by eight, whichever does less twice.
+  const bool sevens = round_up(pixels, 7) < round_up(pixels, 8);
+  if (!neighbours || pixels < (sevens ? 7 : 8)) return {};
+  if (axis.taps == 3) return sevens ? depthwise_window_of<A, group, 7, 3> : depthwise_window_of<A, group, 8, 3>;
+  if constexpr (group == 1) {
+    if (axis.taps == 5) return sevens ? depthwise_window_of<A, 1, 7, 5> : depthwise_window_of<A, 1, 8, 5>;
+    if (axis.taps == 7) return sevens ? depthwise_window_of<A, 1, 7, 7> : depthwise_window_of<A, 1, 8, 7>;
+  }
+  return {};
 }
 
-// The same for `window_pixels` pixels under rows of so many neighbouring taps: each pixel of the source is loaded once a row.
-template <typename A, int taps>
-void depthwise_window(const DepthwiseTap* tap, const DepthwiseTap* end, const A* source, const A* weights,
-                      const A* bias, A* sums, int64_t sums_step) {
-  using V = typename Vector<A>::type;
-  V sum[window_pixels];
-#pragma GCC unroll 8
-  for (int i = 0; i < window_pixels; ++i) sum[i] = *reinterpret_cast<const V*>(bias);
-  for (; tap != end; tap += taps) {
-    const V* a = reinterpret_cast<const V*>(source + tap->source);
-    V weight[taps];
-#pragma GCC unroll 8
-    for (int t = 0; t < taps; ++t) weight[t] = *reinterpret_cast<const V*>(weights + tap[t].weight);
-#pragma GCC unroll 16
-    for (int x = 0; x < window_pixels + taps - 1; ++x) {
-      const V value = in_register(a[x]);
-#pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t)
-        if (x - t >= 0 && x - t < window_pixels) sum[x - t] += value * weight[t];
+// For some of so many pixels under any taps.
+template <typename A, int group>
+DepthwiseTile<A> depthwise_tile_for(int64_t pixels) {
+  if (pixels >= 8) return {8, depthwise_tile<A, group, 8>, nullptr};
+  if (pixels >= 4) return {4, depthwise_tile<A, group, 4>, nullptr};
+  return {1, depthwise_tile<A, group, 1>, nullptr};
+}
+
+// The taps of some rows and columns of the kernel, ordered as they lie in the source.
+template <typename T, typename A>
+DepthwiseTap* list_taps(const Gather& phase, int64_t kernel_w, const SourceRows<T, A>& source, int64_t y, int64_t x,
+                        const Axis::Range& rows, const Axis::Range& columns, int64_t weight_step, DepthwiseTap* to) {
+  for (int64_t r = rows.begin; r < rows.end; ++r)
+    for (int64_t i = 0; i < columns.size(); ++i) {
+      const int64_t s = phase.w.spacing < 0 ? columns.end - 1 - i : columns.begin + i;
+      const int64_t element = (phase.h.first_tap + r * phase.h.tap_spacing) * kernel_w + phase.w.first_tap +
+                              s * phase.w.tap_spacing;
+      *to++ = {source.row(y * phase.h.step + phase.h.origin + r * phase.h.spacing) +
+                   (x * phase.w.step + phase.w.origin + s * phase.w.spacing) * source.column_step,
+               element * weight_step};
+    }
+  return to;
+}
+
+// A task's blocks of channels: their weights, and where the first pixel of a row of results goes.
+template <typename A>
+struct DepthwiseBlocks {
+  const A* packed;  // of a block: [tap][c][lane], then the bias
+  int64_t packed_size, count;
+  A* result;
+  int64_t block_step, pixel_step;
+  bool stream;
+};
+
+// A row of `pixels` results from (y, x) of the phase's grid on. Meanwhile it asks for rows `ahead` of the source.
+template <int group, typename T, typename A>
+void depthwise_row(const Gather& phase, int64_t kernel_w, const SourceRows<T, A>& rows, int64_t y, int64_t x,
+                   int64_t pixels, const DepthwiseBlocks<A>& blocks, DepthwiseTap* list, const Axis::Range& ahead) {
+  constexpr int64_t lanes = Vector<A>::lanes, weight_step = group * lanes;
+  DepthwiseOperands<A> of{};
+  of.step = phase.w.step * rows.column_step;
+  of.result_step = blocks.pixel_step;
+  of.stream = blocks.stream;
+  const Axis::Range inside = phase.h.taps_inside(y);
+  const auto window = depthwise_window_for<A, group>(phase.w, pixels);
+  const Axis::Range in_whole =
+      rows.in_place && !window.run ? whole_steps(phase.w, x, pixels) : Axis::Range{0, pixels};
+  for (int64_t begin = 0, end; begin < pixels; begin = end) {  // pixels with the same taps
+    const bool all = begin == in_whole.begin && in_whole.size() > 0;
+    end = all ? in_whole.end : begin + 1;
+    const Axis::Range columns = all ? Axis::Range{0, phase.w.taps} : phase.w.taps_inside(x + begin);
+    of.tap = list;
+    of.end = list_taps(phase, kernel_w, rows, y, x, inside, columns, weight_step, list);
+    const auto tile = window.run ? window : depthwise_tile_for<A, group>(end - begin);
+    for (int64_t next = begin; next < end; next += tile.pixels) {
+      const int64_t i = least(next, end - tile.pixels);  // the last overlaps the one before
+      of.inside = inside_of(phase.w, x + i, tile.pixels);
+      const bool edge = rows.in_place && of.inside.size() < phase.w.span(tile.pixels);
+      const auto run = edge && tile.at_edge ? tile.at_edge : tile.run;
+      for (int64_t block = 0; block < blocks.count; ++block) {
+        rows.ask(ahead, (x + i) * phase.w.step, tile.pixels * phase.w.step, block * lanes);
+        of.weights = blocks.packed + block * blocks.packed_size;
+        of.bias = of.weights + blocks.packed_size - lanes;
+        of.source = rows.data + Channels<A, group>::source(block) + i * of.step;
+        of.result = blocks.result + block * blocks.block_step + i * of.result_step;
+        run(of);
+      }
     }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < window_pixels; ++i) store_vector<A, A>(sums + i * sums_step, sum[i]);
 }
 
-template <typename A>
-DepthwiseTile<A> depthwise_window_for(const Axis& axis, int64_t pixels) {
-  const bool neighbours = axis.step == 1 && (axis.spacing == 1 || axis.spacing == -1) && pixels >= window_pixels;
-  if (neighbours && axis.taps == 3) return depthwise_window<A, 3>;
-  if (neighbours && axis.taps == 5) return depthwise_window<A, 5>;
-  if (neighbours && axis.taps == 7) return depthwise_window<A, 7>;
-  return nullptr;
-}
-
-// Pieces of as many rows as keep the threads busy: each piece reads the halo above it anew.
-inline Pieces tall_pieces(const Gather& gather, int64_t source_bytes, int64_t chunks, int64_t tasks) {
-  Pieces pieces(gather, source_bytes, 768);
-  const int64_t others = most(1, gather.batch * pieces.per_image_w * chunks);
-  pieces.rows = ceil_div(gather.h.grid, least(gather.h.grid, ceil_div(tasks, others)));
-  pieces.per_image_h = ceil_div(gather.h.grid, pieces.rows);
-  return pieces;
-}
-
-// The last rows of the source that a walk down a piece has read, each in the place of its number modulo their count.
-template <typename T, typename A>
-struct Ring {
-  const Gather& gather;
-  Band<A> band;
-  A* rows;
-  int64_t first_y, first_x, next = 0;  // of the source; rows read so far
-
-  Ring(const Gather& gather, const Band<A>& whole, const Piece& piece, A* rows)
-      : gather(gather), band(whole), rows(rows), first_y(piece.y * gather.h.step + gather.h.lowest()),
-        first_x(piece.x * gather.w.step + gather.w.lowest()) {
-    band.columns = gather.w.span(piece.columns);
+// The weights of each block of channels: [tap][c][lane], then the bias, if there is one.
+template <int group, typename T, typename A>
+A* pack_depthwise(const Conv2d& conv, const Channels<A, group>& cut, const T* weight, const WeightView& view,
+                  const T* bias, int64_t bias_stride, int64_t packed_size) {
+  constexpr int64_t lanes = Vector<A>::lanes;
+  A* packed = static_cast<A*>(scratch(Scratch::weights, cut.blocks * packed_size * sizeof(A)));
+  std::memset(packed, 0, cut.blocks * packed_size * sizeof(A));
+  for (int64_t k = 0; k < cut.count; ++k) {
+    A* to = packed + k / lanes * packed_size + k % lanes;
+    for (int64_t tap = 0; tap < conv.taps(); ++tap)
+      for (int64_t c = 0; c < group; ++c, to += lanes)
+        *to = load<A>(weight[k / group * view.group + k % group * view.k + c * view.c +
+                             tap / conv.kernel_width * view.r + tap % conv.kernel_width * view.s]);
+    if (bias) *to = load<A>(bias[k * bias_stride]);
   }
-  // Everything that step y of the piece reads.
-  void advance(const T* image, const Strides& s, int64_t y) {
-    for (next = most(next, y * gather.h.step); next < y * gather.h.step + band.rows; ++next)
-      read_line<T, A>(band, gather, image, s, first_y + next, first_x, rows + next % band.rows * band.row_size());
-  }
-  int64_t row(int64_t source_y) const { return (source_y - first_y) % band.rows * band.row_size(); }
-};
+  return packed;
+}
 
-// bias: of each channel, or null.
-template <typename T, typename A = typename Accumulator<T>::type>
+template <int group, typename T, typename A = typename Accumulator<T>::type>
 void depthwise_product(const Phases& phases, const Threads& threads, const T* source, const Strides& source_strides,
                        const T* weight, const WeightView& view, const T* bias, int64_t bias_stride, T* result,
                        const Strides& result_strides) {
   const Gather gather = phases.all();
   if (gather.pixels() == 0) return;
   constexpr int64_t lanes = Vector<A>::lanes;
-  const int64_t groups = phases.conv.groups, blocks = ceil_div(groups, lanes), taps = phases.conv.taps();
-  const int64_t kernel_w = phases.conv.kernel_width;
-  A* packed = static_cast<A*>(scratch(Scratch::weights, blocks * (taps + 1) * lanes * sizeof(A)));
-  std::memset(packed, 0, blocks * (taps + 1) * lanes * sizeof(A));
-  for (int64_t g = 0; g < groups; ++g) {  // [block][tap][lane], the last tap's place being the bias'
-    A* to = packed + g / lanes * (taps + 1) * lanes + g % lanes;
-    for (int64_t tap = 0; tap < taps; ++tap, to += lanes)
-      *to = load<A>(weight[g * view.group + tap / kernel_w * view.r + tap % kernel_w * view.s]);
-    if (bias) *to = load<A>(bias[g * bias_stride]);
-  }
+  const Conv2d& conv = phases.conv;
+  const Channels<A, group> cut(conv.groups, source_strides);
+  const int64_t packed_size = (conv.taps() * group + 1) * lanes;
+  const A* packed = pack_depthwise<group, T, A>(conv, cut, weight, view, bias, bias_stride, packed_size);
 
-  const int64_t count = phases.count_h() * phases.count_w();
-  Gather* gathers = static_cast<Gather*>(scratch(Scratch::partial_sums, count * sizeof(Gather)));
-  for (int64_t i = 0; i < count; ++i) gathers[i] = phases.at(i / phases.count_w(), i % phases.count_w());
+  const int64_t count_h = phases.count_h(), count_w = phases.count_w();
+  Gather* gathers = static_cast<Gather*>(scratch(Scratch::partial_sums, count_h * count_w * sizeof(Gather)));
+  for (int64_t i = 0; i < count_h * count_w; ++i) gathers[i] = phases.at(i / count_w, i % count_w);
 
-  // Where channels are innermost in memory a task takes many, so that it reads and writes memory in order.
-  const int64_t together = source_strides.c == 1 ? least(blocks, most_blocks) : 1, chunks = ceil_div(blocks, together);
-  const Pieces pieces = tall_pieces(gather, together * lanes * sizeof(A), chunks, 4 * threads.count);
-  const Band<A> whole = Band<A>::in_blocks(gather, together * lanes, 1, pieces.columns);
-  parallel_for(threads, gather.batch * pieces.per_image() * chunks, [&](int64_t task) {
-    const int64_t first_block = task % chunks * together, first = first_block * lanes;
-    const Piece piece(gather, pieces, task / chunks);
-    const int64_t sums_step = pieces.columns * lanes, channels = least(together * lanes, groups - first);
-    Ring<T, A> ring(gather, whole, piece, static_cast<A*>(scratch(Scratch::band, whole.size() * sizeof(A))));
-    ring.band.channels = channels;
-    A* sums = static_cast<A*>(scratch(Scratch::accumulators, together * sums_step * sizeof(A)));
-    auto* list = static_cast<DepthwiseTap*>(scratch(Scratch::vectors, most(1, taps) * sizeof(DepthwiseTap)));
-    const T* image = source + first * source_strides.c + piece.image * source_strides.n;
+  const Pieces pieces = tall_pieces(gather, cut.padded() * sizeof(A), cut.chunks, 4 * threads.count);
+  const Band<A> whole = Band<A>::dense(gather, cut.padded(), 1, pieces.columns);
+  const bool in_place = SourceRows<T, A>::suits(source_strides, cut.count);
+  const int64_t elements = gather.batch * (conv.in_pixels() + conv.out_pixels()) * cut.count;
+  const bool stream = streams(elements, result, result_strides);
+  parallel_for(threads, gather.batch * pieces.per_image() * cut.chunks, [&](int64_t task) {
+    const int64_t first_block = task % cut.chunks * cut.together, first = first_block * lanes;
+    const Piece piece(gather, pieces, task / cut.chunks);
+    const int64_t channels = least(cut.padded(), cut.count - first);
+    SourceRows<T, A> rows(in_place, gather, whole, piece, channels,
+                          source + first * source_strides.c + piece.image * source_strides.n, source_strides);
+    A* sums = static_cast<A*>(scratch(Scratch::accumulators, cut.together * pieces.columns * lanes * sizeof(A)));
+    auto* list = static_cast<DepthwiseTap*>(scratch(Scratch::vectors, most(1, conv.taps()) * sizeof(DepthwiseTap)));
     T* image_result = result + first * result_strides.c + piece.image * result_strides.n;
+    const int64_t pixel_step = count_w * result_strides.w;
+    const bool direct = sizeof(T) == sizeof(A) && result_strides.c == 1 && channels % lanes == 0;
+    DepthwiseBlocks<A> blocks{packed + first_block * packed_size, packed_size, ceil_div(channels, lanes), sums,
+                              pieces.columns * lanes, lanes, false};
+    if (direct) blocks.block_step = lanes, blocks.pixel_step = pixel_step, blocks.stream = stream;
     for (int64_t y = 0; y < piece.rows; ++y) {
-      ring.advance(image, source_strides, y);
-      for (int64_t h = 0; h < phases.count_h(); ++h)
-        for (int64_t w = 0; w < phases.count_w(); ++w) {
-          const Gather& phase = gathers[h * phases.count_w() + w];
+      rows.advance(y);
+      for (int64_t h = 0; h < count_h; ++h)
+        for (int64_t w = 0; w < count_w; ++w) {
+          const Gather& phase = gathers[h * count_w + w];
           const int64_t pixels = least(piece.columns, phase.w.grid - piece.x), at = piece.y + y;
           if (at >= phase.h.grid || pixels <= 0) continue;
-          const Axis::Range inside = phase.h.taps_inside(at);
-          DepthwiseTap* end = list;
-          for (int64_t r = inside.begin; r < inside.end; ++r)
-            for (int64_t i = 0; i < phase.w.taps; ++i) {  // as they lie in the source
-              const int64_t s = phase.w.spacing < 0 ? phase.w.taps - 1 - i : i;
-              *end++ = {ring.row(at * phase.h.step + phase.h.origin + r * phase.h.spacing) +
-                            whole.column(phase.w.origin + s * phase.w.spacing - gather.w.lowest()),
-                        ((phase.h.first_tap + r * phase.h.tap_spacing) * kernel_w + phase.w.first_tap +
-                         s * phase.w.tap_spacing) * lanes};
-            }
-          const DepthwiseTile<A> window = depthwise_window_for<A>(phase.w, pixels);
-          const int64_t tile_pixels = window ? window_pixels : ceil_div(pixels, ceil_div(pixels, 12));
-          const int64_t pixel_step = phases.count_w() * result_strides.w;
-          T* to = image_result + (at * phases.count_h() + h) * result_strides.h +
-                  (piece.x * phases.count_w() + w) * result_strides.w;
-          const bool direct = sizeof(T) == sizeof(A) && result_strides.c == 1 && channels % lanes == 0;
-          for (int64_t block = 0; block * lanes < channels; ++block) {
-            const A* weights = packed + (first_block + block) * (taps + 1) * lanes;
-            A* block_sums = direct ? reinterpret_cast<A*>(to) + block * lanes : sums + block * sums_step;
-            const int64_t step = direct ? pixel_step : lanes;
-            for (int64_t next = 0; next < pixels; next += tile_pixels) {
-              const int64_t x = window ? least(next, pixels - tile_pixels) : next;  // the last overlaps the one before
-              const auto tile = window ? window : depthwise_tiles<A>[least(tile_pixels, pixels - x)];
-              tile(list, end, ring.rows + block * whole.block_size() + x * lanes, weights, weights + taps * lanes,
-                   block_sums + x * step, step);
-            }
-          }
+          T* to = image_result + (at * count_h + h) * result_strides.h + (piece.x * count_w + w) * result_strides.w;
+          if (direct) blocks.result = reinterpret_cast<A*>(to);
+          depthwise_row<group, T, A>(phase, conv.kernel_width, rows, at, piece.x, pixels, blocks, list,
+                                     h + w == 0 ? rows.first_read_by(y + 1) : Axis::Range{0, 0});
           if (!direct)
-            write_row<T, A>(sums, lanes, sums_step, pixels, channels, to,
-                            {0, result_strides.c, 0, pixel_step});
+            write_row<T, A>(sums, lanes, blocks.block_step, pixels, channels, to, {0, result_strides.c, 0, pixel_step});
         }
     }
+    if (blocks.stream) end_of_stream();
   });
-}
-
-// sums[taps] += Σ_pixels of one row grads[pixel] · band[pixel · step + tap · spacing], with few taps in two streams.
-template <typename A, int taps>
-void depthwise_reduce(int64_t pixels, const A* band, int64_t step, int64_t spacing, const A* grads, int64_t grads_step,
-                      A* sums) {
-  using V = typename Vector<A>::type;
-  constexpr int streams = taps <= 4 ? 2 : 1, together = 4;
-  V sum[streams][taps] = {};
-  if (step == spacing)  // neighbouring pixels under neighbouring taps: each is loaded once
-    for (; pixels >= together; pixels -= together, band += together * step) {
-      V grad[together];
-#pragma GCC unroll 4
-      for (int i = 0; i < together; ++i, grads += grads_step) grad[i] = load_vector<A>(grads);
-      const A* at = band;
-#pragma GCC unroll 16
-      for (int x = 0; x < together + taps - 1; ++x, at += step) {
-        const V value = in_register(*reinterpret_cast<const V*>(at));
-#pragma GCC unroll 8
-        for (int t = 0; t < taps; ++t)
-          if (x - t >= 0 && x - t < together) sum[x % streams][t] += value * grad[x - t];
-      }
-    }
-  for (; pixels >= streams; pixels -= streams)
-#pragma GCC unroll 2
-    for (int i = 0; i < streams; ++i, band += step, grads += grads_step) {
-      const V grad = load_vector<A>(grads);
-#pragma GCC unroll 8
-      for (int t = 0; t < taps; ++t) sum[i][t] += *reinterpret_cast<const V*>(band + t * spacing) * grad;
-    }
-  for (int t = 0; t < taps; ++t) {
-    V total = reinterpret_cast<V*>(sums)[t] + sum[0][t];
-    if constexpr (streams == 2) {
-      total += sum[1][t];
-      if (pixels == 1) total += *reinterpret_cast<const V*>(band + t * spacing) * load_vector<A>(grads);
-    }
-    reinterpret_cast<V*>(sums)[t] = total;
-  }
-}
-
-template <typename A>
-using DepthwiseReduce = void (*)(int64_t, const A*, int64_t, int64_t, const A*, int64_t, A*);
-
-template <typename A>
-constexpr DepthwiseReduce<A> depthwise_reduces[] = {
-    nullptr, depthwise_reduce<A, 1>, depthwise_reduce<A, 2>, depthwise_reduce<A, 3>, depthwise_reduce<A, 4>,
-    depthwise_reduce<A, 5>, depthwise_reduce<A, 6>, depthwise_reduce<A, 7>};
-
-// As for grad_weight_product, the pixels are summed in ranges that the shape alone decides.
-template <typename T, typename A = typename Accumulator<T>::type>
-void depthwise_grad_weight(const Conv2d& conv, const Threads& threads, const T* grad_output,
-                           const Strides& output_strides, const T* input, const Strides& input_strides, T* grad_weight,
-                           const Strides& weight_strides, T* grad_bias) {
-  using V = typename Vector<A>::type;
-  constexpr int64_t lanes = Vector<A>::lanes;
-  const Gather gather = forward_gather(conv);
-  const int64_t blocks = ceil_div(conv.groups, lanes), taps = gather.taps();
-  const int64_t together = input_strides.c == 1 ? least(blocks, most_blocks) : 1, chunks = ceil_div(blocks, together);
-  const Pieces pieces = tall_pieces(gather, together * lanes * sizeof(A), 1, 16);
-  const int64_t all_pieces = gather.pixels() > 0 ? gather.batch * pieces.per_image() : 0;
-  const int64_t ranges = most(1, least(16, all_pieces)), range_size = (taps + 1) * lanes;  // [tap], then grad_output
-  const Band<A> whole = Band<A>::dense(gather, together * lanes, 1, pieces.columns);
-  A* partial = static_cast<A*>(scratch(Scratch::partial_sums, ranges * blocks * range_size * sizeof(A)));
-  std::memset(partial, 0, ranges * blocks * range_size * sizeof(A));
-  constexpr int64_t most_taps = 7;
-  const int64_t tile_taps = ceil_div(gather.w.taps, ceil_div(gather.w.taps, most_taps));
-
-  parallel_for(threads, ranges * chunks, [&](int64_t task) {
-    const int64_t range = task / chunks, first_block = task % chunks * together, first = first_block * lanes;
-    const int64_t channels = least(together * lanes, conv.groups - first), padded = together * lanes;
-    A* pixels = static_cast<A*>(scratch(Scratch::band, whole.size() * sizeof(A)));
-    A* grads = static_cast<A*>(scratch(Scratch::panel, pieces.columns * padded * sizeof(A)));
-    std::memset(grads, 0, pieces.columns * padded * sizeof(A));
-    constexpr int64_t line = 64 / sizeof(T);
-    const bool in_place = sizeof(T) == sizeof(A) && output_strides.c == 1 && channels % lanes == 0;
-    for (int64_t i = range * all_pieces / ranges; i < (range + 1) * all_pieces / ranges; ++i) {
-      const Piece piece(gather, pieces, i);
-      Ring<T, A> ring(gather, whole, piece, pixels);
-      ring.band.channels = channels;
-      const Band<A> of_grads{channels, padded, 1, 1, piece.columns, 1, piece.columns};
-      const T* image = input + first * input_strides.c + piece.image * input_strides.n;
-      const T* from = grad_output + first * output_strides.c + piece.image * output_strides.n +
-                      piece.y * output_strides.h + piece.x * output_strides.w;
-      for (int64_t y = 0; y < piece.rows; ++y, from += output_strides.h) {
-        ring.advance(image, input_strides, y);
-        if (!in_place) read_row<T, A>(of_grads, from, output_strides, 0, piece.columns, grads);
-        const A* row_grads = in_place ? reinterpret_cast<const A*>(from) : grads;
-        const int64_t grads_step = in_place ? output_strides.w : padded, at = piece.y + y;
-        const Axis::Range inside = gather.h.taps_inside(at);
-        if (in_place && y + 1 < piece.rows)
-          for (int64_t x = 0; x < piece.columns; ++x)
-            for (int64_t c = 0; c < channels; c += line)
-              __builtin_prefetch(from + output_strides.h + x * output_strides.w + c, 0, 2);
-        for (int64_t block = 0; block * lanes < channels; ++block) {
-          A* sums = partial + (range * blocks + first_block + block) * range_size;
-          const A* block_grads = row_grads + block * lanes;
-          for (int64_t r = inside.begin; r < inside.end; ++r) {
-            const A* row = pixels + ring.row(at * gather.h.step + gather.h.origin + r * gather.h.spacing) + block * lanes;
-            for (int64_t s = 0; s < gather.w.taps; s += tile_taps)
-              depthwise_reduces<A>[least(tile_taps, gather.w.taps - s)](
-                  piece.columns, row + whole.column(gather.w.offset(s)), gather.w.step * padded,
-                  gather.w.spacing * padded, block_grads, grads_step, sums + (r * gather.w.taps + s) * lanes);
-          }
-          if (!grad_bias) continue;
-          *reinterpret_cast<V*>(sums + taps * lanes) += sum_of_vectors<A>(block_grads, grads_step, piece.columns);
-        }
-      }
-    }
-  });
-
-  for (int64_t g = 0; g < conv.groups; ++g) {
-    const auto total = [&](int64_t tap) {
-      A sum = 0;
-      for (int64_t range = 0; range < ranges; ++range)
-        sum += partial[(range * blocks + g / lanes) * range_size + tap * lanes + g % lanes];
-      return narrow<T, A>(sum);
-    };
-    for (int64_t tap = 0; tap < taps; ++tap)
-      grad_weight[g * weight_strides.n + tap / gather.w.taps * weight_strides.h +
-                  tap % gather.w.taps * weight_strides.w] = total(tap);
-    if (grad_bias) grad_bias[g] = total(taps);
-  }
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

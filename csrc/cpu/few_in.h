@@ -1,12 +1,14 @@
 // Products with few source channels, a pair of neighbouring pixels y₀ y₁ of a row at a time. d = the source's row from
-// y₀'s first pixel on, g = a row of taps. Directly, y₀ = Σ d[s] g[s] and y₁ = Σ d[s + 1] g[s]. 3×3 kernels go by
-// minimal filtering along the rows, F(2, 3), in four multiplications instead of six (Lavin & Gray 2016, equation 5):
+// y₀'s first pixel on, g = a row of taps. Three taps go by minimal filtering along the row, F(2, 3), in four
+// multiplications instead of six (Lavin & Gray 2016, equation 5):
 //
 //   y₀ = (m₁ + m₂) + m₀      m₁ = (d₁ + d₂)(g₀ + g₁ + g₂)/2      m₀ = (d₀ − d₂) g₀
 //   y₁ = (m₁ − m₂) + m₃      m₂ = (d₂ − d₁)(g₀ − g₁ + g₂)/2      m₃ = (d₃ − d₁) g₂
 //
-// Either way a register tile holds two sums for each pair, of products over source channels and taps; F(2, 3) takes two
-// passes, m₁ and m₂ first, whose sum and difference the second adds to. The source's factors are made once for a window
+// A row of the kernel is cut into parts of three taps, and what is left into parts of one: y₀ = d₀ g and y₁ = d₁ g.
+// With a stride, every stride-th tap sees every stride-th pixel: each of these phases is cut by itself.
+// A register tile holds two sums for each pair, of products over source channels and taps. It takes two passes, m₁ and
+// m₂ of all threes first, whose sum and difference the second adds to. The source's factors are made once for a window
 // and all out channels, so they cost next to nothing; the weights' once for a call.
 //   result as pixels   rows = pairs of pixels (broadcast), columns = out channels
 //   result as planes   rows = out channels (broadcast weights), columns = pairs, running on from row to row
@@ -17,54 +19,90 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int64_t most_terms = 4 * 6 * 6;  // few channels · taps that algorithm.cpp sends here
+constexpr int64_t most_rows = 7, most_terms = 4 * most_rows * 5;  // few channels · rows · terms, from algorithm.cpp
 
-inline bool by_filtering(const Correlation& p) { return p.kernel_h == 3 && p.kernel_w == 3; }
-
-template <bool filtered, size_t... l>
-inline void factors_of_pairs(const float* row, int64_t kernel_w, float* to, int64_t step, std::index_sequence<l...>) {
-  const auto even = [&](int64_t s) {
-    const Lanes a = load_vector<float>(row + s), b = load_vector<float>(row + s + lanes);
-    return __builtin_shufflevector(a, b, (2 * l)...);
+// How a row of taps is cut.
+struct RowParts {
+  struct Part {
+    int64_t first;  // tap; the next ones are a stride further on
+    bool three;
+    int64_t array;  // of the first of its factors: m₁ m₂ m₀ m₃'s, or d₀ and d₁
   };
-  if constexpr (filtered) {
-    const Lanes d0 = even(0), d1 = even(1), d2 = even(2), d3 = even(3);
-    store_vector<float, float>(to, d1 + d2);
-    store_vector<float, float>(to + step, d2 - d1);
-    store_vector<float, float>(to + 2 * step, d0 - d2);
-    store_vector<float, float>(to + 3 * step, d3 - d1);
+  int64_t count = 0, arrays = 0, threes = 0, passes;
+  Part part[8];
+
+  explicit RowParts(const Correlation& p) {
+    for (int64_t phase = 0; phase < least(p.stride_w, p.kernel_w); ++phase)
+      for (int64_t tap = phase; tap < p.kernel_w;) {
+        const bool three = p.kernel_h >= 3 && tap + 2 * p.stride_w < p.kernel_w;  // flat kernels keep their accuracy
+        part[count++] = {tap, three, arrays};
+        arrays += three ? 4 : 2;
+        threes += three;
+        tap += (three ? 3 : 1) * p.stride_w;
+      }
+    passes = threes > 0 ? 2 : 1;
+  }
+  bool has_term(int64_t i, int64_t pass) const { return part[i].three || pass + 1 == passes; }
+  int64_t terms(int64_t pass) const { return pass + 1 == passes ? count : threes; }  // of a row
+};
+
+// A vector of floats that are 1 << halvings apart.
+template <int halvings, size_t... l>
+inline Lanes load_every(const float* from, std::index_sequence<l...> all) {
+  if constexpr (halvings == 0) {
+    return load_vector<float>(from);
   } else {
-    for (int64_t s = 0; s <= kernel_w; ++s) store_vector<float, float>(to + s * step, even(s));
+    const Lanes a = load_every<halvings - 1>(from, all);
+    const Lanes b = load_every<halvings - 1>(from + (lanes << (halvings - 1)), all);
+    return __builtin_shufflevector(a, b, (2 * l)...);
   }
 }
 
-// to[array][pair] of one row of a plane: m₁ m₂ m₀ m₃'s, or d[0] … d[kernel_w]. The last vector may reach behind it.
-inline void factors_of_row(const float* row, const Correlation& p, int64_t pairs, float* to, int64_t step) {
-  constexpr auto all = std::make_index_sequence<lanes>();
+// to[array][pair] of one row of a plane. The last vector may reach behind it.
+template <int stride>  // 1 or 2
+MYCONV2D_INLINE void factors_of_row(const float* row, const RowParts& parts, int64_t pairs, float* to, int64_t step) {
   for (int64_t pair = 0; pair < pairs; pair += lanes)
-    by_filtering(p) ? factors_of_pairs<true>(row + 2 * pair, p.kernel_w, to + pair, step, all)
-                    : factors_of_pairs<false>(row + 2 * pair, p.kernel_w, to + pair, step, all);
+    for (int64_t i = 0; i < parts.count; ++i) {
+      const RowParts::Part& part = parts.part[i];
+      const auto d = [&](int64_t pixel) {
+        const float* first = row + (2 * pair + pixel) * stride + part.first;
+        return load_every<stride>(first, std::make_index_sequence<lanes>());
+      };
+      const Lanes d0 = d(0), d1 = d(1);
+      float* at = to + part.array * step + pair;
+      if (part.three) {
+        const Lanes d2 = d(2), d3 = d(3);
+        store_vector<float, float>(at, d1 + d2);
+        store_vector<float, float>(at + step, d2 - d1);
+        store_vector<float, float>(at + 2 * step, d0 - d2);
+        store_vector<float, float>(at + 3 * step, d3 - d1);
+      } else {
+        store_vector<float, float>(at, d0);
+        store_vector<float, float>(at + step, d1);
+      }
+    }
 }
 
-// to[pass][term][y₀ | y₁][width] of the out channels from `first` on: as many floats for each as `weights_of` says.
-inline int64_t weights_of(const Correlation& p, int64_t in_channels) {
-  return in_channels * p.kernel_h * (by_filtering(p) ? 4 : 2 * p.kernel_w);
-}
-
+// to[pass][c][part][r][y₀ | y₁][width] of the out channels from `first` on.
 template <typename W>
-void pack_factors(const Correlation& p, int64_t in_channels, const W* weight, const WeightView& view, int64_t first,
-                  int64_t channels, int64_t width, float* to) {
-  const bool filtered = by_filtering(p);
-  for (int pass = 0; pass < (filtered ? 2 : 1); ++pass)
+void pack_factors(const Correlation& p, const RowParts& parts, int64_t in_channels, const W* weight,
+                  const WeightView& view, int64_t first, int64_t channels, int64_t width, float* to) {
+  for (int64_t pass = 0; pass < parts.passes; ++pass)
     for (int64_t c = 0; c < in_channels; ++c)
-      for (int64_t s = 0; s < (filtered ? 1 : p.kernel_w); ++s)
+      for (int64_t i = 0; i < parts.count; ++i) {
+        if (!parts.has_term(i, pass)) continue;
+        const bool three = parts.part[i].three;
         for (int64_t r = 0; r < p.kernel_h; ++r, to += 2 * width)
           for (int64_t k = 0; k < width; ++k) {
-            const W* row = weight + (first + least(k, channels - 1)) * view.k + c * view.c + r * view.r;
-            const auto g = [&](int64_t tap) { return k < channels ? load<float>(row[tap * view.s]) : 0.0f; };
-            to[k] = !filtered ? g(s) : pass ? g(0) : ((g(0) + g(2)) + g(1)) / 2;
-            to[width + k] = !filtered ? g(s) : pass ? g(2) : ((g(0) + g(2)) - g(1)) / 2;
+            const W* row = weight + (first + least(k, channels - 1)) * view.k + c * view.c + r * view.r +
+                           parts.part[i].first * view.s;
+            const auto g = [&](int64_t tap) {
+              return k < channels ? load<float>(row[tap * p.stride_w * view.s]) : 0.0f;
+            };
+            to[k] = !three || pass ? g(0) : ((g(0) + g(2)) + g(1)) / 2;
+            to[width + k] = !three ? g(0) : pass ? g(2) : ((g(0) + g(2)) - g(1)) / 2;
           }
+      }
 }
 
 // A window's rows of pixels by up to two vectors of out channels.
@@ -123,28 +161,28 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
     const int64_t channels = least(panel, out_channels - first);
     return planar ? channels : round_up(channels, lanes);
   };
-  const int64_t each = weights_of(p, in_channels), padded = round_up(out_channels, lanes);
-  const int64_t passes = by_filtering(p) ? 2 : 1, depth = each / 2 / passes;
+  const RowParts parts(p);
+  const int64_t rows_of_taps = in_channels * p.kernel_h, padded = round_up(out_channels, lanes);
+  const int64_t each = 2 * rows_of_taps * (parts.count + (parts.passes - 1) * parts.threes);
   const int64_t group_size = (each + 2) * padded;  // the panels of weights, then what y₀ and y₁ start with
   const Packing packing(view.ahead, p.groups * group_size);
   float* packed = packing.data;
   for (int64_t g = 0; packing.missing && g < p.groups; ++g) {
     float* to = packed + g * group_size;
     for (int64_t first = 0; first < out_channels; first += panel)
-      pack_factors(p, in_channels, weight + g * view.group, view, first, out_channels - first, width_of(first),
+      pack_factors(p, parts, in_channels, weight + g * view.group, view, first, out_channels - first, width_of(first),
                    to + first * each);
     for (int64_t k = 0; k < padded; ++k) {
       const float add = bias && k < out_channels ? load<float>(bias[(g * out_channels + k) * bias_stride]) : 0.0f;
       to[each * padded + k] = add;
-      to[(each + 1) * padded + k] = passes == 1 ? add : 0.0f;  // m₁ goes into both
+      to[(each + 1) * padded + k] = parts.passes == 1 ? add : 0.0f;  // m₁ goes into both
     }
   }
   if (packing.only) return;
 
-  const int64_t pairs = ceil_div(width, 2), columns_read = 2 * pairs + p.kernel_w - 1;
-  const int64_t arrays = p.kernel_w + 1;  // of factors for each channel
+  const int64_t pairs = ceil_div(width, 2), columns_read = (2 * pairs - 1) * p.stride_w + p.kernel_w;
   const bool banded = !planar && !lies_as_pixels(result);
-  const int64_t row_floats = most(in_channels * arrays * pairs, banded ? width * panel : 0);
+  const int64_t row_floats = most(in_channels * parts.arrays * p.stride_h * pairs, banded ? width * panel : 0);
   const RowBlocks blocks(result.height, row_floats * sizeof(float), 16384);
   begin_tasks(result, p.groups * p.batch * blocks.per_image);
   parallel_for(threads, p.groups * p.batch * blocks.per_image, [&](int64_t task) {
@@ -152,24 +190,36 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
     const Window window = blocks.at(task / p.groups, width);
     Window halo = with_halo(window, p);
     halo.columns = columns_read;
-    const int64_t plane = plane_stride(halo.rows * columns_read + 2 * lanes);
-    const int64_t step = plane_stride(halo.rows * pairs + lanes);
+    // Rows of the source that a stride apart are neighbours here, as the result's rows are that see them.
+    const int64_t phase_rows = ceil_div(halo.rows, p.stride_h);
+    const int64_t plane = plane_stride(halo.rows * columns_read + 4 * p.stride_w * lanes);
+    const int64_t step = plane_stride(phase_rows * p.stride_h * pairs + lanes);
     float* planes = static_cast<float*>(scratch(Scratch::panel, in_channels * plane * sizeof(float)));
-    float* values = static_cast<float*>(scratch(Scratch::band, in_channels * arrays * step * sizeof(float)));
+    float* values = static_cast<float*>(scratch(Scratch::band, in_channels * parts.arrays * step * sizeof(float)));
     int32_t terms[most_terms][2];
     read_planes(of_group(source, g), halo, planes, columns_read, plane);
-    for (int64_t c = 0; c < in_channels; ++c)
-      for (int64_t y = 0; y < halo.rows; ++y)
-        factors_of_row(planes + c * plane + y * columns_read, p, pairs, values + c * arrays * step + y * pairs, step);
-    int64_t term = 0;
-    for (int64_t pass = 0; pass < passes; ++pass)
+    const auto fill = [&]<int stride>() {
       for (int64_t c = 0; c < in_channels; ++c)
-        for (int64_t s = 0; s < depth / in_channels / p.kernel_h; ++s)
+        for (int64_t phase = 0; phase < p.stride_h; ++phase) {
+          float* to = values + c * parts.arrays * step + phase * phase_rows * pairs;
+          for (int64_t y = phase; y < halo.rows; y += p.stride_h, to += pairs)
+            factors_of_row<stride>(planes + c * plane + y * columns_read, parts, pairs, to, step);
+        }
+    };
+    p.stride_w == 1 ? fill.template operator()<1>() : fill.template operator()<2>();
+    int64_t row[most_rows], term = 0;
+    for (int64_t r = 0; r < p.kernel_h; ++r) row[r] = (r % p.stride_h * phase_rows + r / p.stride_h) * pairs;
+    for (int64_t pass = 0; pass < parts.passes; ++pass)
+      for (int64_t c = 0; c < in_channels; ++c)
+        for (int64_t i = 0; i < parts.count; ++i) {
+          if (!parts.has_term(i, pass)) continue;
+          const int64_t array = c * parts.arrays + parts.part[i].array + (parts.part[i].three ? 2 * pass : 0);
           for (int64_t r = 0; r < p.kernel_h; ++r, ++term)
-            for (int64_t m = 0; m < 2; ++m)
-              terms[term][m] = static_cast<int32_t>((c * arrays + 2 * pass + s + m) * step + r * pairs);
+            for (int64_t m = 0; m < 2; ++m) terms[term][m] = static_cast<int32_t>((array + m) * step + row[r]);
+        }
 
-    const Factors factors{values, pairs, passes, depth, terms};
+    const Factors factors{values, pairs, parts.passes,
+                          {rows_of_taps * parts.terms(0), rows_of_taps * parts.terms(1)}, terms};
     const Sink sink = for_task(of_group(result, g), task);
     const float* weights = packed + g * group_size;
     const float* start = weights + each * padded;

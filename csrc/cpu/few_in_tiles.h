@@ -10,7 +10,7 @@ namespace myconv2d::MYCONV2D_ISA {
 struct Factors {
   const float* values;
   int64_t pairs;                // of a row
-  int64_t passes, depth;        // sums are over `depth` terms in each pass
+  int64_t passes, depth[2];     // sums are over so many terms in each pass
   const int32_t (*terms)[2];    // where the factors of a term's y₀ (m₁, m₀) and y₁ (m₂, m₃) begin
 };
 
@@ -32,7 +32,7 @@ void multiply_to_pixels(const Factors& factors, const float* v, const float* wei
     }
   const int32_t(*term)[2] = factors.terms;
   for (int64_t pass = 1; pass <= factors.passes; ++pass) {
-    for (int64_t d = 0; d < factors.depth; ++d, ++term, weights += 2 * vectors * lanes)
+    for (int64_t d = 0; d < factors.depth[pass - 1]; ++d, ++term, weights += 2 * vectors * lanes)
 #pragma GCC unroll 2
       for (int m = 0; m < 2; ++m) {
         const float* value = v + (*term)[m];
@@ -101,7 +101,7 @@ void multiply_to_planes(const Factors& factors, const float* v, int64_t second, 
   }
   const int32_t(*term)[2] = factors.terms;
   for (int64_t pass = 1; pass <= factors.passes; ++pass) {
-    for (int64_t d = 0; d < factors.depth; ++d, ++term, weights += 2 * channels)
+    for (int64_t d = 0; d < factors.depth[pass - 1]; ++d, ++term, weights += 2 * channels)
 #pragma GCC unroll 2
       for (int m = 0; m < 2; ++m) {
         const Lanes a = load_once(v + (*term)[m]), b = load_once(v + (*term)[m] + second);

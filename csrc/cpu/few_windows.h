@@ -43,7 +43,8 @@ struct RowBlocks {
 };
 
 inline Window with_halo(const Window& w, const Correlation& p) {
-  return {w.image, w.y - p.padding_h, w.x - p.padding_w, w.rows + p.kernel_h - 1, w.columns + p.kernel_w - 1};
+  return {w.image, w.y * p.stride_h - p.padding_h, w.x * p.stride_w - p.padding_w,
+          (w.rows - 1) * p.stride_h + p.kernel_h, (w.columns - 1) * p.stride_w + p.kernel_w};
 }
 
 // Floats from one plane of a band to the next: an odd number of cache lines, so that the planes of many channels do

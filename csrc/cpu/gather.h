@@ -46,6 +46,18 @@ struct Axis {             // one spatial axis of a Gather
   }
 };
 
+// Steps of a piece whose tap r lies in the source, as Axis::taps_inside is for the taps of one step.
+inline Axis::Range steps_inside(const Axis& axis, int64_t tap, int64_t first, int64_t steps) {
+  Axis::Range range{0, steps};
+  const auto inside = [&](int64_t i) {
+    return static_cast<uint64_t>((first + i) * axis.step + axis.origin + tap * axis.spacing) <
+           static_cast<uint64_t>(axis.source);
+  };
+  while (range.begin < range.end && !inside(range.begin)) ++range.begin;
+  while (range.begin < range.end && !inside(range.end - 1)) --range.end;
+  return range;
+}
+
 struct Gather {
   int64_t batch, channels;  // channels of one group
   Axis h, w;
@@ -100,6 +112,12 @@ struct Phases {
   int64_t count_h() const { return of_grad_input ? least(conv.stride_h, conv.in_height) : 1; }
   int64_t count_w() const { return of_grad_input ? least(conv.stride_w, conv.in_width) : 1; }
   Gather at(int64_t h, int64_t w) const { return of_grad_input ? grad_input_gather(conv, h, w) : forward_gather(conv); }
+  bool some_have_no_taps() const {
+    for (int64_t h = 0; h < count_h(); ++h)
+      for (int64_t w = 0; w < count_w(); ++w)
+        if (at(h, w).taps() == 0) return true;
+    return false;
+  }
   // What all of them read: the grid of the largest, and taps from the first to the last of any.
   Gather all() const {
     Gather gather = at(0, 0);

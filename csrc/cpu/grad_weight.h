@@ -36,18 +36,6 @@ struct TapRuns {
   }
 };
 
-// Steps of a piece whose tap r lies in the source, as Axis::taps_inside is for the taps of one step.
-inline Axis::Range steps_inside(const Axis& axis, int64_t tap, int64_t first, int64_t steps) {
-  Axis::Range range{0, steps};
-  const auto inside = [&](int64_t i) {
-    return static_cast<uint64_t>((first + i) * axis.step + axis.origin + tap * axis.spacing) <
-           static_cast<uint64_t>(axis.source);
-  };
-  while (range.begin < range.end && !inside(range.begin)) ++range.begin;
-  while (range.begin < range.end && !inside(range.end - 1)) --range.end;
-  return range;
-}
-
 template <typename T, typename A = typename Accumulator<T>::type>
 void grad_weight_product(const Conv2d& conv, const Threads& threads, const T* grad_output,
                          const Strides& of_output, const T* input, const Strides& of_input, T* grad_weight,

@@ -5,6 +5,7 @@
 #include "algorithm.h"
 #include "cross_entropy.h"
 #include "depthwise.h"
+#include "depthwise_grad_weight.h"
 #include "direct_product.h"
 #include "few_channels.h"
 #include "grad_weight.h"
@@ -57,6 +58,19 @@ Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_
   return planes;
 }
 
+template <typename T>
+void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes<T>& planes) {
+  const Strides& s = planes.strides;
+  parallel_for(threads, batch * planes.height, [&](int64_t row) {
+    T* to = planes.data + row / planes.height * s.n + row % planes.height * s.h;
+    if (s.c == 1 && s.w == channels)
+      std::memset(to, 0, planes.width * channels * sizeof(T));
+    else
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t x = 0; x < planes.width; ++x) to[c * s.c + x * s.w] = T{};
+  });
+}
+
 // The algorithms for stride 1 that forward and grad_input share; false if it is none of them. A dilated convolution is
 // so many undilated ones, between the pixels that lie a multiple of the dilation apart.
 template <typename T>
@@ -87,12 +101,33 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
   return false;
 }
 
+// The products for groups of one channel, or of a few; null for another algorithm.
+template <typename T>
+auto depthwise_product_for(Algorithm algorithm, int64_t group) -> decltype(&depthwise_product<1, T>) {
+  if (algorithm == Algorithm::depthwise) return depthwise_product<1, T>;
+  if constexpr (in_float<T>)
+    if (algorithm == Algorithm::small_groups)
+      return group == 2 ? depthwise_product<2, T> : group == 4 ? depthwise_product<4, T> : depthwise_product<8, T>;
+  return nullptr;
+}
+
+template <typename T>
+auto depthwise_grad_weight_for(Algorithm algorithm, int64_t group) -> decltype(&depthwise_grad_weight<1, T>) {
+  if (algorithm == Algorithm::depthwise) return depthwise_grad_weight<1, T>;
+  if constexpr (in_float<T>)
+    if (algorithm == Algorithm::small_groups)
+      return group == 2   ? depthwise_grad_weight<2, T>
+             : group == 4 ? depthwise_grad_weight<4, T>
+                          : depthwise_grad_weight<8, T>;
+  return nullptr;
+}
+
 void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage input, ConstImage weight,
              ConstVector bias, Image output) {
   const WeightView view{weight.strides.c, weight.strides.n, weight.strides.h, weight.strides.w,
                         conv.group_out_channels() * weight.strides.n};
-  const Correlation p{conv.batch,        conv.groups,    conv.kernel_height,
-                      conv.kernel_width, conv.padding_h, conv.padding_w};
+  const Correlation p{conv.batch,     conv.groups,    conv.kernel_height, conv.kernel_width,
+                      conv.padding_h, conv.padding_w, conv.stride_h,      conv.stride_w};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto source = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
@@ -101,9 +136,9 @@ void forward(const Conv2d& conv, Type type, const Threads& threads, ConstImage i
     const T* add = static_cast<const T*>(bias.data);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::forward);
     if (correlate(algorithm, conv, p, threads, source, weights, view, add, bias.stride, result)) return;
-    if (algorithm == Algorithm::depthwise)
-      return depthwise_product<T>({conv, false}, threads, source.data, input.strides, weights, view, add, bias.stride,
-                                  result.data, output.strides);
+    if (const auto product = depthwise_product_for<T>(algorithm, conv.group_in_channels()))
+      return product({conv, false}, threads, source.data, input.strides, weights, view, add, bias.stride, result.data,
+                     output.strides);
     direct_product<T>(forward_gather(conv), conv.groups, conv.group_out_channels(), threads, source.data, input.strides,
                       weights, view, add, bias.stride, Grid<T>{result.data, output.strides});
   });
@@ -119,7 +154,8 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
                       conv.dilation_h * (conv.kernel_height - 1) - conv.padding_h,
                       conv.dilation_w * (conv.kernel_width - 1) - conv.padding_w};
   const Strides& strides = grad_input.strides;
-  const Strides steps{strides.n, strides.c, strides.h * conv.stride_h, strides.w * conv.stride_w};
+  const Strides steps{strides.n, strides.c, strides.h * least(conv.stride_h, conv.in_height),  // beyond: one pixel each
+                      strides.w * least(conv.stride_w, conv.in_width)};
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto source = planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width);
@@ -130,14 +166,19 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     if (algorithm == Algorithm::direct_phases)
       return grad_input_in_phases<T>(conv, threads, source.data, grad_output.strides, weights, view, result.data, strides);
-    if (algorithm == Algorithm::depthwise)
-      return depthwise_product<T>({conv, true}, threads, source.data, grad_output.strides, weights, view, no_bias, 0,
-                                  result.data, strides);
-    for (int64_t h = 0; h < least(conv.stride_h, conv.in_height); ++h)
-      for (int64_t w = 0; w < least(conv.stride_w, conv.in_width); ++w)
-        direct_product<T>(grad_input_gather(conv, h, w), conv.groups, conv.group_in_channels(), threads, source.data,
-                          grad_output.strides, weights, view, no_bias, 0,
-                          Grid<T>{result.data + h * strides.h + w * strides.w, steps});
+    if (const auto product = depthwise_product_for<T>(algorithm, conv.group_in_channels()))
+      return product({conv, true}, threads, source.data, grad_output.strides, weights, view, no_bias, 0, result.data,
+                     strides);
+    // Where no tap reaches there are zeros: all of them first, in the order of memory.
+    const Phases phases{conv, true};
+    const auto at = [&](int64_t h, int64_t w) { return grad_input_gather(conv, h, w); };
+    if (phases.some_have_no_taps()) clear(threads, conv.batch, conv.in_channels, result);
+    for (int64_t h = 0; h < phases.count_h(); ++h)
+      for (int64_t w = 0; w < phases.count_w(); ++w)
+        if (at(h, w).taps() > 0)
+          direct_product<T>(at(h, w), conv.groups, conv.group_in_channels(), threads, source.data, grad_output.strides,
+                            weights, view, no_bias, 0,
+                            Grid<T>{result.data + h * strides.h + w * strides.w, steps});
   });
 }
 
@@ -159,7 +200,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
           return few_out_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         default: break;
       }
-    const auto product = algorithm == Algorithm::depthwise ? depthwise_grad_weight<T> : grad_weight_product<T>;
+    auto product = depthwise_grad_weight_for<T>(algorithm, conv.group_in_channels());
+    if (!product) product = grad_weight_product<T>;
     product(conv, threads, grads.data, grad_output.strides, images.data, input.strides, weights, grad_weight.strides,
             bias);
   });

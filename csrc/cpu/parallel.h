@@ -15,10 +15,12 @@ void parallel_for(const Threads& threads, int64_t tasks, const F& body) {
   });
 }
 
-// A product of stride 1 over a batch: result pixel (y, x) reads source rows y − padding_h … and columns x − padding_w ….
-// The forward pass is one, with the convolution's numbers; grad_input is one, with the kernel turned by half a turn.
+// A product over a batch: result pixel (y, x) reads source rows stride_h·y − padding_h … and columns stride_w·x −
+// padding_w …. The forward pass is one, with the convolution's numbers; at stride 1 grad_input is one, with the kernel
+// turned by half a turn.
 struct Correlation {
   int64_t batch, groups, kernel_h, kernel_w, padding_h, padding_w;
+  int64_t stride_h = 1, stride_w = 1;
 };
 
 // The weight as a product sees it: strides of its reduced channel c, its resulting channel k, and its taps.

@@ -70,7 +70,7 @@ void grad_input_in_phases(const Conv2d& conv, const Threads& threads, const T* g
   const int64_t phases = stride_h * stride_w, taps = gather.taps();
   // The weights that this product has, of the caller's type: [group][reduced channel][tap][phase][c].
   const int64_t of_tap = phases * channels, of_channel = taps * of_tap, of_group = gather.channels * of_channel;
-  T* weights = static_cast<T*>(scratch(Scratch::turned, conv.groups * of_group * sizeof(T)));
+  T* weights = static_cast<T*>(scratch(Scratch::phase_weights, conv.groups * of_group * sizeof(T)));
   T* to = weights;
   for (int64_t g = 0; g < conv.groups; ++g)
     for (int64_t k = 0; k < gather.channels; ++k)

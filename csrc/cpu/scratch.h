@@ -6,7 +6,9 @@
 namespace myconv2d {
 
 // Each thread owns one buffer per purpose, so that the buffers of one call never overlap.
-enum class Scratch { weights, partial_sums, panel, accumulators, band, turned, task_sums, vectors, images, count };
+enum class Scratch {
+  weights, phase_weights, partial_sums, panel, accumulators, band, turned, task_sums, vectors, images, count
+};
 
 // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread asks for the same purpose
 // again. Throws a std::bad_alloc that says how many.

@@ -97,6 +97,27 @@ def test_both_orders(backend, case):
     assert error(results[0][0], results[1][0]) < 5 * BOUND[dtype]
 
 
+@pytest.mark.skipif("native" not in OVERLOADS, reason="no native blocks here")
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_exact_where_the_convolution_is_not_kept(mean):
+    """The gradient of the weight has at most twice the framework's own error, however far from zero a picture is."""
+    args = list(NOT_KEPT[0].arguments(torch.float32))
+    args[0] += mean
+    gradients = []
+    for function, given in (
+        (lambda *a: fused(*a, backend="native"), list(args)),
+        (composed, list(args)),
+        (composed, list(wide(args))),
+    ):
+        weight = given[8] = given[8].detach().clone().requires_grad_()
+        output = function(*given)
+        torch.manual_seed(1)
+        seed = torch.randn(output.shape).to(output.dtype)
+        gradients += torch.autograd.grad(output, weight, seed)
+    ours, theirs, truth = gradients
+    assert error(ours, truth) <= 2 * error(theirs, truth)
+
+
 def test_one_tensor_as_both_feeds():
     x, w = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True), torch.randn(3, 4, 3, 3).double()
     nothing = (None, None, False)

@@ -17,10 +17,11 @@ TYPES = torch.float32, torch.bfloat16, torch.float16
 CHANNELS = (1, 8), (2, 17), (3, 33), (4, 24), (3, 3), (2, 4), (1, 1), (40, 1), (9, 2), (33, 3), (16, 4)
 
 
-def case(channels, size, kernel, batch=2, padding=None, groups=1) -> Case:
+def case(channels, size, kernel, batch=2, padding=None, groups=1, stride=(1, 1)) -> Case:
     padding = tuple(k // 2 for k in kernel) if padding is None else padding
     name = f"{channels}, {size}, {kernel}"
-    return Case(name, batch, *(groups * c for c in channels), *size, kernel, padding=padding, groups=groups)
+    channels = [groups * c for c in channels]
+    return Case(name, batch, *channels, *size, kernel, padding=padding, groups=groups, stride=stride)
 
 
 def problems(case: Case, isa) -> list[str]:
@@ -44,6 +45,13 @@ def test_widths_around_vectors(channels, width, isa) -> None:
 def test_kernel_sizes(height, width, isa) -> None:
     for channels in (3, 9), (9, 3), (2, 2):
         assert problems(case(channels, (6, 19), (height, width)), isa) == []
+
+
+@pytest.mark.parametrize("channels, groups", [((3, 64), 1), ((1, 33), 2)], ids=str)
+@pytest.mark.parametrize("kernel", [(7, 7), (5, 6), (6, 5)], ids=str)
+def test_stride_two(kernel, channels, groups, isa) -> None:
+    for size in (1, 70), (24, 33), (9, 16):
+        assert problems(case(channels, size, kernel, groups=groups, stride=(2, 2)), isa) == []
 
 
 @pytest.mark.parametrize("channels", [(3, 40), (40, 3), (3, 3)], ids=str)

@@ -26,6 +26,7 @@ class Mutation(NamedTuple):
     old: str
     new: str
     dtype: torch.dtype = torch.float32
+    layout: str = "contiguous"
 
 
 MUTATIONS = {
@@ -78,10 +79,43 @@ MUTATIONS = {
         "gather.h.tap_spacing) * view.s +",
     ),
     "depthwise: the bias of the first channel": Mutation(
-        "conv2d", "cpu/depthwise.h", "load<A>(bias[g * bias_stride])", "load<A>(bias[0])"
+        "conv2d", "cpu/depthwise.h", "load<A>(bias[k * bias_stride])", "load<A>(bias[0])"
     ),
     "depthwise: the last pixel of an odd row is lost": Mutation(
-        "conv2d_grad_weight", "cpu/depthwise.h", "if (pixels == 1)", "if (pixels == 2)"
+        "conv2d_grad_weight",
+        "cpu/depthwise_grad_weight.h",
+        "for (; pixels > 0; --pixels,",
+        "for (; pixels > 1; --pixels,",
+    ),
+    "depthwise: a pixel at the left edge reads what is before the row": Mutation(
+        "conv2d conv2d_grad_input",
+        "cpu/depthwise_rows.h",
+        "most(a.begin, b.begin)",
+        "least(a.begin, b.begin)",
+        layout="channels_last",
+    ),
+    "depthwise: a window at the right edge reads what is behind the row": Mutation(
+        "conv2d conv2d_grad_input",
+        "cpu/depthwise_rows.h",
+        "least(columns, axis.source - begin)",
+        "columns",
+        layout="channels_last",
+    ),
+    "depthwise: the gradient of a tap counts what is behind the row": Mutation(
+        "conv2d_grad_weight",
+        "cpu/depthwise_rows.h",
+        "Axis::Range{-x, gather_.w.source - x}",
+        "Axis::Range{-x, INT64_MAX}",
+        layout="channels_last",
+    ),
+    "small groups: every lane gets its group's first channel": Mutation(
+        "conv2d conv2d_grad_input conv2d_grad_weight",
+        "cpu/depthwise_rows.h",
+        "(lane / group * group + c)",
+        "(lane / group * group)",
+    ),
+    "small groups: one larger than a vector gets its first channel": Mutation(
+        "conv2d conv2d_grad_input conv2d_grad_weight", "cpu/depthwise_rows.h", "V{} + at[c]", "V{} + at[0]"
     ),
     "dilation: every phase writes to the first one's rows": Mutation(
         "conv2d conv2d_grad_input",
@@ -108,6 +142,21 @@ MUTATIONS = {
         "weight + g * view.group, view,",
         "weight, view,",
     ),
+    "few channels: under a stride, rows of one phase": Mutation(
+        "conv2d", "cpu/few_in.h", "r % p.stride_h * phase_rows + r / p.stride_h", "r"
+    ),
+    "few channels: the taps of another phase": Mutation(
+        "conv2d", "cpu/few_in.h", "row[tap * p.stride_w * view.s]", "row[tap * view.s]"
+    ),
+    "few channels: a tap that is left over is added to one pixel of two": Mutation(
+        "conv2d", "cpu/few_in.h", "to[width + k] = !three ? g(0)", "to[width + k] = !three ? 0"
+    ),
+    "grad_input: no zeros where no tap reaches": Mutation(
+        "conv2d_grad_input",
+        "cpu/kernels.cpp",
+        "if (phases.some_have_no_taps()) clear(",
+        "if (false) clear(",
+    ),
     "few channels: the bias of the first group": Mutation(
         "conv2d",
         "cpu/few_out.h",
@@ -124,15 +173,15 @@ MUTATIONS = {
 }
 
 
-def failed_operators(implementation: Implementation, dtype: torch.dtype) -> set[str]:
-    reports = [check(implementation, case, dtype) for case in CASES]
+def failed_operators(implementation: Implementation, dtype: torch.dtype, layout: str = "contiguous") -> set[str]:
+    reports = [check(implementation, case, dtype, layout) for case in CASES]
     return set().union(*(report.failed_operators for report in reports))
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_is_caught(name: str, tmp_path: Path) -> None:
-    operators, *change, dtype = MUTATIONS[name]
-    assert failed_operators(compiled(name, tmp_path, *change), dtype) == set(operators.split())
+    operators, *change, dtype, layout = MUTATIONS[name]
+    assert failed_operators(compiled(name, tmp_path, *change), dtype, layout) == set(operators.split())
 
 
 def test_the_unchanged_sources_pass(tmp_path: Path) -> None:
