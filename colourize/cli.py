@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 from rich.logging import RichHandler
 
+from . import distributed
 from .commands import palette
 from .commands.activations import activations
 from .commands.apply import apply
@@ -40,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
+        distributed.check_command(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="colourize")
     except UserError as error:
         print_error(error)
-        sys.exit(error.exit_code)
+        distributed.leave(error.exit_code)
+    except SystemExit as ended:
+        distributed.leave(ended.code)

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import pictures
 from .baselines import Prediction, Predictor, baselines
 from .data import Split
+from .distributed import ALONE, World
 from .examples import Batch, Examples
 from .files import UserError
 from .measures import colourfulness, interval
@@ -143,7 +144,11 @@ def picture_scores(
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def mean_scores(predictor: Predictor, task: Task, examples: Examples, batch_size: int) -> dict[str, float]:
-    """Each score, averaged over the pictures."""
-    found = picture_scores(predictor, task, examples.batches(batch_size))
-    return {name: values.mean().item() for name, values in found.items()}
+def mean_scores(
+    predictor: Predictor, task: Task, examples: Examples, batch_size: int, world: World = ALONE
+) -> dict[str, float]:
+    """Each score, averaged over the pictures, of which every process scores its share."""
+    own = world.share(torch.arange(len(examples)))
+    batches = (examples.batch(indices) for indices in own.split(batch_size) if len(indices))
+    found = [scores for scores in world.gathered(picture_scores(predictor, task, batches)) if scores]
+    return {name: torch.cat([scores[name] for scores in found]).mean().item() for name in found[0]}

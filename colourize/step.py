@@ -38,6 +38,8 @@ def adam(
 class Step:
     """A step on `examples`, run eagerly. `optimizer` comes from `adam`, with whatever state it is to go on from."""
 
+    shares = 1  # into which a batch is divided among processes
+
     def __init__(
         self, network: nn.Module, optimizer: torch.optim.Adam, task: Task, examples: Examples, precision: str
     ) -> None:
@@ -57,14 +59,19 @@ class Step:
             else:
                 group["lr"] = lr
 
-    def _work(self, batch: Batch) -> None:
+    def total(self) -> float:
+        """The losses of all pictures since `losses` was zero."""
+        return self.losses.item()
+
+    def _work(self, batch: Batch, stands_for: float | None = None, weight: float = 1.0) -> None:
+        """A share of a batch `stands_for` so many of its pictures, and its gradients count `weight` times."""
         with autocast(self.precision, self.losses.device):
             output = self.network(batch.input)
         loss = self.task.loss(output.float(), batch.target)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if weight == 1 else loss * weight).backward()
         self.optimizer.step()
-        self.losses += loss.detach().double() * len(batch)
+        self.losses += loss.detach().double() * (len(batch) if stands_for is None else stands_for)
 
 
 class Graph(Protocol):

@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from . import data, lookup, plots, precision, tables
+from . import data, lookup, plots, precision, tables, tensorboard
 from . import step as steps
 from .data import Images, Split
+from .distributed import ALONE, World
 from .evaluation import mean_scores, network_predictor
 from .examples import Examples
 from .files import UserError
@@ -24,6 +25,7 @@ from .progress import Advance, progress
 from .runs import Run, check_free, create_task
 from .schedule import rate
 from .settings import Settings
+from .sharing import Shadow, SharedStep, equalise
 from .step import Step
 from .tasks import kind as task_kind
 from .views import Views
@@ -43,6 +45,8 @@ def train(
     device: torch.device | str | None = None,
     graph: bool | None = None,
     console: Console | None = None,
+    world: World = ALONE,
+    events: bool = False,
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
@@ -50,34 +54,44 @@ def train(
     rate of those to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends
     with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one,
     unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether to replay the step from
-    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. Raises `UserError` for
-    what the caller can put right.
+    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. `world`: the processes
+    that train together, each of which calls this (`distributed.joined`). `events`: whether to write for TensorBoard
+    too. Raises `UserError` for what the caller can put right.
     """
-    device = choose_device(device)
-    settings = settings.replace(precision=precision.choose(settings.precision, device))
-    console = console or Console(quiet=True)
-    run, split = reopen(folder, settings) if resume else begin(folder, settings)
+    with world.together():
+        if events:
+            tensorboard.check()
+        world.check(settings.batch_size)
+        device = choose_device(world.device(device))
+        settings = settings.replace(precision=precision.choose(settings.precision, device))
+    console = console if console and world.rank == 0 else Console(quiet=True)
+    run, split = prepare(folder, settings, resume, world)
 
     network = run.create_network().to(device)
     optimizer = steps.adam(network.parameters(), settings.lr, device, settings.weight_decay)
-    if resume:
-        run.load_epoch(network, optimizer)
-        if run.metrics:
-            run.save_results(network)
-    elif hasattr(network, "prior"):
-        network.prior.start(lookup.table(run.task, split.train))
+    with world.together():
+        if resume:
+            run.load_epoch(network, optimizer)
+            if run.metrics:
+                run.save_results(network)
+        elif hasattr(network, "prior") and world.rank == 0:
+            network.prior.start(lookup.table(run.task, split.train))
+    equalise(world, run, network, optimizer)
     views = Views(settings.flips, settings.turns, settings.shifts, run.task.size_multiple)
     with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
         seen = Examples(split.train, run.task, device, views=views, advance=advance)
         unseen = Examples(split.validation, run.task, device, advance=advance)
 
-    step = steps.create(
-        network, optimizer, run.task, seen, settings.precision, size=settings.batch_size, graph=graph
-    )
+    parts = network, optimizer, run.task, seen, settings.precision
+    if world.size == 1:
+        step = steps.create(*parts, size=settings.batch_size, graph=graph)
+    else:
+        step = SharedStep(*parts, world=world, graph=graph)
     pictures = len(split.train)
     count = math.ceil(pictures / settings.batch_size)  # of steps in an epoch
     pinned = precision.tf32_products(settings.precision != "fp32")
-    with pinned, keeping_pictures(run, split.validation) as draw:
+    logging_events = tensorboard.events(run, events and world.rank == 0)
+    with pinned, logging_events as log, keeping_pictures(run, split.validation) as draw:
         for epoch in range(len(run.metrics) + 1, settings.epochs + 1):
             start = time.perf_counter()
             order = shuffled(pictures, settings.batch_size, settings.seed, epoch, views=views.count)
@@ -89,14 +103,17 @@ def train(
             with progress(console, f"epoch {epoch}/{settings.epochs}", pictures) as advance:
                 train_loss = train_epoch(step, batches, rates, advance)
             trained = time.perf_counter()
-            if not math.isfinite(train_loss):
-                raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
+            with world.together():
+                if not math.isfinite(train_loss):
+                    raise UserError(f"the loss became {train_loss} in epoch {epoch}: try an lr below {settings.lr}")
 
-            scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size)
+            scores = mean_scores(network_predictor(network.eval()), run.task, unseen, settings.batch_size, world)
             row = {"epoch": epoch, "train_loss": train_loss}
             run.metrics.append(row | {f"validation_{name}": score for name, score in scores.items()})
-            run.save_epoch(network, optimizer)
-            draw()
+            with world.together():
+                run.save_epoch(network, optimizer)
+                draw()
+                log(rates[-1])
             training, whole = (pictures / (end - start) for end in (trained, time.perf_counter()))
             run.speeds.append(training)
             console.print(
@@ -120,13 +137,13 @@ def train_epoch(
     seen = 0
 
     def loss() -> float:
-        return step.losses.item() / seen
+        return step.losses.item() * step.shares / seen
 
     for indices, lr in zip(batches, rates, strict=True):
         step(indices, lr)
         seen += len(indices)
         advance(len(indices), loss)
-    return loss()
+    return step.total() / seen
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int, *, views: int = 1) -> Iterator[Tensor]:
@@ -144,8 +161,11 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
     """Keeps curves.png and samples.png of `run` up to date while the block runs.
 
     Drawing takes as long as many a step. So what is yielded, to be called after every epoch, draws once in _REDRAW
-    seconds; what is missing then is drawn when the block ends, in whatever way.
+    seconds; what is missing then is drawn when the block ends, in whatever way. A `Shadow` has none.
     """
+    if isinstance(run, Shadow):
+        yield lambda: None
+        return
     epochs, last = 0, time.monotonic()
 
     def draw() -> None:
@@ -164,6 +184,30 @@ def keeping_pictures(run: Run, images: Images) -> Iterator[Callable[[], None]]:
             draw()
         raise
     draw()
+
+
+def prepare(
+    folder: str | os.PathLike[str], settings: Settings, resume: bool, world: World = ALONE
+) -> tuple[Run, Split]:
+    """A run and its pictures, in every process; the first one alone looks at the folder."""
+    split = None
+
+    def make() -> Run:
+        nonlocal split
+        made, split = reopen(folder, settings) if resume else begin(folder, settings)
+        return made
+
+    run = world.from_first(make)
+    for turn in (True, False):  # what is downloaded is so by one process of a machine, for all of it
+        with world.together():
+            if split is None and (world.local_rank == 0) is turn:
+                split = load_data(run.settings)
+    here = len(split.train), len(split.validation)
+    first = world.gathered(here)[0]
+    with world.together():
+        if here != first:
+            raise UserError(f"{run.settings.data} has {here} pictures here, and {first} for the first process")
+    return run if world.rank == 0 else Shadow(run.folder, run.settings, run.task), split
 
 
 def begin(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Split]:

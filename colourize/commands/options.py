@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 import typer
 from rich.console import Console
 
-from .. import networks, perceptual, precision, schedule, tasks
+from .. import distributed, networks, perceptual, precision, schedule, tasks
 from ..data import SOURCES
 from ..files import UserError
 from ..palette import SPACES
@@ -86,7 +87,7 @@ Epochs = Annotated[
     int | None,
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
 ]
-BatchSize = Annotated[int | None, option("--batch-size", "pictures a step", Settings.batch_size)]
+BatchSize = Annotated[int | None, option("--batch-size", "pictures a step, in all processes", Settings.batch_size)]
 Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
 WeightDecay = Annotated[float | None, option("--weight-decay", "of AdamW", Settings.weight_decay)]
 Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
@@ -156,6 +157,8 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_error(error: UserError) -> None:
+    if isinstance(error, distributed.SaidElsewhere):
+        return
     errors.print(f"colourize: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -164,8 +167,14 @@ def resumable() -> Iterator[None]:
     """Ctrl-C in the block ends the command with the words that go on with it."""
     try:
         yield
-    except KeyboardInterrupt:
-        command = shlex.join([*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
-        note = f"Interrupted. Finished epochs are kept; go on with: colourize {command}"
-        errors.print(note, markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        stopped = isinstance(stop, distributed.Stopped)
+        if distributed.launched() == 1:
+            command = shlex.join([*sys.argv[1:], *([] if "--resume" in sys.argv else ["--resume"])])
+            note = f"Interrupted. Finished epochs are kept; go on with: colourize {command}"
+        else:
+            why = "Stopped by SIGTERM (torchrun's, if a process has ended)" if stopped else "Interrupted"
+            note = f"{why}. Finished epochs are kept: go on by the same command with --resume"
+        if distributed.rank() == 0:
+            errors.print(note, markup=False, soft_wrap=True)
+        raise typer.Exit(128 + (signal.SIGTERM if stopped else signal.SIGINT)) from None

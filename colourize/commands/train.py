@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import networks, presets, tables, tasks, training
+from .. import distributed, networks, presets, tables, tasks, training
 from ..runs import Run
 from ..settings import Settings
 from .options import Device, Threads, chosen, console, option, resumable, takes_settings
@@ -28,6 +28,7 @@ def train(
     ] = None,
     threads: Threads = None,
     out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write for TensorBoard too, into the run")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     **settings: Any,
 ) -> None:
@@ -37,15 +38,22 @@ def train(
     Example: `colourize train classification unet --data cifar10 --epochs 25 --out runs/horses`
 
     With a preset: `colourize train best-colour --data cifar10`
+
+    In two processes: `torchrun --nproc-per-node 2 -m colourize train best-colour --data cifar10`
     """
     folder = out or Path("runs") / (task if network is None else f"{task}-{network}")
     given = chosen(settings)
-    complete = presets.complete(task, network, given)
-    if resume:
-        given |= {name: complete[name] for name in ("task", "network")}
-        asked = Run.open(folder).settings.replace(**given)
-    else:
-        asked = Settings(**complete)
-    with resumable():
-        run = training.train(asked, folder, resume=resume, device=device, graph=graph, console=console)
-    console.print(tables.training(run))
+
+    def asked() -> tuple[Settings, bool]:
+        complete = presets.complete(task, network, given)
+        if not (resume or distributed.restarted() and (folder / "settings.toml").is_file()):
+            return Settings(**complete), False
+        changes = given | {name: complete[name] for name in ("task", "network")}
+        return Run.open(folder).settings.replace(**changes), True
+
+    with resumable(), distributed.joined(threads) as world:
+        wanted, going_on = world.from_first(asked)
+        where = {"device": device, "graph": graph, "console": console, "world": world, "events": tensorboard}
+        run = training.train(wanted, folder, resume=going_on, **where)
+    if world.rank == 0:
+        console.print(tables.training(run))

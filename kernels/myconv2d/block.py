@@ -20,7 +20,8 @@ from torch.autograd import forward_ad
 from . import autograd, backends, block_operators, block_reference
 from .autograd import _BELOW_PYTHON, _Operator
 from .operators import overload
-from .shapes import Numbers
+from .shapes import Numbers, output_size
+from .sync_norm import Across
 
 
 class Pending(NamedTuple):
@@ -80,17 +81,18 @@ def block(
     pool: bool = False,
     *,
     backend: str,
+    across: Across | None = None,
 ) -> tuple[Tensor, ...]:
     """(raw, scale, shift, mean, var) of the convolution of one feed, or of two concatenated, differentiable.
 
     The next feed is (raw, scale, shift); mean and var (biased) are those of the convolution, without gradient. All
     vectors are empty without `gamma`. With it, raw is to be read through scale and shift: then the bias has no effect,
-    and its first derivative is given as zero.
+    and its first derivative is given as zero. `across`: the statistics are those of all processes' images.
     """
     args = *first, *(second or _NOTHING), weight, bias, padding, gamma, beta, eps, pool
     if _tracked(args):
-        return _Block.call(backend, *args)
-    raw, _, _, *vectors = overload("block", backend)(*args)
+        return _Block.call(backend, across, *args)
+    raw, _, _, *vectors = _run(backend, across, *args)
     return raw, *vectors
 
 
@@ -108,12 +110,28 @@ def _tracked(args: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
+def _run(backend: str, across: Across | None, *args: Any) -> tuple[Tensor, ...]:
+    """The operator, and its vectors as they are across all processes."""
+    results = overload("block", backend)(*args)
+    if across is None:
+        return results
+    raw, full, index, _, _, mean, var = results
+    weight, _, padding, gamma, beta, eps, _ = args[8:]
+    n, _, p, q = output_size(Pending(*args[:4]).shape, weight.shape, (1, 1), padding, (1, 1))
+    kind = mean.dtype
+    mean, var = across.join(mean, var, n * p * q)
+    scale = gamma * (var + eps).rsqrt()
+    shift = beta - mean * scale
+    return raw, full, index, scale.to(gamma.dtype), shift.to(beta.dtype), mean.to(kind), var.to(kind)
+
+
 class _Block(_Operator):
     @staticmethod
-    def forward(ctx, backend, *args):
-        raw, full, index, *vectors = overload("block", backend)(*args)
+    def forward(ctx, backend, across, *args):
+        raw, full, index, *vectors = _run(backend, across, *args)
         weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool = args[8:]
         ctx.backend, ctx.enlarged, ctx.bias = backend, (args[3], args[7]), bias is not None
+        ctx.across = across
         y = None if gamma is None else full if ctx.pool else raw
         operands = *args[:3], *args[4:7], weight, bias, gamma, beta
         ctx.save_for_backward(*operands, *(vectors[2:] if gamma is not None else (None, None)), y, index)
@@ -130,14 +148,19 @@ class _Block(_Operator):
         *first, skip, skip_scale, skip_shift, weight, bias, gamma, beta, mean, var, y, index = saved
         first, second = (*first, ctx.enlarged[0]), (skip, skip_scale, skip_shift, ctx.enlarged[1])
         if torch.is_grad_enabled():
+            if ctx.across is not None:
+                raise NotImplementedError("second derivatives through batch norm across processes are not supported")
             ctx.twice = True
             args = *first, *second, weight, bias, ctx.padding, gamma, beta, ctx.eps, ctx.pool
             composition = _composition(ctx.backend)
-            return None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
-        needed = ctx.needs_input_grad[1:]  # of the arguments of the operator
+            return None, None, *_differentiable_grads(composition, args, (grad_raw, grad_scale, grad_shift))
+        needed = ctx.needs_input_grad[2:]  # of the arguments of the operator
         wanted = [any(needed[:3]), any(needed[4:7]), any(needed[8:])]
         if grad_raw is None:
             grad_raw = torch.zeros_like(index if ctx.pool else y, dtype=y.dtype)
+        if ctx.across is not None:
+            square = (var.double() + ctx.eps).reciprocal()
+            grad_scale, grad_shift, mean = ctx.across.spread(grad_scale, grad_shift, mean, square)
         grads = overload("block_backward", ctx.backend)(
             grad_raw, grad_scale, grad_shift, *first, *second, weight, ctx.padding, gamma, mean, var, ctx.eps,
             grad_raw if y is None else y, index, ctx.pool, ctx.bias, wanted,
@@ -161,7 +184,7 @@ class _Block(_Operator):
             None,
             None,
         )
-        return None, *(grad if wants else None for grad, wants in zip(by_position, needed, strict=True))
+        return None, None, *(grad if wants else None for grad, wants in zip(by_position, needed, strict=True))
 
 
 class _Activate(_Operator):

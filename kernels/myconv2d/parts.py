@@ -15,6 +15,7 @@ from .functional import _AUTOCAST_DEVICES, _autocast
 from .modules import MyConv2d
 from .operators import overload
 from .shapes import output_size
+from .sync_norm import Across, SyncBatchNorm2d, update
 
 Image = Tensor | Pending
 
@@ -32,7 +33,7 @@ class Parts(NamedTuple):
         norm = self.norm
         others: tuple[Tensor | None, ...] = ()
         if norm is not None:
-            if (why_not := changed(norm, nn.BatchNorm2d)) is not None:
+            if (why_not := changed(norm, nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm2d)) is not None:
                 return why_not
             others = norm.weight, norm.bias, norm.running_mean, norm.running_var
             if others[0] is None or others[1] is None or (others[2] is None) != (others[3] is None):
@@ -62,12 +63,14 @@ class Parts(NamedTuple):
         return norm if norm is not None and (norm.training or norm.running_mean is None) else None
 
     def _train(self, norm: nn.BatchNorm2d, operands: Operands) -> Pending:
+        across = Across.of(norm)
+        vectors = norm.weight, norm.bias, norm.eps
         raw, scale, shift, mean, var = block(
-            *operands[:5], norm.weight, norm.bias, norm.eps, self.resize == "pool", backend=operands.backend
+            *operands[:5], *vectors, self.resize == "pool", backend=operands.backend, across=across
         )
         if norm.training and norm.track_running_stats:
             n, _, p, q = operands.size
-            _update(norm, mean, var, n * p * q, operands.backend)
+            _update(norm, mean, var, n * p * q if across is None else across.count, operands.backend)
         return Pending(raw, scale, shift, self.resize == "upsample")
 
     def _infer(self, operands: Operands) -> Pending:
@@ -154,9 +157,9 @@ def convolution_operands(
     )
 
 
-def changed(module: nn.Module, kind: type[nn.Module]) -> str | None:
-    """Whether calling the module does anything but what its class does."""
-    if type(module) is not kind:
+def changed(module: nn.Module, kind: type[nn.Module], *others: type[nn.Module]) -> str | None:
+    """Whether calling the module does anything but what its class, one of these, does."""
+    if type(module) not in (kind, *others):
         return f"{type(module).__name__} in place of {kind.__name__}"
     forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
     if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
@@ -182,19 +185,14 @@ def _requires_grad(operands: Operands, others: Iterable[Tensor | None]) -> bool:
     return any(t is not None and t.requires_grad for t in (*feeds, operands.weight, operands.bias, *others))
 
 
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int, backend: str) -> None:
-    """The running statistics, as nn.BatchNorm2d keeps them: the variance unbiased."""
-    momentum, unbias = norm.momentum, count / (count - 1)
-    running_mean, running_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if backend == "triton" and momentum is not None and running_mean is not None and running_var is not None:
-        from .triton.block_statistics import update  # imports triton
-
-        update(mean, var, running_mean, running_var, batches, momentum, unbias)
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int | Tensor, backend: str) -> None:
+    """`update`, in one kernel where there is one."""
+    running_mean, running_var, momentum = norm.running_mean, norm.running_var, norm.momentum
+    plain = backend != "triton" or isinstance(count, Tensor)
+    if plain or momentum is None or running_mean is None or running_var is None:
+        update(norm, mean, var, count)
         return
-    if batches is not None:
-        batches.add_(1)
-        if momentum is None:  # the mean over all batches
-            momentum = 1.0 / float(batches)
-    if running_mean is not None and running_var is not None:
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum or 0.0)
-        running_var.lerp_((var * unbias).to(running_var.dtype), momentum or 0.0)
+    from .triton import block_statistics as kernel  # imports triton
+
+    unbias = float(count / (count - 1))
+    kernel.update(mean, var, running_mean, running_var, norm.num_batches_tracked, momentum, unbias)
