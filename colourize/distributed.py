@@ -61,8 +61,8 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def leave(code: int | str | None) -> NoReturn:
-    """Ends the process; one of several at once, without taking the connections down: that may wait for processes that are
-    gone, or, with Python's lock, for a thread that waits for this lock."""
+    """Ends the process; one of several at once, without taking the connections down: that may wait for processes that
+    are gone, or, with Python's lock, for a thread that waits for this lock."""
     if launched() == 1:
         sys.exit(code)
     sys.stdout.flush()
