@@ -61,12 +61,13 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def leave(code: int | str | None) -> NoReturn:
-    """Ends the process. One of several, of which some may be gone, ends without the collectives that wait for those."""
-    if launched() == 1 or not code:
+    """Ends the process; one of several at once, without taking the connections down: that may wait for processes that
+    are gone, or, with Python's lock, for a thread that waits for this lock."""
+    if launched() == 1:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 1)
+    os._exit(code if isinstance(code, int) else bool(code))
 
 
 class World:
@@ -175,7 +176,7 @@ def connected() -> Iterator[None]:
 
 @contextmanager
 def joined(threads: int | None = None) -> Iterator[World]:
-    """The processes that torchrun has started, connected while the block runs; `ALONE` if it has started no more."""
+    """The processes that torchrun has started, connected from here on (see `leave`); `ALONE` if it is only this one."""
     if launched() == 1:
         yield ALONE
         return
@@ -191,7 +192,6 @@ def joined(threads: int | None = None) -> Iterator[World]:
     try:
         _share_cores(threads, neighbours or 1)
         yield world
-        dist.destroy_process_group()
     except SaidElsewhere:
         raise
     except UserError as error:
