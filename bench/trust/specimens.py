@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from colourize import checkpoint, pictures
-from colourize.colour import Palette
 from colourize.data import cifar10
+from colourize.palette import Palette
 from colourize.settings import Settings
 
 _MIB = 1 << 20
