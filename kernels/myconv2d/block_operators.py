@@ -62,9 +62,9 @@ def _image_like(tensor: Tensor) -> Tensor:
 
 def _convolved_size(
     input: Sequence[int], upsample: bool, weight: Sequence[int], padding: Sequence[int]
-) -> tuple[int, ...]:
+) -> list[int]:
     size = [*input[:2], *(s * 2 if upsample else s for s in input[2:])]
-    return output_size(size, weight, (1, 1), padding, (1, 1))
+    return [*output_size(size, weight, (1, 1), padding, (1, 1))]
 
 
 def _halved(size: Sequence[int]) -> tuple[int, ...]:
@@ -262,4 +262,4 @@ def _block_backward_flop(*args, **kwargs) -> int:
 def _block_inference_flop(
     input, upsample, skip, skip_upsample, weight, bias, padding, *args, **kwargs
 ) -> int:
-    return conv_flop_count(input, weight, [*_convolved_size(input, upsample, weight, padding)])
+    return conv_flop_count(input, weight, _convolved_size(input, upsample, weight, padding))
