@@ -64,7 +64,7 @@ def draw_all(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> list[Pat
             figure.text(0.995, -0.005, note, ha="right", va="top", fontsize=7, color="#777777")
             data = io.BytesIO()
             figure.savefig(
-                data, format="png", dpi=160, facecolor="white", bbox_inches="tight", pad_inches=0.12
+                data, format="png", dpi=120, facecolor="white", bbox_inches="tight", pad_inches=0.12
             )
         path = stem.with_name(f"{stem.name}-{name}.png")
         atomic_write(path, lambda file, data=data: file.write(data.getvalue()))
