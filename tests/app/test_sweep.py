@@ -243,6 +243,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(colourize, options, tmp_
 
 def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(colourize, options, swept, tmp_path, monkeypatch):
     loss, steps = tasks.Classification.loss, iter(range(10**9))
+    monkeypatch.setenv("COLUMNS", "120")  # no name of a run is wrapped
 
     def disturbed(self, output, target):
         if next(steps) == 8:  # 36 pictures in batches of 12, 2 epochs: in the second run
