@@ -118,7 +118,9 @@ def test_weights_that_are_read_during_an_evaluation_serve_a_training(weights):
     loss = PerceptualLoss(str(weights))
     with torch.inference_mode():
         loss(pictures(1), pictures(2))
-    loss(pictures(1).requires_grad_(), pictures(2)).sum().backward()
+    made = pictures(1).requires_grad_()
+    loss(made, pictures(2)).sum().backward()
+    assert made.grad.abs().max() > 0
 
 
 class Hostile:
