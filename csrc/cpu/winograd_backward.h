@@ -19,7 +19,7 @@ namespace myconv2d::MYCONV2D_ISA {
 
 // Whether memory allows enough ranges of sums to be grad_input's tasks too.
 inline bool enough_ranges(const PointSums& sums, const TileGrid& grid) {
-  return sums.ranges >= least(16, grid.count() * sums.phases / 256);
+  return 2 * sums.ranges > least(16, grid.count() * sums.phases / 256);
 }
 
 // … and every pixel of grad_output, for its bias, lies under a tile of the input.

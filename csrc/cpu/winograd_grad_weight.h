@@ -29,10 +29,11 @@ struct PointSums {
     step = channels * panels.padded() + off_the_set;
     partial_size = round_up(points * phases * step + panels.padded(), lanes);
     const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
-    ranges = most(1, least(affordable, least(16, most(2, grid.count() * phases / 256))));
+    ranges = 1;  // a power of two, which threads share evenly
+    while (2 * ranges <= least(affordable, least(16, most(2, grid.count() * phases / 256)))) ranges *= 2;
     const int64_t fitting = (400 << 10) / (points * sizeof(float) * (padded + phases * panels.padded()));
-    tiles = most(16, least(fitting, 96));
     range_tiles = ceil_div(grid.count(), ranges);
+    tiles = even_rows(most(1, range_tiles), most(16, least(fitting, 96)));
   }
   int64_t row_step() const { return tiles * padded + off_the_set; }  // of the rows' side, [point][tile][channel]
   float* bias_sums(float* sums) const { return sums + points * phases * step; }

@@ -21,15 +21,20 @@ constexpr int64_t summed_at_once = 128;  // channels: a long sum in parts keeps 
 struct WinogradBlocking {
   int64_t tiles, rows;  // tiles of a task, and of a register tile
 
+  // As many as fit the cache, and the work of one, two, four and eight threads is as even as can be: the choice must not
+  // depend on how many there are, because sums over a task's pixels do.
   WinogradBlocking(int points, const TileGrid& grid, int64_t in_channels, const Panels& panels) {
-    const int64_t max_rows = panels.whole.max_rows();
+    const int64_t count = grid.count(), max_rows = panels.whole.max_rows();
     const int64_t fitting =
         (512 << 10) / (points * sizeof(float) * (round_up(in_channels, lanes) + panels.whole.width()));
-    const int64_t least_rows = points > F3x3::points ? max_rows / 2 : max_rows;  // of all phases, a tile is more work
-    // Not by threads: results must not depend on them.
-    const int64_t fair = round_up(ceil_div(grid.count(), 16), least_rows);
-    tiles = least(grid.count(), least(most(max_rows, least(fitting, 96) / max_rows * max_rows), fair));
-    if (tiles < grid.count() && grid.count() <= 2 * tiles) tiles = ceil_div(grid.count(), 2);  // two tasks: as long as each other
+    int64_t least_cost = INT64_MAX;
+    for (int64_t n = least(count, 4); n <= least(count, most(max_rows, least(fitting, 64))); ++n) {
+      const int64_t tasks = ceil_div(count, n), registers = ceil_div(n, max_rows);
+      // In half tiles: the products, as register tiles are full; loading each of these; the weights' way through the cache.
+      const int64_t cost = (2 * registers * even_rows(n, max_rows) + registers + 4) *
+                           (tasks + round_up(tasks, 2) + round_up(tasks, 4) + round_up(tasks, 8));
+      if (cost < least_cost) least_cost = cost, tiles = n;
+    }
     rows = even_rows(tiles, max_rows);
   }
 };
