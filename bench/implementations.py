@@ -12,7 +12,7 @@ from myconv2d import reference
 from myconv2d.operators import overload
 
 from .cases import Case
-from .operands import Values
+from .operands import Values, same_bits
 
 RESULTS = {
     "conv2d": ("output",),
@@ -23,12 +23,13 @@ OPERATORS = tuple(RESULTS)
 
 
 class Implementation(NamedTuple):
-    """Three callables with the operators' signatures (myconv2d/operators.py), and their name in words."""
+    """Callables with the operators' signatures (myconv2d/operators.py), and their name in words."""
 
     name: str
     conv2d: Callable[..., Tensor]
     conv2d_grad_input: Callable[..., Tensor]
     conv2d_grad_weight: Callable[..., tuple[Tensor, Tensor]]
+    conv2d_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None  # both gradients at once
     winograd: bool = False  # may serve 3×3 kernels by minimal filtering, whose errors differ (oracle.py)
 
     def run(self, operator: str, case: Case, values: Values) -> dict[str, Tensor]:
@@ -43,10 +44,20 @@ class Implementation(NamedTuple):
         return dict(zip(RESULTS[operator], results, strict=True))
 
 
-def backend(name: str) -> Implementation:
-    """One of this package's backends."""
+def backend(name: str, device: str = "cpu") -> Implementation:
+    """One of this package's backends, on a device."""
     operators = (overload(operator, name) for operator in OPERATORS)
-    return Implementation(name, *operators, winograd=name == "native")
+    at_once = torch.ops.myconv2d.conv2d_backward.default if (name, device) == ("native", "cpu") else None
+    return Implementation(name, *operators, at_once, winograd=name == "native")
+
+
+def changed_together(native: Implementation, case: Case, values: Values) -> list[str]:
+    """The gradients whose bits are others where both are asked for in one call."""
+    apart = {k: v for operator in OPERATORS[1:] for k, v in native.run(operator, case, values).items()}
+    input, weight, grad_output, _ = values
+    together = native.conv2d_backward(grad_output, input, weight, *case.numbers, case.bias)
+    pairs = zip(apart.items(), together, strict=True)
+    return [name for (name, a), b in pairs if a.stride() != b.stride() or not same_bits(a, b)]
 
 
 ORACLE = Implementation("oracle", *(getattr(reference, operator) for operator in OPERATORS))

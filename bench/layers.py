@@ -1,7 +1,7 @@
 """Single convolutions as subjects: every case of cases.py × forward, grad_input, grad_weight (with bias), backward.
 
 Ours and the framework's are called as operators, below autograd, with real tensors for whatever they take. Backward is
-both gradients: one call of the framework's, two operators of ours, as autograd calls them.
+both gradients, as autograd calls for them: in one call of the framework's and of our CPU library's, in two elsewhere.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _contestants(case: Case, pass_name: str, device: torch.device, compiled: boo
     dtype = precision.current().dtype
     weight = case.weight_size, case.numbers[3]
     chosen = backends.choose_for_layer(device.type, dtype, *weight, backends.wanted).backend
-    ours = backend(chosen)
+    ours = backend(chosen, device.type)
     # The framework's compiler has no gradients of convolutions of its own, and on the CPU no convolution either.
     compiled = compiled and device.type == "cuda" and pass_name == "forward"
     for variant in variants(device, compiled=False):
@@ -93,7 +93,7 @@ def _contestants(case: Case, pass_name: str, device: torch.device, compiled: boo
         for name in ("triton", "native"):
             if name != chosen and backends.problem(name, device.type, dtype) is None:
                 variant = Variant("channels_last", graph=True, device=device.type)
-                prepare = functools.partial(_ours, backend(name), case, pass_name, device, variant)
+                prepare = functools.partial(_ours, backend(name, device.type), case, pass_name, device, variant)
                 yield Contestant(f"our {name}, {variant.name}", BESIDE, prepare)
     for variant in variants(device, compiled):
         prepare = functools.partial(_framework, case, pass_name, device, variant)
@@ -135,6 +135,8 @@ def _ours(ours: Implementation, case: Case, pass_name: str, device: torch.device
         return ours.conv2d_grad_weight(v.grad_output, v.input, weight_size, *numbers, case.bias)
 
     def backward(v: Values):
+        if ours.conv2d_backward is not None:
+            return ours.conv2d_backward(v.grad_output, v.input, v.weight, *numbers, case.bias)
         return grad_input(v), *grad_weight(v)
 
     run = {"forward": forward, "grad_input": grad_input, "grad_weight": grad_weight, "backward": backward}

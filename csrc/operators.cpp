@@ -47,6 +47,19 @@ std::tuple<Tensor, Tensor> conv2d_grad_weight(const Tensor& grad_output, const T
   return {call.grad_weight, call.grad_bias};
 }
 
+// The two above in one call.
+std::tuple<Tensor, Tensor, Tensor> conv2d_backward(const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                                                   const IntList& stride, const IntList& padding,
+                                                   const IntList& dilation, int64_t groups, bool bias) {
+  const Type type = type_of(grad_output);
+  const auto sizes = [](const Tensor& tensor) { return IntList(tensor.sizes().begin(), tensor.sizes().end()); };
+  const GradInput to_input(grad_output, weight, sizes(input), stride, padding, dilation, groups);
+  const GradWeight to_weight(grad_output, input, sizes(weight), stride, padding, dilation, groups, bias);
+  kernels_for(type).backward(to_input.conv, type, framework_threads(), read(grad_output), read(input), read(weight),
+                             write(to_input.grad_input), write(to_weight.grad_weight), to_weight.bias_data());
+  return {to_input.grad_input, to_weight.grad_weight, to_weight.grad_bias};
+}
+
 }  // namespace
 }  // namespace myconv2d
 
@@ -59,4 +72,5 @@ STABLE_TORCH_LIBRARY_IMPL(myconv2d, CPU, library) {
   library.impl("conv2d_grad_input.native", TORCH_BOX(&myconv2d::conv2d_grad_input));
   library.impl("conv2d_grad_weight", TORCH_BOX(&myconv2d::conv2d_grad_weight));
   library.impl("conv2d_grad_weight.native", TORCH_BOX(&myconv2d::conv2d_grad_weight));
+  library.impl("conv2d_backward", TORCH_BOX(&myconv2d::conv2d_backward));
 }

@@ -22,7 +22,7 @@ from myconv2d import native
 
 from ..cases import Case
 from ..check import hold
-from ..implementations import Implementation, backend
+from ..implementations import Implementation, backend, changed_together
 from ..operands import Format, Operand, Values, place
 from ..oracle import exact_results
 
@@ -128,7 +128,10 @@ class Convolution:
         with processor(self.isa):
             under_test = on_threads(implementation or backend("native"), self.threads)
             found = hold(under_test, case, operands, exact)
-        return [f"{finding.result} {problem}" for finding in found for problem in finding.problems]
+            values = Values(*(o.tensor for o in operands.values()))
+            others = [] if implementation else changed_together(under_test, case, values)
+        problems = [f"{finding.result} {problem}" for finding in found for problem in finding.problems]
+        return problems + [f"{name} is another with both gradients at once" for name in others]
 
     def smaller(self) -> Iterator[Convolution]:
         """Candidates that are simpler in one respect, the boldest first."""

@@ -10,7 +10,7 @@
 #include "few_channels.h"
 #include "grad_weight.h"
 #include "phases.h"
-#include "winograd_grad_weight.h"
+#include "winograd_backward.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 namespace {
@@ -182,12 +182,30 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
   });
 }
 
+// Both derivatives in one pass, if Winograd serves both. That of the weight alone (`result` is null) is this one too, so
+// that it does not depend on what else is wanted.
+template <typename T>
+bool one_pass(const Conv2d& conv, Type type, const Threads& threads, const Planes<const T>& grads,
+              const Planes<const T>& images, const ConstImage& weight, const Planes<T>* result,
+              const Image& grad_weight, void* grad_bias) {
+  if constexpr (in_float<T>) {
+    if (choose_algorithm(conv, type, Pass::grad_input) != Algorithm::winograd ||
+        choose_algorithm(conv, type, Pass::grad_weight) != Algorithm::winograd || !winograd_backward_suits(conv))
+      return false;
+    winograd_backward(conv, threads, grads, images, static_cast<const T*>(weight.data), weight.strides, result,
+                      static_cast<T*>(grad_weight.data), grad_weight.strides, static_cast<T*>(grad_bias));
+    return true;
+  }
+  return false;
+}
+
 void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstImage grad_output, ConstImage input,
                  Image grad_weight, void* grad_bias) {
   with_type(type, [&](auto zero) {
     using T = decltype(zero);
     const auto grads = planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width);
     const auto images = planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width);
+    if (one_pass<T>(conv, type, threads, grads, images, {}, nullptr, grad_weight, grad_bias)) return;
     T* weights = static_cast<T*>(grad_weight.data);
     T* bias = static_cast<T*>(grad_bias);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
@@ -207,6 +225,22 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
   });
 }
 
+void backward(const Conv2d& conv, Type type, const Threads& threads, ConstImage grad_output, ConstImage input,
+              ConstImage weight, Image to_input, Image to_weight, void* to_bias) {
+  bool done = false;
+  with_type(type, [&](auto zero) {
+    using T = decltype(zero);
+    const auto result = planes<T>(to_input, conv.group_in_channels(), conv.in_height, conv.in_width);
+    done = one_pass<T>(conv, type, threads,
+                       planes<T>(grad_output, conv.group_out_channels(), conv.out_height, conv.out_width),
+                       planes<T>(input, conv.group_in_channels(), conv.in_height, conv.in_width), weight, &result,
+                       to_weight, to_bias);
+  });
+  if (done) return;
+  grad_input(conv, type, threads, grad_output, weight, to_input);
+  grad_weight(conv, type, threads, grad_output, input, to_weight, to_bias);
+}
+
 #define MYCONV2D_TEXT_(name) #name
 #define MYCONV2D_TEXT(name) MYCONV2D_TEXT_(name)
 
@@ -214,6 +248,7 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
 
 extern const BlockKernels block_kernels;  // block.cpp
 extern const KernelTable table;
-const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, &block_kernels, cross_entropy};
+const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, backward, &block_kernels,
+                           cross_entropy};
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -31,6 +31,9 @@ struct KernelTable {
   // grad_bias is contiguous, or null where it is not wanted.
   void (*grad_weight)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input,
                       Image grad_weight, void* grad_bias);
+  // Both, with the same results.
+  void (*backward)(const Conv2d&, Type, const Threads&, ConstImage grad_output, ConstImage input, ConstImage weight,
+                   Image grad_input, Image grad_weight, void* grad_bias);
   const BlockKernels* block;
   BadTarget (*cross_entropy)(CrossEntropy, const Threads&);
 };

@@ -56,6 +56,13 @@ def _run(name: str, numbers: Numbers, *operands: Any) -> Any:
     return overload(name, backend)(*operands[:3], stride, padding, dilation, groups, *flag)
 
 
+def _share_a_pass(grad_output: Tensor, input: Tensor, weight: Tensor, numbers: Numbers) -> bool:
+    """Whether the CPU library gives both gradients, which nobody derives again, in one call with the same results."""
+    if not (grad_output.is_cpu and untracked(grad_output, input, weight)):
+        return False
+    return backends.choose("cpu", grad_output.dtype, numbers.backend).backend == "native"
+
+
 def _sum(terms: Sequence[Tensor | None]) -> Tensor | None:
     present = [term for term in terms if term is not None]
     return sum(present[1:], present[0]) if present else None
@@ -87,6 +94,11 @@ class _Conv2d(_Operator):
         input, weight = ctx.saved_tensors
         wants_input, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_input = grad_weight = grad_bias = None
+        if wants_input and wants_weight and _share_a_pass(grad_output, input, weight, ctx.numbers):
+            grad_input, grad_weight, grad_bias = torch.ops.myconv2d.conv2d_backward.default(
+                grad_output, input, weight, *ctx.numbers[:4], wants_bias
+            )
+            return grad_input, grad_weight, grad_bias if wants_bias else None, None
         if wants_input:
             grad_input = conv2d_grad_input(grad_output, weight, input.shape, ctx.numbers)
         if wants_weight:

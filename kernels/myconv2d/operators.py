@@ -27,6 +27,7 @@ _AT_ONCE = (  # numbers one by one: the framework takes twice as long to unpack 
     "Tensor input, Tensor weight, Tensor? bias, int stride_h, int stride_w, int padding_h, int padding_w, "
     "int dilation_h, int dilation_w, int groups"
 )
+_BACKWARD = f"Tensor grad_output, Tensor input, Tensor weight, {_NUMBERS}, bool bias"
 SCHEMAS = {
     "conv2d": (f"Tensor input, Tensor weight, Tensor? bias, {_NUMBERS}", "Tensor"),
     "conv2d_grad_input": (f"Tensor grad_output, Tensor weight, SymInt[] input_size, {_NUMBERS}", "Tensor"),
@@ -48,6 +49,12 @@ def _grad_input_fake(grad_output, weight, input_size, stride, padding, dilation,
 def _grad_weight_fake(grad_output, input, weight_size, stride, padding, dilation, groups, bias):
     grad_bias = input.new_empty(weight_size[0] if bias else 0)
     return empty_beside(grad_output, input, weight_size), grad_bias
+
+
+def _backward_fake(grad_output, input, weight, stride, padding, dilation, groups, bias):
+    grad_bias = input.new_empty(weight.shape[0] if bias else 0)
+    like_input, like_weight = (grad_output, weight, input.shape), (grad_output, input, weight.shape)
+    return empty_beside(*like_input), empty_beside(*like_weight), grad_bias
 
 
 _FAKES: dict[str, Callable] = {
@@ -112,7 +119,10 @@ def _define() -> torch.library.Library:
         for key in ("CPU", "CUDA"):
             library.impl(f"{name}.triton", _triton(name), key)
         library.impl(f"{name}.native", _native_cuda(name), "CUDA")
-    library.define(f"conv2d_at_once({_AT_ONCE}) -> Tensor")  # in the CPU library
+    # In the CPU library alone. Both gradients in one call, because there they can share a pass over grad_output:
+    library.define(f"conv2d_backward({_BACKWARD}) -> (Tensor, Tensor, Tensor)")
+    torch.library.register_fake("myconv2d::conv2d_backward", _backward_fake, lib=library)
+    library.define(f"conv2d_at_once({_AT_ONCE}) -> Tensor")
     return library
 
 
@@ -139,3 +149,8 @@ def _grad_input_flop(grad_output_size, weight_size, input_size, *args, **kwargs)
 @register_flop_formula(torch.ops.myconv2d.conv2d_grad_weight)
 def _grad_weight_flop(grad_output_size, input_size, weight_size, *args, **kwargs) -> int:
     return conv_flop_count(input_size, weight_size, grad_output_size)
+
+
+@register_flop_formula(torch.ops.myconv2d.conv2d_backward)
+def _backward_flop(grad_output_size, input_size, weight_size, *args, **kwargs) -> int:
+    return 2 * conv_flop_count(input_size, weight_size, grad_output_size)
