@@ -51,11 +51,13 @@ def backend(name: str, device: str = "cpu") -> Implementation:
     return Implementation(name, *operators, at_once, winograd=name == "native")
 
 
-def changed_together(native: Implementation, case: Case, values: Values) -> list[str]:
-    """The gradients whose bits are others where both are asked for in one call."""
-    apart = {k: v for operator in OPERATORS[1:] for k, v in native.run(operator, case, values).items()}
+def changed_together(implementation: Implementation, case: Case, values: Values) -> list[str]:
+    """The gradients whose bits are others where both are asked for in one call, if that is offered."""
+    if implementation.conv2d_backward is None:
+        return []
+    apart = {k: v for operator in OPERATORS[1:] for k, v in implementation.run(operator, case, values).items()}
     input, weight, grad_output, _ = values
-    together = native.conv2d_backward(grad_output, input, weight, *case.numbers, case.bias)
+    together = implementation.conv2d_backward(grad_output, input, weight, *case.numbers, case.bias)
     pairs = zip(apart.items(), together, strict=True)
     return [name for (name, a), b in pairs if a.stride() != b.stride() or not same_bits(a, b)]
 

@@ -80,7 +80,7 @@ def on_threads(implementation: Implementation, threads: int) -> Implementation:
 
         return run
 
-    operators = (turned(operator) for operator in implementation[1:4])
+    operators = (operator and turned(operator) for operator in implementation[1:5])
     return Implementation(implementation.name, *operators, implementation.winograd)
 
 
@@ -129,7 +129,7 @@ class Convolution:
             under_test = on_threads(implementation or backend("native"), self.threads)
             found = hold(under_test, case, operands, exact)
             values = Values(*(o.tensor for o in operands.values()))
-            others = [] if implementation else changed_together(under_test, case, values)
+            others = changed_together(under_test, case, values)
         problems = [f"{finding.result} {problem}" for finding in found for problem in finding.problems]
         return problems + [f"{name} is another with both gradients at once" for name in others]
 

@@ -85,7 +85,7 @@ def test_opcheck():
 
 @pytest.mark.parametrize("wrong", ["grad_output", "input", "weight"])
 def test_sizes_that_do_not_fit_are_refused(wrong):
-    operands = {"grad_output": torch.randn(1, 4, 8, 8), "input": torch.randn(1, 3, 8, 8), "weight": torch.randn(4, 3, 3, 3)}
-    operands[wrong] = torch.randn(1, 5, 7, 7)
+    sizes = {"grad_output": (1, 4, 8, 8), "input": (1, 3, 8, 8), "weight": (4, 3, 3, 3), wrong: (1, 5, 7, 7)}
+    operands = {name: torch.randn(size) for name, size in sizes.items()}
     with pytest.raises(RuntimeError, match="myconv2d: .*(size|groups|fit)"):
         torch.ops.myconv2d.conv2d_backward(*operands.values(), (1, 1), (1, 1), (1, 1), 1, True)
