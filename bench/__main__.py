@@ -254,6 +254,23 @@ def presets(
 
 
 @app.command()
+def draw(report: Annotated[Path, typer.Argument(metavar="REPORT", help="the .json of a report")]) -> None:
+    """Draws the pictures of a report anew, beside its file.
+
+    Example: python -m bench draw report.json
+    """
+    from .charts import draw_all
+    from .rows import load
+
+    try:
+        rows, facts = load(report)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="REPORT") from error
+    for file in draw_all(rows, facts, report.with_suffix("")):
+        typer.echo(file)
+
+
+@app.command()
 def compare(
     old: Annotated[Path, typer.Argument(help="the .json of a report")],
     new: Annotated[Path, typer.Argument(help="the .json of a later one")],

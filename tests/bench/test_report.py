@@ -146,6 +146,20 @@ def test_the_command_compare(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "is not a report" in result.output
 
 
+def test_the_command_draw(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    large = [row(f"c4-k8-{side}px-n1", tags=["large"], pixels=side**2) for side in (8, 16)]
+    network = row("net", kind="network", pass_name="inference", tags=["networks"])
+    path.write_text(dump([*large, network], facts() | {"tags": ["large", "networks"]}))
+    result = CliRunner().invoke(app, ["draw", str(path)])
+    assert result.exit_code == 0, result.output
+    drawn = {file.stem.removeprefix("report-") for file in tmp_path.glob("*.png")}
+    assert drawn == {"layers", "tags", "networks", "roofline", "sizes"}
+    assert len(result.output.split(".png\n")) == 6
+    result = CliRunner().invoke(app, ["draw", str(tmp_path / "none")])
+    assert result.exit_code == 2 and "is not a report" in " ".join(result.output.split())
+
+
 def test_patterns_choose_by_name_and_tag() -> None:
     everything = subjects(torch.device("cpu"))
     assert {s.pass_name for s in choose(everything, ["c64-k64-8px-n100"])} == {
