@@ -17,7 +17,9 @@ _DASHES = "-", "--", ":", "-."
 
 
 def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
-    rows = [row for row in rows if row.kind == "layer" and row.flop and row.ours and row.pass_name in _MARKERS]
+    rows = [
+        row for row in rows if row.kind == "layer" and row.flop and row.ours and row.pass_name in _MARKERS
+    ]
     if not rows or "roofs" not in facts:
         return None
     units = UNITS[facts["settings"]["device"]]
@@ -30,7 +32,9 @@ def roofline(rows: Sequence[Row], facts: dict[str, Any]) -> Figure | None:
     for (name, top), dashes in zip(peaks.items(), _DASHES, strict=False):
         roof = [units.rates * rate for rate in (bandwidth * low, top, top)]
         kind = "" if len(peaks) == 1 else f" in {name}"
-        label = f"roofs: copy {bandwidth:.0f} GB/s,\nmatrix product{kind} {units.rates * top:.0f} {units.rate}"
+        label = (
+            f"roofs: copy {bandwidth:.0f} GB/s,\nmatrix product{kind} {units.rates * top:.0f} {units.rate}"
+        )
         axes.plot([low, top / bandwidth, high], roof, dashes, color="#222222", linewidth=1.3, label=label)
     for name, marker in _MARKERS.items():
         for side, colour in (("rival", RIVAL), ("ours", OURS)):

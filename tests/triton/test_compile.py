@@ -1,6 +1,6 @@
 """Kernels compile without a GPU, use tensor cores and the copy engine where they should, and spill nothing.
 
-A part of what `python -m myconv2d.triton.compile_report` goes through, chosen to take seconds.
+A part of what `python -m bench gpu-code` goes through, chosen to take seconds.
 """
 
 from __future__ import annotations
