@@ -86,6 +86,7 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
         The exit status: 1 if a kernel spills registers, or, on sm_90, a case for tensor cores lacks their instructions
         or a shipped plan serves none of the cases.
     """
+    facts = _facts()
     tables: list[str] = []
     complaints: list[str] = []
     unserving = set(plans.shipped().plans)
@@ -113,7 +114,7 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
     if chosen.everything:
         date = datetime.date.today().isoformat()
         head = [f"# Machine code of the GPU kernels, {date}", "", f"**{'; '.join(verdict)}.**", ""]
-        head += [_NOTES.format(arch=chosen.arch), "", *grid(("", ""), list(_facts().items()))]
+        head += [_NOTES.format(arch=chosen.arch), "", *grid(("", ""), list(facts.items()))]
         file = out / f"{date}-gpu-code-sm{chosen.arch}.md"
         atomic_write(file, lambda stream: stream.write("\n".join([*head, *tables, ""]).encode()))
         print(f"Written: {file}")
