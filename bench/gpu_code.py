@@ -34,8 +34,9 @@ _NOTES = """\
 Compiled for sm_{arch} and read from the machine code; nothing here was timed. Registers are those of a thread. Spills
 are instructions that access local memory. Occupancy is of the warps that a multiprocessor can hold. Matrix is the
 instruction of the products: wgmma and mma on tensor cores, fma without. Loop is the length of the innermost loop with
-products, in instructions. Loads are bytes of a thread × instructions, and boxes of the copy engine. Moved is what all
-programs load and store, whole tiles, mostly from the L2 cache; the floor is every tensor once, without workspaces."""
+products, in instructions, where there is one. Loads are bytes of a thread × instructions, and boxes of the copy
+engine. Moved is what all programs load and store, whole tiles, mostly from the L2 cache; the floor is every tensor
+once, without workspaces."""
 
 
 @dataclass(frozen=True)
