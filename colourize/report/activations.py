@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from myconv2d import Pending
-
+from ..activations import outputs
 from ..colour import grey
 from ..measures import interval
 from ..settings import Settings
@@ -42,7 +41,7 @@ def _blocks(results: Results) -> list[Html]:
     found, shown = {}, []
     for name in results.of:
         run = results[name].run
-        activations = record(run.load_network(), run.task.degrade(pictures))
+        _, activations = outputs(run.load_network(), run.task.degrade(pictures))
         found[name] = {layer: _measured(images, pictures) for layer, images in activations.items()}
         strips = {"input": run.task.degrade(pictures[:1])}
         strips |= {layer: _some_channels(images[0]) for layer, images in activations.items()}
@@ -57,24 +56,6 @@ def _blocks(results: Results) -> list[Html]:
         table(["", "layer", _LIKENESS.name, _QUIET.name], _lines(found)),
         *shown,
     ]
-
-
-@torch.inference_mode()
-def record(network: nn.Module, input: Tensor) -> dict[str, Tensor]:
-    """Layer → its output for `input`, (N, C, h, w), in the order they run."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Tensor | Pending) -> None:
-        found[name] = output.materialise() if isinstance(output, Pending) else output
-
-    handles = [
-        layer.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name, layer in network.named_children()
-    ]
-    network(input)
-    for handle in handles:
-        handle.remove()
-    return found
 
 
 def _measured(images: Tensor, pictures: Tensor) -> dict[Measure, Score]:

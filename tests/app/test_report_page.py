@@ -13,7 +13,7 @@ import torch
 from colourize import cli, measures, plots, report
 from colourize.evaluation import Evaluation
 from colourize.files import UserError
-from colourize.report import activations, blocks, large, order, regression, results, sentences, skips, tuning
+from colourize.report import blocks, large, order, regression, results, sentences, skips, tuning
 from colourize.report.experiment import Experiment
 from colourize.report.html import Html, tag
 from colourize.report.results import Result, Results, folder_name
@@ -323,18 +323,6 @@ def test_pairs_of_colours_are_equally_far_apart_in_rgb_and_not_to_the_eye():
         np.testing.assert_allclose(distance.numpy(), regression._STEP, rtol=1e-5)
         difference = measures.ciede2000(first, second)
         assert abs(difference - (low if name.startswith("least") else high)).max() < (high - low) / 4
-
-
-def test_activations_are_those_of_the_layers(base, made):
-    experiment = activations.experiment(base)
-    run = made(experiment)["UNet"].run
-    network, input = run.load_network(), torch.rand(2, 1, 16, 16)
-    found = activations.record(network, input)
-    assert list(found) == [name for name, _ in network.named_children()]
-    torch.testing.assert_close(found["finalconv"], network(input).detach())
-    plain = network.downconv1(input).detach()
-    torch.testing.assert_close(found["downconv1"], plain)
-    assert not any(layer._forward_hooks for layer in network.children())
 
 
 def test_text_is_escaped_and_markup_is_not():
