@@ -88,10 +88,7 @@ def from_file(path: Path, multiple: int = 1) -> Subject:
     reduction = math.ceil(max(rgb.shape[:2]) / LONGEST)
     if reduction > 1:
         rgb = np.asarray(Image.fromarray(rgb).reduce(reduction))
-    height, width = (side - side % multiple for side in rgb.shape[:2])
-    if 0 in (height, width):
-        raise UserError(f"{path} is smaller than {multiple} × {multiple} pixels")
-    return Subject(path.stem, torch.tensor(rgb[:height, :width]).permute(2, 0, 1)[None])
+    return Subject(path.stem, pictures.cut(rgb, multiple, path))
 
 
 def save(network: nn.Module, task: Task, subject: Subject, folder: Path) -> None:

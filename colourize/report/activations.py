@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..activations import outputs
-from ..colour import grey
+from ..colour import WHITE, grey
 from ..measures import interval
 from ..settings import Settings
 from . import blocks
@@ -73,10 +73,10 @@ def _correlation(images: Tensor, grey: Tensor) -> Tensor:
 
 
 def _some_channels(image: Tensor) -> Tensor:
-    """(C, h, w) → at most _CHANNELS of the channels, (·, 1, h, w), each scaled to 0..1."""
+    """(C, h, w) → at most _CHANNELS of the channels, (·, 1, h, w), each scaled to black … white."""
     chosen = image[torch.linspace(0, len(image) - 1, min(_CHANNELS, len(image))).long(), None]
     low, high = chosen.amin((2, 3), keepdim=True), chosen.amax((2, 3), keepdim=True)
-    return (chosen - low) / (high - low).clamp(min=1e-12) * (255 / 256)
+    return (chosen - low) / (high - low).clamp(min=1e-12) * WHITE
 
 
 def _sentences(found: dict[str, dict[str, dict[Measure, Score]]]) -> list[str]:
