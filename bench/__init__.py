@@ -4,10 +4,11 @@ Right: cases.py (shapes, once) → operands.py (their tensors, in any layout) �
 from it is right) → check.py. implementations.py names what can be checked.
 
 Fast: layers.py, blocks.py, networks.py, throughput.py (who competes in what) → subjects.py → competition.py
-(accuracy.py, measure.py) → rows.py → report.py (tables.py, charts.py), compare.py. Rivals: variants.py, plain.py,
+(accuracy.py, measure.py) → rows.py → report.py (tables.py, charts/), compare.py. Rivals: variants.py, plain.py,
 ort.py; on a GPU cuda.py. The arithmetic of both sides: precision.py.
 
-Both on a GPU, in minutes: gpu_check.py (correctness.py → jobs.py, pool.py, worker.py; and reports).
+Both on a GPU, in minutes: gpu_check.py (correctness.py → jobs.py, pool.py, worker.py; and reports). GPU kernels where
+there is no GPU: gpu_code.py.
 
 `python -m bench --help` lists the commands.
 """

@@ -29,6 +29,11 @@ class Device(str, Enum):
     cpu = "cpu"
 
 
+class Arch(str, Enum):
+    sm_80 = "80"
+    sm_90 = "90"
+
+
 class Precision(str, Enum):
     """As in precision.py, which cannot be imported before the instruction set is chosen."""
 
@@ -70,6 +75,35 @@ def gpu_check(
 
     options = device.value, out, quick, only, cases or (), workers, minutes, parts or ()
     raise typer.Exit(gpu_check(*options))
+
+
+@app.command()
+def gpu_code(
+    operator: Annotated[
+        list[str] | None, typer.Option(help="only this one, such as grad_weight; may be given several times")
+    ] = None,
+    type: Annotated[
+        list[str] | None, typer.Option(help="only this one, such as bf16; may be given several times")
+    ] = None,
+    arch: Annotated[Arch, typer.Option(help="compute capability × 10")] = Arch.sm_90,
+    out: Annotated[Path, typer.Option(help="folder for the result file")] = ROOT / "bench" / "results",
+) -> None:
+    """Compiles every GPU kernel without a GPU; prints registers, spills, occupancy, instructions and bytes of each.
+
+    A file is written where nothing is left out.
+
+    Exit status: 0 done, 1 a kernel spills registers or lacks its instructions, 2 nothing can be compiled here.
+
+    Example: python -m bench gpu-code
+    """
+    from .gpu_code import Chosen, problem
+    from .gpu_code import gpu_code as run
+
+    chosen = Chosen(int(arch.value), operator or (), type or ())
+    if (why := problem(chosen)) is not None:
+        typer.echo(why, err=True)
+        raise typer.Exit(2)
+    raise typer.Exit(run(chosen, out))
 
 
 @app.command()
@@ -250,6 +284,23 @@ def presets(
     given = {"data": data, "data_dir": data_dir, "palette": palette, "seed": seed, "epochs": epochs, "limit": limit}
     given = {name: value for name, value in given.items() if value is not None}
     for file in measure(names, given, out):
+        typer.echo(file)
+
+
+@app.command()
+def draw(report: Annotated[Path, typer.Argument(metavar="REPORT", help="the .json of a report")]) -> None:
+    """Draws the pictures of a report anew, beside its file.
+
+    Example: python -m bench draw report.json
+    """
+    from .charts import draw_all
+    from .rows import load
+
+    try:
+        rows, facts = load(report)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="REPORT") from error
+    for file in draw_all(rows, facts, report.with_suffix("")):
         typer.echo(file)
 
 

@@ -28,7 +28,9 @@ from colourize.settings import Settings
 from .environment import environment
 
 PRESETS = {"best-superres": 2, "best-superres3": 3, "best-superres4": 4}
-SRCNN = {  # dB over bicubic interpolation
+# dB over bicubic interpolation: 9-5-5 trained on ImageNet, 36.66, 32.75, 30.49 over 33.66, 30.39, 28.42 (Set5) and
+# 32.45, 29.30, 27.50 over 30.23, 27.54, 26.00 (Set14), from the tables of the paper (arXiv:1501.00092v3)
+SRCNN = {
     ("Set5", 2): 3.00, ("Set5", 3): 2.36, ("Set5", 4): 2.07,
     ("Set14", 2): 2.22, ("Set14", 3): 1.76, ("Set14", 4): 1.50,
 }  # fmt: skip

@@ -1,8 +1,9 @@
 """The throughput of a training as a subject: epochs of what `colourize train` does between two validations.
 
 Ours is the application's own step on its own examples, in a CUDA graph where there is a GPU. The rival reads the same
-examples, from the device, in an ordinary loop over the plain UNet: forward, loss, backward, fused Adam; like ours he
+examples, from the device, in an ordinary loop over the plain UNet: forward, loss, backward, fused Adam; like ours it
 asks for the loss once an epoch. The numbers are random; whether they are right is checked step by step (networks.py).
+A whole training, evaluation and saving included, is timed by epoch.py.
 """
 
 from __future__ import annotations

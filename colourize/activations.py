@@ -7,8 +7,7 @@ to be seen however weakly it does; the range stands under it, for comparing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,21 +48,23 @@ class Record(NamedTuple):
 def record(network: nn.Module, task: Task, picture: Tensor) -> Record:
     """Runs `network`, in evaluation mode, on what `task` makes of one picture, as in training."""
     input = task.degrade(picture)
+    output, found = outputs(network, input)
+    return Record(input, output, {name: images[0].cpu() for name, images in found.items()})
+
+
+@torch.inference_mode()
+def outputs(network: nn.Module, input: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """What `network` makes of `input`, and what each of its blocks does, (N, C, h, w), in the order they ran.
+
+    Blocks that are watched give plain tensors, so what is seen is what the next one computes with.
+    """
     found: dict[str, Tensor] = {}
-    with _watching(network, found):
-        output = network(input)
-    return Record(input, output, found)
-
-
-@contextmanager
-def _watching(network: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
-    """Blocks that are watched give plain tensors, so what is seen is what the next one computes with."""
     handles = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: found.__setitem__(name, output[0].cpu()))
-        for name, module in blocks(network)
+        block.register_forward_hook(lambda _, __, output, name=name: found.__setitem__(name, output))
+        for name, block in blocks(network)
     ]
     try:
-        yield
+        return network(input), found
     finally:
         for handle in handles:
             handle.remove()
@@ -87,10 +88,7 @@ def from_file(path: Path, multiple: int = 1) -> Subject:
     reduction = math.ceil(max(rgb.shape[:2]) / LONGEST)
     if reduction > 1:
         rgb = np.asarray(Image.fromarray(rgb).reduce(reduction))
-    height, width = (side - side % multiple for side in rgb.shape[:2])
-    if 0 in (height, width):
-        raise UserError(f"{path} is smaller than {multiple} × {multiple} pixels")
-    return Subject(path.stem, torch.tensor(rgb[:height, :width]).permute(2, 0, 1)[None])
+    return Subject(path.stem, pictures.cut(rgb, multiple, path))
 
 
 def save(network: nn.Module, task: Task, subject: Subject, folder: Path) -> None:

@@ -24,6 +24,8 @@ from .commands.sweep import sweep
 from .commands.train import train
 from .files import UserError
 
+_UsageError = typer.BadParameter.__base__  # click's, which newer versions of typer bring themselves
+
 app = typer.Typer(
     help="Colour for grey pictures, and large pictures from small ones.",
     no_args_is_help=True,
@@ -41,10 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", handlers=[handler])
     try:
-        distributed.check_command(sys.argv[1:] if arguments is None else arguments)
-        app(arguments, prog_name="colourize")
+        _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print_error(error)
         distributed.leave(error.exit_code)
     except SystemExit as ended:
         distributed.leave(ended.code)
+
+
+def _run(words: Sequence[str]) -> None:
+    if distributed.launched() == 1:
+        app(words, prog_name="colourize")
+    distributed.check_command(words)
+    try:
+        code = app(words, prog_name="colourize", standalone_mode=False)  # so that wrong usage is ours to say, once
+    except _UsageError as error:
+        try:
+            distributed.refuse(error.format_message())
+        except UserError as refusal:
+            refusal.exit_code = error.exit_code
+            raise
+    sys.exit(code)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 UPSCALE_MODES = ("nearest", "bilinear", "bicubic")
+WHITE = 255 / 256  # in unit scale
 
 
 def to_unit(images: Tensor) -> Tensor:

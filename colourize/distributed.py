@@ -56,8 +56,13 @@ def restarted() -> bool:
 def check_command(words: Sequence[str]) -> None:
     """Raises `UserError` for a command that several processes must not run."""
     if launched() > 1 and words[:1] != ["train"]:
-        with joined() as world, world.together():
-            raise UserError(f"torchrun is for `colourize train`: run {shlex.join(['colourize', *words])} without it")
+        refuse(f"torchrun is for `colourize train`: run {shlex.join(['colourize', *words])} without it")
+
+
+def refuse(message: str) -> NoReturn:
+    """Raises a `UserError` for what all processes find wrong; one of them prints it."""
+    with joined() as world, world.together():
+        raise UserError(message)
 
 
 def leave(code: int | str | None) -> NoReturn:

@@ -15,7 +15,6 @@ from .baselines import Prediction, Predictor, baselines
 from .data import Split
 from .distributed import ALONE, World
 from .examples import Batch, Examples
-from .files import UserError
 from .measures import colourfulness, interval
 from .runs import Run
 from .tasks import Task
@@ -112,11 +111,7 @@ def _whole(
 ) -> tuple[Callable[[], Iterator[Batch]], str]:
     def batches() -> Iterator[Batch]:
         for path in paths:
-            picture = torch.from_numpy(pictures.read(path).rgb).permute(2, 0, 1)[None].to(device)
-            height, width = (side - side % task.size_multiple for side in picture.shape[2:])
-            if 0 in (height, width):
-                raise UserError(f"{path} is smaller than {task.size_multiple} × {task.size_multiple}")
-            picture = picture[:, :, :height, :width]
+            picture = pictures.cut(pictures.read(path).rgb, task.size_multiple, path).to(device)
             yield Batch(task.degrade(picture), task.target(picture), picture)
 
     return batches, f"{len(paths)} whole pictures"

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .colour import luma, to_unit
+from .colour import WHITE, luma, to_unit
 
 _RESAMPLES = 2000
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM
-_PEAK = 255 / 256  # white, in unit scale
 
 
 def psnr(made: Tensor, pictures: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ def ssim(made: Tensor, pictures: Tensor) -> Tensor:
 
     NaN for pictures smaller than the window.
     """
-    first, second = (to_unit(images).double() / _PEAK for images in (made, pictures))
+    first, second = (to_unit(images).double() / WHITE for images in (made, pictures))
     if min(first.shape[2:]) < _WINDOW:
         return torch.full((len(first),), torch.nan, dtype=torch.float64)
     mean_1, mean_2 = _blurred(first), _blurred(second)
@@ -78,7 +77,7 @@ def interval(values: Tensor) -> tuple[float, float]:
 
 
 def _luma(images: Tensor) -> Tensor:
-    return luma(to_unit(images).double())[:, 0] / _PEAK * 219 + 16
+    return luma(to_unit(images).double())[:, 0] / WHITE * 219 + 16
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -93,4 +92,4 @@ def _blurred(images: Tensor) -> Tensor:
 def _lab(images: Tensor) -> np.ndarray:
     from skimage.color import rgb2lab
 
-    return rgb2lab((to_unit(images).double() / _PEAK).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+    return rgb2lab((to_unit(images).double() / WHITE).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from myconv2d import MyConv2d
 
+from .colour import WHITE
 from .download import Checksum, cached
 from .files import UserError
 
 WEIGHTS = "https://download.pytorch.org/models/vgg16-397923af.pth"  # 528 MB; the name ends with how its SHA-256 begins
 LAYER = "relu2_2"
 _STAGES = 2, 2, 3, 3, 3  # convolutions before each pooling
-_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels, that VGG-16 learnt from
-_WHITE = 255 / 256  # in unit scale, where it learnt that white is 1
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, where white is 1
 _CHECKSUM = re.compile(r"#sha256=([0-9a-f]{8,64})$|-([0-9a-f]{8,64})\.[a-z]+$")
 
 
@@ -70,9 +70,9 @@ class Features(nn.Module):
             conv = MyConv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
             conv.weight, conv.bias = (nn.Parameter(part.float(), requires_grad=False) for part in (weight, bias))
             self.convs[name] = conv
-        scale = torch.tensor(_DEVIATION)[:, None, None] * _WHITE
+        scale = torch.tensor(_DEVIATION)[:, None, None] * WHITE
         self.register_buffer("scale", 1 / scale)
-        self.register_buffer("shift", -torch.tensor(_MEAN)[:, None, None] * _WHITE / scale)
+        self.register_buffer("shift", -torch.tensor(_MEAN)[:, None, None] * WHITE / scale)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         found, x = [], pictures * self.scale + self.shift

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -79,6 +80,17 @@ def files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             raise UserError(f"{path} holds no pictures")
         found += inside
     return found
+
+
+def cut(rgb: np.ndarray, multiple: int, path: str | os.PathLike[str]) -> Tensor:
+    """(H, W, 3) uint8 → (1, 3, h, w), without what is beyond a `multiple` of pixels at the bottom and on the right.
+
+    Raises UserError, naming `path`, where nothing remains.
+    """
+    height, width = (side - side % multiple for side in rgb.shape[:2])
+    if 0 in (height, width):
+        raise UserError(f"{path} is smaller than {multiple} × {multiple} pixels")
+    return torch.tensor(rgb[:height, :width]).permute(2, 0, 1)[None]
 
 
 def below(folder: Path) -> list[Path]:
@@ -223,10 +235,8 @@ def sheet(columns: Mapping[str, Tensor | Sequence[np.ndarray]], *, cell: int = 1
 
 
 def label_font(size: int) -> ImageFont.FreeTypeFont:
-    """For what is written on pictures."""
-    from matplotlib import (
-        get_data_path,
-    )  # its DejaVu Sans has the letters that PIL's own font lacks (×, Greek)
+    """For what is written on pictures: matplotlib's DejaVu Sans has letters that PIL's own font lacks (×, Greek)."""
+    from matplotlib import get_data_path
 
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 

@@ -55,8 +55,8 @@ class Run:
 
     @property
     def best_row(self) -> dict[str, float]:
-        """The row of `metrics` with the lowest validation loss, the first of equal ones."""
-        return min(self.metrics, key=lambda row: row["validation_loss"])
+        """See `best_row`."""
+        return best_row(self.metrics)
 
     @classmethod
     def begin(cls, folder: str | os.PathLike[str], settings: Settings, task: Task) -> Run:
@@ -159,6 +159,11 @@ class Run:
         checkpoint.unpack_optimizer(optimizer, tensors)
 
 
+def best_row(metrics: Metrics) -> dict[str, float]:
+    """The row with the lowest validation loss, the first of equal ones."""
+    return min(metrics, key=lambda row: row["validation_loss"])
+
+
 def create_task(settings: Settings, palette: Palette | None) -> Task:
     """The task of these settings; what is counted on training pictures is not in it yet."""
     loss = PerceptualLoss(settings.loss_weights, settings.loss_layers)
@@ -177,10 +182,11 @@ def _load_frequencies(path: Path, classes: int) -> Tensor:
     return values
 
 
-def check_free(folder: str | os.PathLike[str]) -> None:
-    """Raises `UserError` unless `folder` can take a new run: nothing that exists is ever overwritten."""
+def check_free(folder: str | os.PathLike[str], what: str = "run", mark: str = "settings.toml") -> None:
+    """Raises `UserError` unless `folder` can take a new run, or `what` else is known by the file `mark`: nothing that
+    exists is ever overwritten."""
     folder = Path(folder)
-    if (folder / "settings.toml").exists():
-        raise UserError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
+    if (folder / mark).exists():
+        raise UserError(f"{folder} already holds a {what}: go on with it by --resume, or choose another --out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: choose another --out")

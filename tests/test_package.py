@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -10,6 +12,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+import colourize
+import myconv2d
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = re.compile(r"bench/results/|\.ci/|\.gitignore$")  # of what the repository tracks
@@ -57,3 +62,13 @@ def test_wheel_is_for_every_python():
     """
     said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.split() == ["py3", "none", re.sub("[-.]", "_", sysconfig.get_platform())]
+
+
+@pytest.mark.parametrize("package", [colourize, myconv2d], ids=lambda package: package.__name__)
+def test_every_promised_name_is_there(package):
+    pytest.importorskip("triton")
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            module = importlib.import_module(found.name)
+            missing = [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
+            assert missing == [], found.name

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from myconv2d import Pending
-
-from ..colour import grey
+from ..activations import outputs
+from ..colour import WHITE, grey
 from ..measures import interval
 from ..settings import Settings
 from . import blocks
@@ -42,7 +41,7 @@ def _blocks(results: Results) -> list[Html]:
     found, shown = {}, []
     for name in results.of:
         run = results[name].run
-        activations = record(run.load_network(), run.task.degrade(pictures))
+        _, activations = outputs(run.load_network(), run.task.degrade(pictures))
         found[name] = {layer: _measured(images, pictures) for layer, images in activations.items()}
         strips = {"input": run.task.degrade(pictures[:1])}
         strips |= {layer: _some_channels(images[0]) for layer, images in activations.items()}
@@ -57,24 +56,6 @@ def _blocks(results: Results) -> list[Html]:
         table(["", "layer", _LIKENESS.name, _QUIET.name], _lines(found)),
         *shown,
     ]
-
-
-@torch.inference_mode()
-def record(network: nn.Module, input: Tensor) -> dict[str, Tensor]:
-    """Layer → its output for `input`, (N, C, h, w), in the order they run."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, output: Tensor | Pending) -> None:
-        found[name] = output.materialise() if isinstance(output, Pending) else output
-
-    handles = [
-        layer.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name, layer in network.named_children()
-    ]
-    network(input)
-    for handle in handles:
-        handle.remove()
-    return found
 
 
 def _measured(images: Tensor, pictures: Tensor) -> dict[Measure, Score]:
@@ -92,10 +73,10 @@ def _correlation(images: Tensor, grey: Tensor) -> Tensor:
 
 
 def _some_channels(image: Tensor) -> Tensor:
-    """(C, h, w) → at most _CHANNELS of the channels, (·, 1, h, w), each scaled to 0..1."""
+    """(C, h, w) → at most _CHANNELS of the channels, (·, 1, h, w), each scaled to black … white."""
     chosen = image[torch.linspace(0, len(image) - 1, min(_CHANNELS, len(image))).long(), None]
     low, high = chosen.amin((2, 3), keepdim=True), chosen.amax((2, 3), keepdim=True)
-    return (chosen - low) / (high - low).clamp(min=1e-12) * (255 / 256)
+    return (chosen - low) / (high - low).clamp(min=1e-12) * WHITE
 
 
 def _sentences(found: dict[str, dict[str, dict[Measure, Score]]]) -> list[str]:

@@ -19,6 +19,7 @@ from .html import Html, image, join, table, tag
 from .results import Result, Results
 from .sentences import Score
 
+SCORES = "loss", "accuracy", "top-5", "psnr", "luma psnr", "ssim", "ciede2000", "colourfulness"
 SHOWN = 8  # pictures in a row
 _GAP = 1 / 16  # of a picture's width, between two
 Rows = Mapping[str, Mapping[str, Score]]
@@ -58,7 +59,7 @@ def _all_scores(result: Result, predictor: str) -> dict[str, Score]:
 
 
 def score_table(rows: Rows, metrics: Iterable[str], task: Task, caption: str | None = None) -> Html:
-    """Predictors by scores, each ± half of its 95 % interval; the best of a column is bold."""
+    """Predictors by those of `metrics` that there are, each ± half of its 95 % interval; a column's best is bold."""
     shown = [metric for metric in metrics if any(metric in scores for scores in rows.values())]
     arrows = {True: "\u00a0↑", False: "\u00a0↓", None: ""}
     header = [tables.label(metric, task) + arrows[HIGHER_IS_BETTER.get(metric)] for metric in shown]

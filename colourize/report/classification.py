@@ -53,11 +53,10 @@ def _blocks(results: Results) -> list[Html]:
         f"{len(task.palette)} colours": task.palette.colours(task.target(pictures)),
         "truth": pictures,
     }
-    metrics = "loss", "accuracy", "top-5", "psnr", "ssim", "ciede2000", "colourfulness"
     return [
         blocks.answers(sentences),
         blocks.curves(results, "loss", "validation_accuracy", names=[_CNN]),
-        blocks.score_table(rows, metrics, task),
+        blocks.score_table(rows, blocks.SCORES, task),
         blocks.palette_limit(results, _CNN),
         blocks.rows_of_pictures(shown),
     ]

@@ -10,7 +10,6 @@ from .results import Results
 from .sentences import against, compare, course, measure, steps
 
 _CNN, _UNET = "CNN", "UNet"
-_METRICS = "loss", "accuracy", "top-5", "psnr", "ssim", "ciede2000", "colourfulness"
 
 
 def experiment(base: Settings) -> Experiment:
@@ -53,7 +52,7 @@ def _skips(results: Results) -> list[Html]:
         blocks.part("C1, C2. How much the skips help"),
         blocks.answers(sentences),
         blocks.curves(results, "loss", "validation_accuracy", names=(_CNN, _UNET)),
-        blocks.score_table(rows, _METRICS, unet.run.task),
+        blocks.score_table(rows, blocks.SCORES, unet.run.task),
         blocks.rows_of_pictures(shown),
         blocks.theory(
             "Two reasons why skips may help:",
@@ -76,7 +75,7 @@ def _batches(results: Results, names: list[str]) -> list[Html]:
         blocks.curves(results, "loss", "validation_accuracy", names=names),
         blocks.score_table(
             blocks.network_rows(results, *names) | blocks.baseline_rows(results[_UNET]),
-            _METRICS,
+            blocks.SCORES,
             results[_UNET].run.task,
         ),
         blocks.rows_of_pictures(shown),

@@ -51,11 +51,10 @@ def _blocks(results: Results) -> list[Html]:
         "bilinear": upscale(small, task.enlarges, "bilinear"),
         "bicubic": upscale(small, task.enlarges, "bicubic"),
     }
-    metrics = "loss", "accuracy", "top-5", "psnr", "luma psnr", "ssim", "ciede2000", "colourfulness"
     return [
         blocks.answers(sentences),
         blocks.curves(results, "loss", "validation_accuracy", "validation_psnr"),
-        blocks.score_table(rows, metrics, task),
+        blocks.score_table(rows, blocks.SCORES, task),
         blocks.palette_limit(results, _UNET),
         blocks.rows_of_pictures(shown),
         blocks.theory(

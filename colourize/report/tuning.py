@@ -46,7 +46,6 @@ def _blocks(results: Results) -> list[Html]:
         if shown
         else "So, by validation loss, nothing here is shown to be better than the given setting.",
     ]
-    metrics = "loss", "accuracy", "top-5", "psnr", "ssim", "ciede2000", "colourfulness"
     return [
         blocks.text(
             "Five: learning rate, its schedule, number of filters, their size, channels of the bottleneck. "
@@ -57,6 +56,6 @@ def _blocks(results: Results) -> list[Html]:
         ),
         blocks.answers(sentences),
         blocks.score_table(
-            blocks.network_rows(results) | blocks.baseline_rows(given, truth=False), metrics, given.run.task
+            blocks.network_rows(results) | blocks.baseline_rows(given, truth=False), blocks.SCORES, given.run.task
         ),
     ]

@@ -18,15 +18,15 @@ from ..baselines import baselines
 from ..evaluation import HIGHER_IS_BETTER, mean_scores
 from ..examples import Examples
 from ..files import atomic_write
-from ..runs import Run
+from ..runs import Run, best_row
 from ..settings import Settings
 from .plan import Value, name_of, written
 from .sweep import Result, Sweep
 
 METRICS = ("loss", "accuracy", "psnr")  # those of every epoch
-_DECIDES = (  # about baselines
-    *("data", "data_dir", "class_name", "size", "limit", "seed", "palette", "colours", "space", "loss"),
-)
+_OF_BASELINES = (  # the settings that decide about them
+    "data", "data_dir", "class_name", "size", "limit", "seed", "palette", "colours", "space", "loss",
+)  # fmt: skip
 _BATCH = 100
 CAPTION = (
     "After the last epoch and, if another was better, at best: after the one of the lowest validation loss. Bold: the "
@@ -62,7 +62,7 @@ class Scores:
         pairs = list(zip(self.sweep.results, self.sweep.plan.combinations, strict=True))
         self.runs = [_row(result, varied) for result, varied in pairs]
         for result, varied in pairs:
-            group = name_of({name: value for name, value in varied.items() if name in _DECIDES})
+            group = name_of({name: value for name, value in varied.items() if name in _OF_BASELINES})
             if group not in self._baselines and result.metrics and not result.error:
                 self._baselines[group] = self._measure(result.settings, Run.open(result.folder))
         folder = self.sweep.folder
@@ -183,7 +183,7 @@ class Scores:
 def _row(result: Result, varied: dict[str, Value]) -> Row:
     row = Row(result.name, varied, speed=result.speed, note=result.note, competes=not result.note)
     if result.metrics:
-        last, best = result.metrics[-1], result.best_row
+        last, best = result.metrics[-1], best_row(result.metrics)
         row.epochs, row.best_epoch = int(last["epoch"]), int(best["epoch"])
         for when, scores in (("last", last), ("best", best)):
             for metric in METRICS:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..data import Split
 from ..files import UserError
-from ..runs import Metrics, Run
+from ..runs import Metrics, Run, check_free
 from ..settings import Settings
 from ..training import choose_device, load_data, train
 from .plan import Plan, Settled, Varied
@@ -47,11 +47,6 @@ class Result:
         return len(self.metrics) >= self.settings.epochs
 
     @property
-    def best_row(self) -> dict[str, float]:
-        """As `Run.best_row`."""
-        return min(self.metrics, key=lambda row: row["validation_loss"])
-
-    @property
     def note(self) -> str:
         """What is to be said of a run that is not finished."""
         if self.error or self.finished:
@@ -74,12 +69,8 @@ class Sweep:
     @classmethod
     def begin(cls, folder: str | os.PathLike[str], plan: Plan) -> Sweep:
         """Raises `UserError` for a folder that is not free."""
-        folder = Path(folder)
-        if (folder / "sweep.toml").exists():
-            raise UserError(f"{folder} already holds a sweep: go on with it by --resume, or choose another --out")
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} exists and is not an empty folder: choose another --out")
-        return cls(folder, plan)
+        check_free(folder, "sweep", "sweep.toml")
+        return cls(Path(folder), plan)
 
     @classmethod
     def resume(cls, folder: str | os.PathLike[str], fixed: Settled, vary: Varied) -> Sweep:

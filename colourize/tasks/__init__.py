@@ -11,7 +11,7 @@ from .enlarge import Enlarge2, Enlarge3, Enlarge4
 from .handout import Classification, Regression, SuperResolution
 from .lab import LabClassification, LabRegression
 
-__all__ = ["NAMES", "Task", "create", "kind", "tinted"]
+__all__ = ["NAMES", "Task", "kind", "tinted"]
 
 _ALL = Regression, Classification, SuperResolution, LabRegression, LabClassification, Enlarge2, Enlarge3, Enlarge4
 _TASKS = {task.name: task for task in _ALL}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..colour import luma, to_uint8, to_unit, upscale
+from ..colour import WHITE, luma, to_uint8, to_unit, upscale
 from ..measures import luma_psnr
 from .base import Task, regression_losses
 
@@ -41,7 +41,7 @@ class _Enlarging(Task):
         return regression_losses(self.loss_name, luma(output), luma(target))
 
     def decode(self, output: Tensor, input: Tensor) -> Tensor:
-        return output.clamp(0, 255 / 256)
+        return output.clamp(0, WHITE)
 
     def comparisons(self, pictures: Tensor) -> dict[str, Tensor]:
         return {"bicubic": upscale(self.degrade(pictures), self.enlarges, "bicubic")}
@@ -54,7 +54,7 @@ class _Enlarging(Task):
         return to_unit(pictures)
 
     def finish(self, output: Tensor, pictures: Tensor) -> Tensor:
-        return output.clamp(0, 255 / 256)
+        return output.clamp(0, WHITE)
 
 
 class Enlarge2(_Enlarging):

@@ -4,7 +4,7 @@
 // be mostly padding: those layers have kernels of their own. Everything else is an implicit GEMM.
 #pragma once
 
-#include "few_grad_weight.h"
+#include "few_grad_weight_shape.h"
 #include "few_in.h"
 #include "few_out.h"
 

@@ -1,5 +1,4 @@
-// What a launch of the kernels for few channels takes, counted on the host: for `python -m
-// myconv2d.cuda_report`.
+// What a launch of the kernels for few channels takes, counted on the host: for myconv2d.cuda_report.
 #pragma once
 
 #include "algorithm.h"

@@ -21,7 +21,7 @@ from . import native
 BACKENDS = ("native", "triton", "reference")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
 _FEW_CHANNELS_FIRST = {"cuda": ("native", "triton", "reference")}
-_NATIVE_TYPES = {"cpu": native.CpuLibrary.TYPES, "cuda": native.CudaLibrary.TYPES}
+NATIVE_TYPES = {"cpu": native.CpuLibrary.TYPES, "cuda": native.CudaLibrary.TYPES}
 
 
 class Choice(NamedTuple):
@@ -40,12 +40,12 @@ def problem(backend: str, device: str, dtype: torch.dtype) -> str | None:
         from .triton import unsupported
 
         return unsupported(device, dtype)
-    if device not in _NATIVE_TYPES:
+    if device not in NATIVE_TYPES:
         return f"the native library has no kernels for {device}"
     library = native.cpu if device == "cpu" else native.cuda
     if library.problem is not None:
         return library.problem
-    return None if dtype in _NATIVE_TYPES[device] else f"the native library does not take {dtype} on {device}"
+    return None if dtype in NATIVE_TYPES[device] else f"the native library does not take {dtype} on {device}"
 
 
 def few_channels(weight_size: Sequence[int], groups: int) -> bool:

@@ -1,19 +1,15 @@
-"""What the compiler made of the CUDA library's kernels for few channels, and the bytes they move; no GPU needed.
+"""What nvcc made of the CUDA library's kernels for few channels, and the bytes they move; no GPU needed.
 
-`python -m myconv2d.cuda_report` reads the installed library with cuobjdump (the CUDA toolkit's, or the one in Triton's
-package) and fails if a kernel spills registers. The columns are those of `myconv2d.triton.compile_report`: `moved` is
-what all blocks load and store, halos and filters as often as they are loaded, mostly from the L2 cache; `floor` says
-how many times that is of each tensor once. Counted, not timed.
+`python -m bench gpu-code` prints the rows. The installed library is read with cuobjdump (the CUDA toolkit's, or the one
+in Triton's package). Counted, not timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +19,7 @@ import torch
 
 from . import operators  # noqa: F401 (loads the library)
 from .native import cuda
-from .sass import INSTRUCTION, MULTIPROCESSOR, loop, occupancy, widths
+from .sass import INSTRUCTION, loop, occupancy, widths
 from .shapes import Numbers, output_size
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,6 +59,9 @@ class Code(NamedTuple):
 
 
 class Row(NamedTuple):
+    """One kernel of one layer. `moved` counts what all blocks load and store, halos and filters as often as they are
+    loaded, mostly from the L2 cache; `floor` each tensor once."""
+
     kernel: str
     operator: str
     layer: Layer
@@ -71,8 +70,13 @@ class Row(NamedTuple):
     shared: int  # bytes per block
     occupancy: int  # of 100 warps that a multiprocessor can hold
     moved: int  # bytes
-    floor: int  # bytes of all tensors, each once
+    floor: int  # bytes
     code: Code
+
+    @property
+    def complaint(self) -> str | None:
+        """What should not be."""
+        return "spills registers" if self.code.spills else None
 
 
 def cuobjdump() -> str | None:
@@ -141,30 +145,3 @@ def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[R
                 floor = (elements + (0 if operator == "grad_input" else layer.outputs)) * dtype.itemsize
                 occupied = occupancy(arch, code.registers, shared, BLOCK_WARPS)
                 yield Row(kernel, operator, layer, name, blocks, shared, occupied, moved, floor, code)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--arithmetic", choices=TYPES, action="append", help="default: all")
-    parser.add_argument("--arch", type=int, choices=MULTIPROCESSOR, default=90, help="compute capability × 10")
-    options = parser.parse_args()
-    if cuda.problem is not None:
-        parser.error(cuda.problem)
-    if cuobjdump() is None:
-        parser.error("cuobjdump is neither in a CUDA toolkit nor in Triton's package")
-    columns = "{:16} {:12} {:16} {:5} {:>6} {:>5} {:>6} {:>7} {:>4} {:6} {:>4} {:>9} {:>6}  {}"
-    print(columns.format("kernel", "operator", "case", "", "blocks", "regs", "spills", "shared", "occ%", "matrix",
-                         "loop", "moved KB", "floor", "loads"))  # fmt: skip
-    spilling = 0
-    for row in report(arithmetic=options.arithmetic or tuple(TYPES), arch=options.arch):
-        code = row.code
-        print(columns.format(row.kernel, row.operator, str(row.layer), row.arithmetic, row.blocks, code.registers,
-                             code.spills, row.shared, row.occupancy, code.matrix, code.loop, row.moved // 1000,
-                             f"×{row.moved / row.floor:.2f}", code.loads), flush=True)  # fmt: skip
-        spilling += code.spills > 0
-    print(f"{spilling} kernels spill registers" if spilling else "no kernel spills registers")
-    return 1 if spilling else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,12 +16,12 @@ from .shapes import Numbers
 
 IntPair = int | tuple[int, ...] | list[int]
 
-_AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _CPU_LIBRARY = (None, "native") if native.cpu.problem is None else ()  # the wanted backends that it serves as
 _AT_ONCE = torch.ops.myconv2d.conv2d_at_once.default
 _watched = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)  # by how many modes, such as a FLOP counter
-_TYPES = {*backends._NATIVE_TYPES["cpu"], torch.complex32, torch.complex64, torch.complex128}
+_TYPES = {*backends.NATIVE_TYPES["cpu"], torch.complex32, torch.complex64, torch.complex128}
 
 
 def conv2d(
@@ -110,7 +110,7 @@ def prepare(
     for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
         if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
             raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = autocast(input, weight, bias)
     numbers = _check(input, weight, bias, stride, padding, dilation, groups)
     if padding == "same":
         input, numbers = _pad_same(input, weight, numbers)
@@ -128,13 +128,13 @@ def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Number
     return output if bias is None else output + bias[:, None, None]
 
 
-def _autocast(*tensors: Any) -> tuple[Any, ...]:
+def autocast(*tensors: Any) -> tuple[Any, ...]:
     """The framework's rule for convolutions: under autocast, floating types but float64 become the low precision.
 
     Of tensors, some of which may be None, as they come.
     """
     device = tensors[0].device.type
-    if device not in _AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(

@@ -11,7 +11,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from . import backends, block_operators
 from .block import Pending, block
-from .functional import _AUTOCAST_DEVICES, _autocast
+from .functional import AUTOCAST_DEVICES, autocast
 from .modules import MyConv2d
 from .operators import overload
 from .shapes import output_size
@@ -138,11 +138,11 @@ def convolution_operands(
         channels += more
     weight, bias = conv.weight, conv.bias
     device = weight.device.type
-    if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
         if block_operators.preferred(device, backends.wanted) != "triton":
             return "autocast narrows plain operators"
         # Images and weights as in the framework's autocast; vectors and statistics stay wide.
-        weight, *images = _autocast(weight, *(feed.tensor for feed in feeds))
+        weight, *images = autocast(weight, *(feed.tensor for feed in feeds))
         feeds = [feed._replace(tensor=image) for feed, image in zip(feeds, images, strict=True)]
     size = output_size((n, channels, *pixels), weight.shape, (1, 1), padding, (1, 1))
     if channels != weight.shape[1] or min(size[2:]) < 1:

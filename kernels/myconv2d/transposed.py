@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import autograd, backends
-from .functional import _autocast
+from .functional import autocast
 from .shapes import Numbers
 
 
@@ -41,7 +41,7 @@ class MyConvTranspose2d(nn.ConvTranspose2d):
         stride, padding, kernel_size, dilation = pairs
         wanted: Any = output_size
         extra = self._output_padding(input, wanted, stride, padding, kernel_size, 2, dilation)
-        input, weight, bias = _autocast(input, self.weight, self.bias)
+        input, weight, bias = autocast(input, self.weight, self.bias)
         sides = [
             (input.shape[2 + i] - 1) * stride[i]
             - 2 * padding[i]

@@ -245,6 +245,20 @@ def test_other_commands_are_for_one_process(tmp_path):
     assert "".join(processes.printed()).count("run colourize evaluate run without it") == 1
 
 
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (["--epohcs", "1"], "No such option: --epohcs"),
+        (["--epochs", "many"], "Invalid value for '--epochs'"),
+    ],
+)
+def test_wrong_usage_is_said_once(tmp_path, mistake, message):
+    processes = Processes(2, tmp_path, cli.main, ["train", "classification", "unet", *mistake])
+    assert processes.codes() == [2, 2]
+    said = "".join(processes.printed())
+    assert said.count(message) == 1 and "Traceback" not in said, said
+
+
 def test_batch_size_must_divide():
     World(1, 4).check(100)
     with pytest.raises(UserError, match="102 cannot be shared equally among 4: choose .* such as 100 or 104"):

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "cuda/algorithm.h"
+#include "cuda/few_grad_weight.h"
 #include "naive.h"
 
 using namespace myconv2d::cuda;

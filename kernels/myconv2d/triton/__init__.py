@@ -2,8 +2,8 @@
 the operators of the fused block.
 
 Not yet run on a GPU: all are proved on the CPU by Triton's interpreter against an fp64 oracle, and compiled ahead of
-time for sm_90 (`python -m myconv2d.triton.compile_report`). Nothing here has been timed, and no plan (tile, warps,
-stages) measured: `python -m myconv2d.triton.measure` does that for convolutions; blocks have block_plan.py.
+time for sm_90 (`python -m bench gpu-code`). Nothing here has been timed, and no plan (tile, warps, stages) measured:
+`python -m myconv2d.triton.measure` does that for convolutions; blocks have block_plan.py.
 
 Importing this package is light and never fails; Triton itself is imported with the first question or call.
 """

@@ -20,14 +20,11 @@ from collections.abc import Sequence
 import torch
 
 from . import plans
+from .compile_cases import HANDOUT
 from .explanation import Numbers, operators
 from .launch import Gpu, set_in
 from .tuning import requested
 
-HANDOUT = (
-    "100x1x32x32:32x3x3", "100x32x16x16:64x3x3", "100x64x8x8:64x3x3", "100x64x8x8:32x3x3", "100x128x8x8:32x3x3",
-    "100x32x16x16:3x3x3", "100x64x16x16:24x3x3", "100x3x32x32:3x3x3", "100x25x32x32:24x3x3",
-)  # fmt: skip
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
@@ -86,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.backends.cudnn.conv.fp32_precision = "ieee" if options.no_tf32 else "tf32"
     padding = options.padding if options.layers else 1
     memory_format = torch.contiguous_format if options.nchw else torch.channels_last
-    for input_size, (outputs, *taps) in options.layers or map(layer, HANDOUT):
+    handout = [((case.batch, case.channels, case.size, case.size), (case.outputs, 3, 3)) for case in HANDOUT]
+    for input_size, (outputs, *taps) in options.layers or handout:
         for dtype in map(DTYPES.get, options.type or ("fp32", "bf16")):
             channels = input_size[1] // options.groups
             input, weight = (

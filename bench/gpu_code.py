@@ -1,0 +1,160 @@
+"""`python -m bench gpu-code`: what the compilers made of the GPU kernels, in one dated table. No GPU is needed.
+
+Triton's kernels are compiled as a call on the GPU would compile them (myconv2d.triton.compile_report); the CUDA library
+is read as it is installed (myconv2d.cuda_report). Counted, not timed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from colourize.files import atomic_write
+from myconv2d import cuda_report
+from myconv2d.native import cuda
+from myconv2d.triton import compile_report, plans
+from myconv2d.triton.compile_cases import Case
+from myconv2d.triton.interpreter import INTERPRETED
+from myconv2d.triton.machine_code import SM_80, SM_90, knobs
+
+from .environment import environment
+from .tables import grid
+
+TARGETS = {80: SM_80, 90: SM_90}
+
+_COLUMNS = (
+    *("kernel", "operator", "case", "type", "layout", "programs", "registers", "spills", "shared, bytes"),
+    *("occupancy", "matrix", "loop", "moved, KB", "over floor", "asynchronous loads", "other loads", "plan"),
+)
+_FORM = "{:24} {:17} {:16} {:5} {:13} {:>8} {:>9} {:>6} {:>13} {:>9} {:6} {:>4} {:>9} {:>10}  {:18} {:24} {}"
+_NOTES = """\
+Compiled for sm_{arch} and read from the machine code; nothing here was timed. Registers are those of a thread. Spills
+are instructions that access local memory. Occupancy is of the warps that a multiprocessor can hold. Matrix is the
+instruction of the products: wgmma and mma on tensor cores, fma without. Loop is the length of the innermost loop with
+products, in instructions, where there is one. Loads are bytes of a thread × instructions, and boxes of the copy
+engine. Moved is what all programs load and store, whole tiles, mostly from the L2 cache; the floor is every tensor
+once, without workspaces."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which kernels to look at; an empty sequence is all of them."""
+
+    arch: int = 90
+    operators: Sequence[str] = ()
+    types: Sequence[str] = ()
+
+    def takes(self, operator: str, type: str) -> bool:
+        return operator in (self.operators or (operator,)) and type in (self.types or (type,))
+
+    @property
+    def everything(self) -> bool:
+        return not (self.operators or self.types)
+
+
+Line = tuple[tuple[str, ...], str | None]  # cells, and a complaint
+
+
+def problem(chosen: Chosen) -> str | None:
+    """Why there can be no table."""
+    if INTERPRETED:
+        return "TRITON_INTERPRET=1 is set: Triton's kernels are interpreted, not compiled"
+    if cuda.problem is not None:
+        return cuda.problem
+    if cuda_report.cuobjdump() is None:
+        return "cuobjdump is neither in a CUDA toolkit nor in Triton's package"
+    known = {(case.operator, case.arithmetic) for case in _cases()}
+    for option, given, names in zip(
+        ("--operator", "--type"), (chosen.operators, chosen.types), zip(*known, strict=True), strict=True
+    ):
+        if unknown := set(given) - set(names):
+            there = ", ".join(sorted(set(names)))
+            return f"{option} {', '.join(sorted(unknown))} is in no case; there are {there}"
+    return None
+
+
+def _cases() -> Iterator[Case]:
+    return itertools.chain.from_iterable(source() for source in compile_report.SOURCES)
+
+
+def gpu_code(chosen: Chosen, out: Path) -> int:
+    """Prints a line for every kernel; writes the table of all of them as gpu-code-sm_ARCH-DATE.md into `out`.
+
+    Returns:
+        The exit status: 1 if a kernel spills registers, or, on sm_90, a case for tensor cores lacks their instructions
+        or a shipped plan serves none of the cases.
+    """
+    facts = _facts()
+    tables: list[str] = []
+    complaints: list[str] = []
+    unserving = set(plans.shipped().plans)
+    print(_FORM.format(*_COLUMNS))
+    parts: dict[str, Callable[[Chosen], Iterator[Line]]] = {
+        "Triton": _triton,
+        "CUDA C++, few channels": _cuda,
+    }
+    for title, lines in parts.items():
+        cells = []
+        for line, complaint in lines(chosen):
+            print(_FORM.format(*line), flush=True)
+            cells.append(line)
+            unserving -= set(line[-1].split(", "))
+            if complaint:
+                complaints.append(f"{', '.join(line[:5])}: {complaint}")
+        tables += ["", f"## {title}", "", *grid(_COLUMNS, cells)]
+    if chosen.everything and chosen.arch == 90:
+        complaints += [f"no case is served by the shipped plan {key!r}" for key in sorted(unserving)]
+    verdict = complaints or [
+        "nothing spills"
+        + ("; every case for tensor cores has their instructions" if chosen.arch == 90 else "")
+    ]
+    print(*verdict, sep="\n")
+    if chosen.everything:
+        date = datetime.date.today().isoformat()
+        head = [f"# Machine code of the GPU kernels, {date}", "", f"**{'; '.join(verdict)}.**", ""]
+        head += [_NOTES.format(arch=chosen.arch), "", *grid(("", ""), list(facts.items()))]
+        file = out / f"{date}-gpu-code-sm{chosen.arch}.md"
+        atomic_write(file, lambda stream: stream.write("\n".join([*head, *tables, ""]).encode()))
+        print(f"Written: {file}")
+    return 1 if complaints else 0
+
+
+def _triton(chosen: Chosen) -> Iterator[Line]:
+    cases = (case for case in _cases() if chosen.takes(case.operator, case.arithmetic))
+    for row in compile_report.report(cases, TARGETS[chosen.arch]):
+        case, code = row.case, row.code
+        what = row.kernel, case.operator, case.task, case.arithmetic, case.layout, str(row.programs)
+        used = str(code.registers), str(code.spills), str(code.shared), f"{code.occupancy} %", code.matrix
+        loads = code.asynchronous, code.loads, row.plan or "–"
+        complaint = row.complaint if chosen.arch == 90 or code.spills else None
+        yield (*what, *used, str(code.loop or "–"), *_moved(row.moved, row.floor), *loads), complaint
+
+
+def _cuda(chosen: Chosen) -> Iterator[Line]:
+    types = [name for name in cuda_report.TYPES if name in (chosen.types or cuda_report.TYPES)]
+    for row in cuda_report.report(arithmetic=types, arch=chosen.arch):
+        if not chosen.takes(row.operator, row.arithmetic):
+            continue
+        code = row.code
+        what = row.kernel, row.operator, str(row.layer), row.arithmetic, "any", str(row.blocks)
+        used = str(code.registers), str(code.spills), str(row.shared), f"{row.occupancy} %", code.matrix
+        yield (
+            (*what, *used, str(code.loop), *_moved(row.moved, row.floor), "–", code.loads, "–"),
+            row.complaint,
+        )
+
+
+def _moved(moved: int | None, floor: int) -> tuple[str, str]:
+    return ("–", "–") if moved is None else (f"{moved // 1000}", f"{moved / floor:.2f}×")
+
+
+def _facts() -> dict[str, str]:
+    wanted = "commit", "torch", "triton", "native library (CUDA)"
+    there = environment("cpu")
+    tools = {"ptxas": knobs.nvidia.ptxas, "cuobjdump": knobs.nvidia.cuobjdump}
+    return {name: there[name] for name in wanted} | {
+        f"{name} (Triton's)": tool.version for name, tool in tools.items()
+    }
