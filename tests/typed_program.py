@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import assert_type
 
 import myconv2d
-from myconv2d import ConvBlock, Frozen, FusedSequential, MyConv2d, MyConvTranspose2d, Pending
+from myconv2d import ConvBlock, Frozen, FusedSequential, MyConv2d, MyConvTranspose2d, Pending, Recorded
 
 
 class Network(nn.Module):
@@ -45,6 +45,9 @@ def program() -> dict[str, Any]:
     frozen = myconv2d.freeze(network, pictures)
     assert_type(frozen, Frozen)
     assert_type(frozen.forward(pictures), Tensor)
+    recorded = myconv2d.recorded(network.forward)
+    assert_type(recorded, Recorded[Tensor])
+    assert_type(recorded(pictures), Tensor)
     assert_type(MyConvTranspose2d(1, 2, 2, stride=2).forward(pictures, output_size=[16, 16]), Tensor)
     with myconv2d.use_backend("reference") as nothing:
         assert_type(nothing, None)

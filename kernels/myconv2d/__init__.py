@@ -14,6 +14,7 @@ from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
 from .modules import MyConv2d, convert
+from .recorded import Recorded, recorded
 from .sequential import FusedSequential, fuse
 from .transposed import MyConvTranspose2d
 
@@ -24,6 +25,7 @@ __all__ = [
     "MyConv2d",
     "MyConvTranspose2d",
     "Pending",
+    "Recorded",
     "conv2d",
     "conv_concat",
     "convert",
@@ -33,6 +35,7 @@ __all__ = [
     "freeze",
     "fuse",
     "info",
+    "recorded",
     "use_backend",
 ]
 __version__ = "0.1.0"

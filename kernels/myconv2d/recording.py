@@ -221,14 +221,14 @@ class _Constants:
         return [int(field) for field in fields]
 
 
-_LOOKS = {Tensor.numpy, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__array__, Tensor.__dlpack__}
+LOOKS = {Tensor.numpy, Tensor.tolist, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__array__, Tensor.__dlpack__}
 
 
 class NoLooking(TorchFunctionMode):
     """Refuses what looks at values past the operators, where no recorder sees it."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in _LOOKS:
+        if func in LOOKS:
             name = f"Tensor.{func.__name__}"
             raise Refused(f"freeze(): the network reads values by {name}, so it may go other ways for others")
         return func(*args, **(kwargs or {}))

@@ -1,0 +1,175 @@
+"""recorded(): the same bits as the function, and nothing silently stale."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import myconv2d
+from bench import plain
+from bench.modules import randomise
+from colourize import networks
+
+
+def trainers(network, criterion, *, lr=1e-3, **options):
+    """A step of Adam, twice: as it is and recorded, on copies of a network; both give loss and gradients."""
+
+    def trainer(network):
+        rate = torch.tensor(lr, dtype=torch.float64)
+        optimizer = torch.optim.Adam(network.parameters(), lr=rate, fused=True, **options)
+
+        def step(grey, target):
+            optimizer.zero_grad()
+            loss = criterion(network(grey), target)
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss, "grads": [p.grad for p in network.parameters()]}
+
+        return step, network, rate
+
+    return trainer(network), trainer(copy.deepcopy(network))
+
+
+def equal(a, b):
+    a, b = (torch.utils._pytree.tree_flatten(x) for x in (a, b))
+    return a[1] == b[1] and all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True))
+
+
+@pytest.mark.parametrize("make", [networks.create, plain.create, lambda name: myconv2d.fuse(plain.create(name)),
+                                  lambda name: myconv2d.convert(plain.create(name))],
+                         ids=["ours", "plain", "fused", "converted"])  # fmt: skip
+@pytest.mark.parametrize("name", ["unet", "cnn", "regression-cnn"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_training_has_the_same_bits(name, make, layout):
+    torch.manual_seed(0)
+    network = randomise(make(name)).to(memory_format=layout)
+    criterion = F.mse_loss if name == "regression-cnn" else myconv2d.cross_entropy
+    (step, network, rate), (other, copied, other_rate) = trainers(network, criterion, weight_decay=1e-2)
+    replayed = myconv2d.recorded(other)
+    for i in range(6):
+        rate.fill_(1e-3 * (i + 1))
+        other_rate.fill_(1e-3 * (i + 1))
+        grey = torch.rand(3, 1, 16, 16)
+        out = network(grey).shape
+        target = torch.rand(out) if name == "regression-cnn" else torch.randint(24, (3, 16, 16))
+        copied.load_state_dict(network.state_dict())  # the forward pass above moved the statistics
+        assert equal(step(grey, target), replayed(grey, target)), i
+        assert equal(network.state_dict(), copied.state_dict()), i
+    assert replayed.recordings == 1 and replayed.problem is None
+
+
+def test_the_last_batch_is_recorded_apart():
+    (step, network, _), (other, copied, _) = trainers(myconv2d.ConvBlock(1, 4), F.mse_loss)
+    replayed = myconv2d.recorded(other)
+    for n in (3, 2, 3, 2, 3, 2):
+        grey, target = torch.rand(n, 1, 8, 8), torch.rand(n, 4, 8, 8)
+        assert equal(step(grey, target), replayed(grey, target))
+    assert replayed.recordings == 2 and equal(network.state_dict(), copied.state_dict())
+
+
+def test_random_operators_draw_anew_and_results_are_detached():
+    dropped = myconv2d.recorded(lambda x: F.dropout(x * layer.weight, 0.5))
+    layer = nn.Linear(64, 1)
+    results = [dropped(torch.ones(1, 64)) for _ in range(5)]
+    assert not any(r.requires_grad for r in results) and dropped.recordings == 1
+    assert len({tuple((r[0] != 0).tolist()) for r in results}) == 5
+    torch.manual_seed(7)
+    expected = F.dropout(torch.ones(1, 64) * layer.weight, 0.5)
+    torch.manual_seed(7)
+    assert torch.equal(dropped(torch.ones(1, 64)), expected)
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: x * 2 if x.sum() > 0 else x,
+    lambda x: x * x.max().item(),
+    lambda x: x[x > 0],
+    lambda x: x.numpy().sum() + x,
+    lambda x: x + sum(x.tolist()),
+], ids=["branch", "item", "size", "numpy", "list"])  # fmt: skip
+def test_what_python_sees_is_not_recorded(function):
+    """It goes on as it is, right for inputs that take the other way, and says so once."""
+    replayed = myconv2d.recorded(function)
+    inputs = [torch.arange(4.0) * sign + 1 for sign in (1, 1, -1, 1, -1)]
+    replayed(inputs[0])
+    with pytest.warns(UserWarning, match="not recorded and runs as it is"):
+        assert torch.equal(replayed(inputs[1]), function(inputs[1]))
+    for x in inputs[2:]:
+        assert torch.equal(replayed(x), function(x))
+    assert replayed.recordings == 0 and replayed.problem
+
+
+def test_inputs_that_are_one_tensor():
+    """… are not taken for each other where they are two."""
+    difference = myconv2d.recorded(lambda a, b: a - 2 * b)
+    x, y = torch.rand(3), torch.rand(3)
+    for a, b in ((x, x), (x, x), (x, x), (x, y), (x, y), (x, y), (y, x)):
+        assert torch.equal(difference(a, b), a - 2 * b)
+
+
+def test_structures_lists_and_tensors_from_outside():
+    table = torch.zeros(3)
+
+    def function(x):
+        table.add_(x[0])
+        first, second = x.split([1, 1])
+        lowest, _ = first.min(1)
+        return {"rows": (first, second), "table": table, "word": "same", "lowest": lowest}
+
+    replayed, total = myconv2d.recorded(function), torch.zeros(3)
+    for _ in range(5):
+        x = torch.rand(2, 3)
+        total += x[0]
+        found = replayed(x)
+        assert torch.equal(found["table"], total) and found["word"] == "same"
+        assert torch.equal(torch.cat(found["rows"]), x) and torch.equal(found["lowest"], x[:1].min(1)[0])
+    assert replayed.recordings == 1
+
+
+def test_no_tensor_of_the_recording_is_kept():
+    """… nor one of a replay longer than it is used."""
+    seen = []
+
+    def function(x):
+        y = x * 2
+        seen.append(weakref.ref(y))
+        return y.sum()
+
+    replayed = myconv2d.recorded(function)
+    for _ in range(3):
+        replayed(torch.rand(8))
+    gc.collect()
+    assert all(ref() is None for ref in seen) and len(seen) == 2
+
+
+def test_autocast_is_what_it_was():
+    layer = nn.Linear(8, 8)
+    replayed = myconv2d.recorded(lambda x: layer(x))
+    x = torch.rand(4, 8)
+    plain_result = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = layer(x)
+        for _ in range(4):
+            assert torch.equal(replayed(x), narrow)
+    for _ in range(4):
+        assert torch.equal(replayed(x), plain_result)
+    assert narrow.dtype is torch.bfloat16 and replayed.recordings == 2
+
+
+def test_too_many_kinds_of_inputs():
+    replayed = myconv2d.recorded(lambda x: x + 1)
+    for n in range(1, 17):
+        replayed(torch.rand(n))
+    with pytest.warns(UserWarning, match="more than 16 kinds"):
+        assert replayed(torch.zeros(17)).tolist() == [1.0] * 17
+    assert replayed(torch.zeros(18)).tolist() == [1.0] * 18
+
+
+@pytest.mark.parametrize("wrong", [3, torch.zeros(2, device="meta"), [torch.zeros(2)]], ids=["number", "meta", "list"])
+def test_arguments(wrong):
+    said = r"recorded\(\): argument 1 must be a plain tensor on the CPU, got (int|Tensor on meta|list)"
+    with pytest.raises(TypeError, match=said):
+        myconv2d.recorded(lambda a, b: a)(torch.zeros(2), wrong)
