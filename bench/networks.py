@@ -139,9 +139,17 @@ def _trainers(case: NetworkCase, device: torch.device, compiled: bool) -> Iterat
     for variant in variants(device, compiled=False):
         ours = functools.partial(prepare, networks.create, variant, ours=True)
         yield Contestant(f"ours {variant.name}", OURS, ours)
+        if device.type == "cpu":
+            yield Contestant(f"ours {variant.name} recorded", OURS, functools.partial(ours, record=True))
     for variant in variants(device, compiled):
         yield Contestant(f"torch {variant.name}", RIVAL, functools.partial(prepare, plain.create, variant))
     yield from _drop_ins(prepare, device)
+    if device.type == "cpu":
+        for variant in variants(device, compiled=False):
+            made = functools.partial(prepare, functools.partial(_made, myconv2d.fuse), variant, record=True)
+            yield Contestant(f"torch {variant.name} fused by us, recorded", "converted", made)
+            made = functools.partial(prepare, plain.create, variant, record=True)
+            yield Contestant(f"torch {variant.name} recorded by us", "converted", made)
 
 
 def _drop_ins(prepare: Callable[..., Ready], device: torch.device) -> Iterator[Contestant]:
@@ -153,9 +161,15 @@ def _drop_ins(prepare: Callable[..., Ready], device: torch.device) -> Iterator[C
 
 
 def trainer(
-    case: NetworkCase, device: torch.device, create, variant: Variant, *, ours: bool = False
+    case: NetworkCase,
+    device: torch.device,
+    create,
+    variant: Variant,
+    *,
+    ours: bool = False,
+    record: bool = False,
 ) -> Ready:
-    """A training step of `create(name)`."""
+    """A training step of `create(name)`; `record`: replayed by myconv2d.recorded."""
     weights = _weights(case.network)
     module = laid_out(create(case.network), weights, variant, device)
     optimizer = torch.optim.Adam(module.parameters(), fused=True, capturable=variant.graph)
@@ -166,19 +180,16 @@ def trainer(
         grey, target = case.operands(number, device)
         sets.append((grey.contiguous(memory_format=variant.memory_format), target))
 
-    def gradient(number: int) -> Tensor:
+    def step(grey: Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast(device):
-            loss = objective(*sets[number])
+            loss = objective(grey, target)
         loss.backward()
-        return loss
-
-    def step(number: int) -> tuple[Tensor, list[Tensor]]:
-        loss = gradient(number)
         optimizer.step()
         return loss.detach(), [parameter.grad for parameter in module.parameters()]
 
-    call = variant.ready(step, SETS)
+    work = myconv2d.recorded(step) if record else step
+    call = variant.ready(lambda number: work(*sets[number]), SETS)
 
     def results() -> Results:
         module.load_state_dict(weights.state_dict())

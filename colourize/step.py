@@ -1,9 +1,10 @@
-"""One step of a training: forward, loss, backward and Adam; eager, or captured once in a CUDA graph and replayed.
+"""One step of a training: forward, loss, backward and Adam; eager, or captured once and replayed.
 
 A step of these networks is a few dozen short kernels. Launched one by one from Python they leave a GPU idle most of
 the time, so `GraphedStep` launches all of them at once. Nothing in an epoch waits for the device: the order of the
 pictures is there before the epoch, the learning rate is written there without a copy, and the losses are summed there.
-Either step does the same arithmetic in the same order.
+On a CPU, `RecordedStep` calls them one after the other, without what Python and autograd do between them. Any step does
+the same arithmetic in the same order.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from myconv2d import recorded
 
 from .examples import Batch, Examples
 from .files import say_once
@@ -25,12 +28,12 @@ WARM_UPS = 3  # plans, workspaces and compiled kernels come into being before th
 def adam(
     parameters: Iterable[nn.Parameter], lr: float, device: torch.device, weight_decay: float = 0.0
 ) -> torch.optim.Adam:
-    """Adam for `parameters`; on a GPU its learning rate is there too, so that a captured step reads it anew.
+    """Adam for `parameters`; its learning rate is a tensor on the device, so that a captured step reads it anew.
 
     Weight decay is decoupled from the gradient (AdamW; Loshchilov & Hutter 2019).
     """
     capturable = device.type == "cuda"
-    rate = torch.tensor(lr, device=device) if capturable else lr
+    rate = torch.tensor(lr, device=device, dtype=torch.float32 if capturable else torch.float64)
     options = {"weight_decay": weight_decay, "decoupled_weight_decay": True, "capturable": capturable}
     return torch.optim.Adam(parameters, lr=rate, fused=True, **options)
 
@@ -160,26 +163,52 @@ class GraphedStep(Step):
         return [*own, *(tensor for values in self.optimizer.state.values() for tensor in values.values())]
 
 
+class RecordedStep(Step):
+    """A step on the CPU that is recorded at the second batch of `size` examples and replayed for all later ones.
+
+    Batches of another size, the last of an epoch, run eagerly.
+    """
+
+    def __init__(self, *args, size: int) -> None:
+        super().__init__(*args)
+        self._size = size
+        self._recorded = recorded(lambda *tensors: self._work(Batch(*tensors)))
+
+    def __call__(self, indices: Tensor, lr: float) -> None:
+        if len(indices) != self._size:
+            super().__call__(indices, lr)
+            return
+        self._set_rate(lr)
+        self._recorded(*self.examples.batch(indices))
+
+
 def graph_hindrance(device: torch.device, count: int, size: int) -> str | None:
-    """Why steps of `size` of `count` examples cannot be captured in a CUDA graph; None if they can."""
-    if device.type != "cuda":
-        return f"it needs a CUDA device, and this training runs on {device.type}"
+    """Why steps of `size` of `count` examples cannot be captured; None if they can."""
+    if device.type not in ("cpu", "cuda"):
+        return f"it needs a CUDA device or the CPU, and this training runs on {device.type}"
     if count < size:
         return f"no batch is full, with {count} pictures and a batch size of {size}"
     return None
 
 
 def create(*args, size: int, graph: bool | None) -> Step:
-    """The step for these arguments of `Step`, in a CUDA graph unless `graph` is False.
+    """The step for these arguments of `Step`, captured unless `graph` is False.
 
-    Says once why it is not in one, if it was asked for (True) or there is a GPU.
+    Says once why it is not, if that was asked for (True) or there is a GPU.
     """
     *_, examples, _ = args
     if graph is False:
         return Step(*args)
     problem = graph_hindrance(examples.device, len(examples), size)
     if problem is None:
-        return GraphedStep(*args, size=size, graph=CudaGraph(examples.device))
+        return _captured(*args, size=size)
     if graph or examples.device.type == "cuda":
-        say_once(f"the training step is not captured in a CUDA graph: {problem}")
+        say_once(f"the training step is not captured: {problem}")
     return Step(*args)
+
+
+def _captured(*args, size: int) -> Step:
+    device = args[3].device
+    if device.type == "cpu":
+        return RecordedStep(*args, size=size)
+    return GraphedStep(*args, size=size, graph=CudaGraph(device))

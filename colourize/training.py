@@ -50,13 +50,14 @@ def train(
 ) -> Run:
     """Trains a network and returns its run; with `resume`, goes on with the run that `folder` holds.
 
-    A resumed run may change `epochs`, `data_dir` and `precision` and nothing else; with other `epochs`, the learning
-    rate of those to come is that of the new number, and a warning says so. Interrupted and resumed, a training ends
-    with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU where there is one,
-    unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether to replay the step from
-    a CUDA graph; if not given, wherever that can be done. Progress goes to `console`, if given. `world`: the processes
-    that train together, each of which calls this (`distributed.joined`). `events`: whether to write for TensorBoard
-    too. Raises `UserError` for what the caller can put right.
+    A resumed run may change `epochs`, `data_dir` and `precision` and nothing else; with other `epochs`, the
+    learning rate of those to come is that of the new number, and a warning says so. Interrupted and resumed, a
+    training ends with the same weights and metrics, bit for bit, as without the interruption. `device` is a GPU
+    where there is one, unless given, and `settings.precision` the device's own (see `precision`). `graph`: whether
+    to capture the step and replay it (see `step`); if not given, wherever that can be done. Progress goes to
+    `console`, if given. `world`: the processes that train together, each of which calls this
+    (`distributed.joined`). `events`: whether to write for TensorBoard too. Raises `UserError` for what the caller
+    can put right.
     """
     with world.together():
         if events:
@@ -274,10 +275,11 @@ def habits() -> dict[str, str]:
     """How a training would run here unless told otherwise, in words."""
     device = choose_device(None)
     problem = steps.graph_hindrance(device, 1, 1)
+    way = "a CUDA graph" if device.type == "cuda" else "a recording of their operators"
     return {
         "training on": str(device),
         "training in": f"{precision.default(device)} (--precision {' | '.join(precision.NAMES)})",
-        "training steps": f"eager: for a CUDA graph, {problem}" if problem else "replayed from a CUDA graph",
+        "training steps": f"eager: {problem}" if problem else f"replayed from {way}",
     }
 
 

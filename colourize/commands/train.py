@@ -24,7 +24,7 @@ def train(
     device: Device = None,
     graph: Annotated[
         bool | None,
-        typer.Option("--graph/--no-graph", help="replay the step from a CUDA graph (default: where it can be)"),
+        typer.Option("--graph/--no-graph", help="capture the step and replay it (default: where it can be)"),
     ] = None,
     threads: Threads = None,
     out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,

@@ -17,7 +17,7 @@ from colourize.runs import CHECKPOINTS, Run
 from colourize.step import GraphedStep, Step, graph_hindrance
 from colourize.tasks import Regression
 from colourize.training import train
-from myconv2d import use_backend
+from myconv2d import recorded, use_backend
 
 SIZE = 7  # of a batch; 36 pictures are 5 of these and a last one of 1
 
@@ -47,7 +47,8 @@ def graphs(monkeypatch):
         options = {"weight_decay": weight_decay, "decoupled_weight_decay": True, "capturable": True}
         return torch.optim.Adam(parameters, lr=torch.tensor(lr), fused=True, **options)
 
-    monkeypatch.setattr(steps, "graph_hindrance", lambda *_: None)
+    captured = lambda *args, size: GraphedStep(*args, size=size, graph=steps.CudaGraph(args[3].device))  # noqa: E731
+    monkeypatch.setattr(steps, "_captured", captured)
     monkeypatch.setattr(steps, "CudaGraph", graph)
     monkeypatch.setattr(steps, "adam", capturable)
     return made
@@ -158,17 +159,32 @@ def test_the_framework_s_graph_is_asked_in_the_right_order(monkeypatch):
 
 
 def test_where_a_graph_does_not_serve_is_said(tiny, tmp_path, said):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert "needs a CUDA device, and this training runs on cpu" in graph_hindrance(cpu, 36, 7)
+    other, gpu = torch.device("meta"), torch.device("cuda")
+    assert "needs a CUDA device or the CPU, and this training runs on meta" in graph_hindrance(other, 36, 7)
     assert "with 6 pictures and a batch size of 7" in graph_hindrance(gpu, 6, 7)
     assert graph_hindrance(gpu, 7, 7) is None
-    train(tiny.replace(epochs=1), tmp_path / "silent")
+    large = tiny.replace(epochs=1, batch_size=1000)
+    train(large, tmp_path / "silent")
     assert said() == []
-    train(tiny.replace(epochs=1), tmp_path / "asked", graph=True)
-    assert [message.partition(":")[0] for message in said()] == [
-        "the training step is not captured in a CUDA graph"
-    ]
+    train(large, tmp_path / "asked", graph=True)
+    assert [message.partition(":")[0] for message in said()] == ["the training step is not captured"]
     assert results_of_one(tmp_path / "asked") == results_of_one(tmp_path / "silent")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"precision": "bf16"}, {"task": "lab-classification", "network": "colour-unet", "loss": "rebalanced"}],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_recorded_and_eager_train_the_same_to_the_bit(tiny, tmp_path, monkeypatch, backend, change):
+    recordings = []
+    monkeypatch.setattr(steps, "recorded", lambda f: recordings.append(recorded(f)) or recordings[-1])
+    with use_backend(backend):
+        train(tiny.replace(**change), tmp_path / "recorded")
+        train(tiny.replace(**change), tmp_path / "eager", graph=False)
+    assert [(r.recordings, r.problem) for r in recordings] == [(1, None)]
+    assert results(tmp_path / "recorded") == results(tmp_path / "eager")
 
 
 def test_loss_is_read_only_when_it_is_asked_for(tiny, tmp_path, monkeypatch):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from colourize import cli, tasks, training
+from colourize import cli, training
 from colourize.evaluation import evaluate
 from colourize.files import UserError
 from colourize.runs import Run
 from colourize.settings import Settings
+from colourize.step import Step
 from colourize.sweeps import Plan, Sweep, read_values
 from colourize.sweeps.scores import Scores
 
@@ -242,15 +243,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(colourize, options, tmp_
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(colourize, options, swept, tmp_path, monkeypatch):
-    loss, steps = tasks.Classification.loss, iter(range(10**9))
+    begin, steps = Step._set_rate, iter(range(10**9))
 
-    def disturbed(self, output, target):
+    def disturbed(self, lr):
         if next(steps) == 8:  # 36 pictures in batches of 12, 2 epochs: in the second run
             signal.raise_signal(signal.SIGINT)
-        return loss(self, output, target)
+        begin(self, lr)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.Classification, "loss", disturbed)
+        patch.setattr(Step, "_set_rate", disturbed)
         line = "sweep classification cnn --vary lr=1e-2,1e-3 --vary filters=2,3 --out"
         code, out, err = colourize(line, tmp_path / "sweep", *options)
     assert code == 130

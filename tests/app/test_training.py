@@ -9,11 +9,12 @@ import signal
 import pytest
 import torch
 
-from colourize import files, lookup, tasks, training
+from colourize import files, lookup, training
 from colourize.files import UserError
 from colourize.palette import Palette
 from colourize.runs import CHECKPOINTS, Run
 from colourize.schedule import rate
+from colourize.step import Step
 from colourize.training import train
 
 RESULTS = ("model.safetensors", "best.safetensors", "metrics.csv", *CHECKPOINTS)
@@ -33,14 +34,14 @@ def straight(tiny, tmp_path_factory):
 
 def disturb(monkeypatch, step, action):
     """Calls `action` at a step of the training, once."""
-    loss, steps = tasks.Classification.loss, iter(range(10**9))
+    begin, steps = Step._set_rate, iter(range(10**9))
 
-    def disturbed(self, output, target):
-        if torch.is_grad_enabled() and next(steps) == step:
+    def disturbed(self, lr):
+        if next(steps) == step:
             action()
-        return loss(self, output, target)
+        begin(self, lr)
 
-    monkeypatch.setattr(tasks.Classification, "loss", disturbed)
+    monkeypatch.setattr(Step, "_set_rate", disturbed)
 
 
 @pytest.mark.parametrize(
@@ -242,12 +243,13 @@ def test_pictures_are_drawn_of_what_an_interruption_leaves(tiny, tmp_path, monke
 
 def test_learning_rate_follows_the_schedule_through_a_resumption(tiny, tmp_path, monkeypatch):
     used = []
-    step = torch.optim.Adam.step
-    monkeypatch.setattr(
-        torch.optim.Adam,
-        "step",
-        lambda self, *args: (used.append(self.param_groups[0]["lr"]), step(self, *args))[1],
-    )
+    set_rate = Step._set_rate
+
+    def watched(self, lr):
+        set_rate(self, lr)
+        used.append(self.optimizer.param_groups[0]["lr"].item())
+
+    monkeypatch.setattr(Step, "_set_rate", watched)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         disturb(patch, 8, lambda: signal.raise_signal(signal.SIGINT))
         train(tiny, tmp_path / "run")
