@@ -31,6 +31,14 @@ bool suits_strided_few_in(const Conv2d& conv) {
          conv.group_in_channels() >= 1 && conv.group_in_channels() <= few_channels && conv.group_out_channels() >= 32;
 }
 
+// By minimal filtering 81 products for 4×4 outputs, instead of 144.
+bool suits_strided_tiles(const Conv2d& conv) {
+  const bool same = conv.kernel_height == 3 && conv.kernel_width == 3 && conv.stride_h == 2 && conv.stride_w == 2 &&
+                    conv.dilation_h == 1 && conv.dilation_w == 1;
+  return same && conv.group_in_channels() >= 16 && conv.group_out_channels() >= 16 &&
+         tiles_used(conv.out_height, conv.out_width) > .7;
+}
+
 bool fills_lanes(int64_t group) { return group == 2 || group == 4 || group == 8; }
 
 }  // namespace
@@ -70,6 +78,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
 
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
   if (in_float && !dilated && pass == Pass::forward && suits_strided_few_in(conv)) return Algorithm::few_in;
+  if (in_float && suits_strided_tiles(conv)) return Algorithm::strided;
   if (!in_float || strided || (dilated && pass == Pass::grad_weight)) return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
@@ -97,6 +106,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
 const char* algorithm_name(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::winograd: return "Winograd F(4x4, 3x3)";
+    case Algorithm::strided: return "Winograd F(4x4, 3x3) of stride 2";
     case Algorithm::upsampled: return "Winograd F(4x4, 2x2) at half the resolution";
     case Algorithm::few_in: return "direct, few in channels";
     case Algorithm::few_out: return "direct, few out channels";

@@ -10,7 +10,7 @@
 #include "few_channels.h"
 #include "grad_weight.h"
 #include "phases.h"
-#include "winograd_grad_weight.h"
+#include "strided.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 namespace {
@@ -81,6 +81,7 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
     using Product = void (*)(const Correlation&, const Threads&, const Planes<const T>&, const T*, const WeightView&,
                              const T*, int64_t, const Planes<T>&);
     const Product product = algorithm == Algorithm::winograd  ? winograd_product<Planes<const T>, T, Planes<T>>
+                            : algorithm == Algorithm::strided ? strided_product<Planes<const T>, T, Planes<T>>
                             : algorithm == Algorithm::few_in  ? few_in_product<Planes<const T>, T, T, Planes<T>>
                             : algorithm == Algorithm::few_out ? few_out_product<Planes<const T>, T, T, Planes<T>>
                                                               : nullptr;
@@ -163,6 +164,9 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* weights = static_cast<const T*>(weight.data);
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
+    if constexpr (in_float<T>)
+      if (algorithm == Algorithm::strided)
+        return strided_grad_input(conv, threads, source, weights + last_tap, turned, result);
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     if (algorithm == Algorithm::direct_phases)
       return grad_input_in_phases<T>(conv, threads, source.data, grad_output.strides, weights, view, result.data, strides);
@@ -194,6 +198,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     if constexpr (in_float<T>) switch (algorithm) {
         case Algorithm::winograd:
           return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        case Algorithm::strided:
+          return winograd_grad_weight<Strided3x3>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
           return few_in_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_out:
