@@ -31,12 +31,15 @@ bool suits_strided_few_in(const Conv2d& conv) {
          conv.group_in_channels() >= 1 && conv.group_in_channels() <= few_channels && conv.group_out_channels() >= 32;
 }
 
-// By minimal filtering 81 products for 4×4 outputs, instead of 144.
-bool suits_strided_tiles(const Conv2d& conv) {
+// By minimal filtering 81 products for 4×4 outputs, instead of 144. What that saves for a pair of channels must be more
+// than it costs to transform their kernel; for grad_weight, to add up the ranges of its sums and take them back.
+bool suits_strided_tiles(const Conv2d& conv, Pass pass) {
   const bool same = conv.kernel_height == 3 && conv.kernel_width == 3 && conv.stride_h == 2 && conv.stride_w == 2 &&
                     conv.dilation_h == 1 && conv.dilation_w == 1;
-  return same && conv.group_in_channels() >= 16 && conv.group_out_channels() >= 16 &&
-         tiles_used(conv.out_height, conv.out_width) > .7;
+  const double used = tiles_used(conv.out_height, conv.out_width);
+  const double saved = static_cast<double>(conv.batch * conv.out_pixels()) * (9 - 81 / (16 * used));
+  return same && conv.group_in_channels() >= 16 && conv.group_out_channels() >= 16 && conv.out_pixels() > 0 &&
+         used > .7 && saved > (pass == Pass::grad_weight ? 3000 : 1500);
 }
 
 bool fills_lanes(int64_t group) { return group == 2 || group == 4 || group == 8; }
@@ -78,7 +81,7 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
 
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
   if (in_float && !dilated && pass == Pass::forward && suits_strided_few_in(conv)) return Algorithm::few_in;
-  if (in_float && suits_strided_tiles(conv)) return Algorithm::strided;
+  if (in_float && suits_strided_tiles(conv, pass)) return Algorithm::strided;
   if (!in_float || strided || (dilated && pass == Pass::grad_weight)) return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.

@@ -1,9 +1,9 @@
-// A 3×3 convolution of stride 2 by minimal filtering, all three passes. Along one axis output y meets even and odd pixels
-// x apart: y[i] = g0 · x[2i] + g2 · x[2i + 2] + g1 · x[2i + 1], two taps of a convolution of stride 1 and a single one. Of
-// four outputs the two taps are an F(4, 2), 5 products instead of 8; the single one remains, 4 products. As bilinear
-// maps that is one algorithm like any other: 9 pixels go to 9 values, the kernel to 6, the last of which meets the four
-// pixels in between; in two dimensions 81 products for 4×4 outputs instead of 144, with 36 kernels. So Strided3x3 is to
-// winograd_product.h and winograd_grad_weight.h what F3x3 is.
+// A 3×3 convolution of stride 2 by minimal filtering, all three passes. Along one axis an output y meets even and odd
+// pixels x apart: y[i] = g0 · x[2i] + g2 · x[2i + 2] + g1 · x[2i + 1], two taps of a convolution of stride 1 and a single
+// one. Of four outputs the two taps are an F(4, 2), 5 products instead of 8; the single one remains, 4 products. As
+// bilinear maps that is one algorithm like any other: 9 pixels go to 9 values, the kernel to 6, the last of which meets
+// the four pixels in between; in two dimensions 81 products for 4×4 outputs instead of 144, with 36 kernels. So
+// Strided3x3 is to winograd_product.h and winograd_grad_weight.h what F3x3 is.
 //
 // grad_input is the transposed map, for 8 pixels from 5 gradients: x[2i + 1] = g1 · y[i] and x[2i + 2] = g2 · y[i] +
 // g0 · y[i + 1], in pixels counted from the padding on. Tiles begin with the former: with an odd padding that is the
@@ -121,7 +121,8 @@ struct TransposedTiles : BlockTiles<Transposed3x3> {
   int64_t before_h, before_w;  // rows and columns of the first tiles that lie before the image
 
   explicit TransposedTiles(const Conv2d& conv)
-      : BlockTiles(Correlation{conv.batch, conv.groups, 3, 3, 1 - (conv.padding_h + 1) / 2, 1 - (conv.padding_w + 1) / 2}),
+      : BlockTiles(Correlation{conv.batch, conv.groups, 3, 3, 1 - (conv.padding_h + 1) / 2,
+                               1 - (conv.padding_w + 1) / 2}),
         before_h(1 - conv.padding_h % 2), before_w(1 - conv.padding_w % 2) {}
 
   TileGrid grid(const Conv2d& conv) const {

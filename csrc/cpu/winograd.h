@@ -50,7 +50,8 @@ template <typename F>
 constexpr int of_kernel = F::kernel_reach * F::kernel_reach;
 template <typename F>
 constexpr int kernel_of(int64_t point) {
-  constexpr auto along = [](int64_t i) { return i < F::kernel_reach ? static_cast<int>(i) : F::kernel_reach - 1; };
+  constexpr int last = F::kernel_reach - 1;
+  constexpr auto along = [](int64_t i) { return i < last ? static_cast<int>(i) : last; };
   return along(point / F::reach) * F::kernel_reach + along(point % F::reach);
 }
 
@@ -204,7 +205,9 @@ MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
 // begin one column apart, their results side by side.
 template <typename Map, typename V, int windows = 1, typename Load, typename Store>
 MYCONV2D_INLINE void transform(const Load& load, const Store& store) {
-  for_pairs<Map>([&]<int pair>() __attribute__((always_inline)) { transform_rows<Map, V, windows, pair>(load, store); });
+  for_pairs<Map>([&]<int pair>() __attribute__((always_inline)) {
+    transform_rows<Map, V, windows, pair>(load, store);
+  });
 }
 
 // A vector at any address: panels need not be whole vectors wide.

@@ -161,7 +161,9 @@ struct BlockTiles : TilesOf<F> {
   explicit BlockTiles(const Correlation& p)
       : blocks(p.kernel_h, p.kernel_w), padding_h(p.padding_h), padding_w(p.padding_w) {}
   int64_t depth(int64_t channels) const { return blocks.count() * channels; }
-  int64_t band(int64_t tiles, int64_t channels, int64_t width) const { return band_size<F>(tiles, most(channels, width)); }
+  int64_t band(int64_t tiles, int64_t channels, int64_t width) const {
+    return band_size<F>(tiles, most(channels, width));
+  }
 
   template <typename W>
   void pack(const Threads& threads, const W* weight, const WeightView& view, int64_t channels, const Panels& panels,
@@ -186,9 +188,9 @@ struct BlockTiles : TilesOf<F> {
 // added. `output` has room for a panel at the points, `band` for the pixels of a run. The depth is `parts` of so many
 // channels, the input's each in whole vectors.
 template <typename Tiles, typename W, typename Sink>
-void write_tiles(const Tiles& tiles, const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input, int64_t parts,
-                 int64_t in_channels, int64_t rows, const float* weights, const Panels& panels, const W* bias,
-                 int64_t bias_stride, float* output, float* band, const Sink& to) {
+void write_tiles(const Tiles& tiles, const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input,
+                 int64_t parts, int64_t in_channels, int64_t rows, const float* weights, const Panels& panels,
+                 const W* bias, int64_t bias_stride, float* output, float* band, const Sink& to) {
   constexpr int points = Tiles::points, pixels = Tiles::pixels;
   if (in_channels % lanes == 0) in_channels *= parts, parts = 1;  // no gaps between them
   const int64_t output_step = input.tiles * panels.whole.width() + off_the_set, depth = parts * in_channels;
@@ -268,8 +270,8 @@ void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, 
 template <typename Source, typename W, typename Sink>
 void winograd_product(const Correlation& p, const Threads& threads, const Source& source, const W* weight,
                       const WeightView& view, const W* bias, int64_t bias_stride, const Sink& result) {
-  product_by_tiles(BlockTiles<F3x3>(p), tile_grid(p.batch, result.height, result.width), p.groups, threads, source, weight,
-                   view, bias, bias_stride, result);
+  product_by_tiles(BlockTiles<F3x3>(p), tile_grid(p.batch, result.height, result.width), p.groups, threads, source,
+                   weight, view, bias, bias_stride, result);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA
