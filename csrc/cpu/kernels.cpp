@@ -87,16 +87,27 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
                                                               : nullptr;
     if (!product) return false;
     const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
+    WeightView packed_view = view;
+    const auto phase = [&](int64_t h, int64_t w) {
+      Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
+      part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
+      part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
+      product(part, threads,
+              every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
+                    w - p.padding_w + part.padding_w * dilation_w),
+              weight, packed_view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
+    };
+    PackedWeights packed{PackedWeights::measure, nullptr, 0, 0};  // once for all phases
+    if (algorithm == Algorithm::winograd && dilation_h * dilation_w > 1 && result.height * result.width > 0) {
+      packed_view.ahead = &packed;
+      phase(0, 0);
+      packed.stage = PackedWeights::fill;
+      packed.data = static_cast<float*>(scratch(Scratch::weights, packed.floats * sizeof(float)));
+      phase(0, 0);
+      packed.stage = PackedWeights::use;
+    }
     for (int64_t h = 0; h < least(dilation_h, result.height); ++h)
-      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) {
-        Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
-        part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
-        part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
-        product(part, threads,
-                every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
-                      w - p.padding_w + part.padding_w * dilation_w),
-                weight, view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
-      }
+      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) phase(h, w);
     return true;
   }
   return false;
