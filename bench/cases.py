@@ -251,6 +251,7 @@ _WEIRD = [
     _case("blocks", "many-pixels-strided", (2, 4, 5, 90, 77), stride=2),
     _case("blocks", "strided-tiles", (3, 17, 16, 32, 31), stride=2),
     _case("blocks", "strided-tiles-no-padding", (6, 16, 35, 31, 34), stride=2, padding=0),
+    _case("blocks", "dilated-tiles", (2, 16, 17, 23, 26), dilation=(3, 2), padding=(3, 1)),
     _case("blocks", "many-groups", (2, 66, 66, 9, 8), groups=33),
     _case("blocks", "unet-end", (5, 25, 24, 32)),
     _case("blocks", "unet-middle", (7, 64, 40, 8)),

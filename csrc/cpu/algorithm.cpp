@@ -82,15 +82,16 @@ Algorithm choose_algorithm(const Conv2d& conv, Type type, Pass pass) {
   const bool dilated = conv.dilation_h != 1 || conv.dilation_w != 1;
   if (in_float && !dilated && pass == Pass::forward && suits_strided_few_in(conv)) return Algorithm::few_in;
   if (in_float && suits_strided_tiles(conv, pass)) return Algorithm::strided;
-  if (!in_float || strided || (dilated && pass == Pass::grad_weight)) return Algorithm::direct;
+  if (!in_float || strided) return Algorithm::direct;
 
   // A product reads `in` channels and gives `out`; grad_weight reads both and is named after the fewer.
   const bool turned = pass == Pass::grad_input;
   const int64_t in = turned ? conv.group_out_channels() : conv.group_in_channels();
   const int64_t out = turned ? conv.group_in_channels() : conv.group_out_channels();
   if (in == 0 || out == 0) return Algorithm::direct;
-  const bool small_groups = pass == Pass::grad_weight && conv.groups > 1;  // which these do one by one, halo and all
-  if (conv.kernel_height <= widest_few_kernel && conv.kernel_width <= widest_few_kernel && !small_groups) {
+  // Groups these do one by one, halo and all, and they know no dilation.
+  const bool unfit = pass == Pass::grad_weight && (conv.groups > 1 || dilated);
+  if (conv.kernel_height <= widest_few_kernel && conv.kernel_width <= widest_few_kernel && !unfit) {
     if (out <= few_channels && (pass != Pass::grad_weight || out < in)) return Algorithm::few_out;
     if (in <= few_channels && (out >= 8 || pass == Pass::grad_weight)) return Algorithm::few_in;
   }

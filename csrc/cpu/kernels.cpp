@@ -58,6 +58,11 @@ Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_
   return planes;
 }
 
+// Of the convolution between these, the padding: result pixel `first` reads source row first − padding before all others.
+int64_t padding_of(int64_t padding, int64_t dilation, int64_t first) {
+  return padding > first ? ceil_div(padding - first, dilation) : -((first - padding) / dilation);
+}
+
 template <typename T>
 void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes<T>& planes) {
   const Strides& s = planes.strides;
@@ -89,9 +94,9 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
     const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
     WeightView packed_view = view;
     const auto phase = [&](int64_t h, int64_t w) {
-      Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
-      part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
-      part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
+      Correlation part = p;
+      part.padding_h = padding_of(p.padding_h, dilation_h, h);
+      part.padding_w = padding_of(p.padding_w, dilation_w, w);
       product(part, threads,
               every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
                     w - p.padding_w + part.padding_w * dilation_w),
@@ -207,8 +212,19 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     T* bias = static_cast<T*>(grad_bias);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
     if constexpr (in_float<T>) switch (algorithm) {
-        case Algorithm::winograd:
-          return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        case Algorithm::winograd: {
+          const int64_t h = conv.dilation_h, w = conv.dilation_w, columns = least(w, conv.out_width);
+          const auto phase = [&](int64_t i) {
+            const int64_t y = i / columns, x = i % columns;
+            const int64_t padding_h = padding_of(conv.padding_h, h, y), padding_w = padding_of(conv.padding_w, w, x);
+            return GradWeightPart<Planes<const T>, Planes<const T>>{
+                every(grads, h, w, y, x),
+                every(images, h, w, y - conv.padding_h + padding_h * h, x - conv.padding_w + padding_w * w), padding_h,
+                padding_w};
+          };
+          return grad_weight_of_parts<F3x3>(conv, threads, least(h, conv.out_height) * columns, phase, weights,
+                                            grad_weight.strides, bias);
+        }
         case Algorithm::strided:
           return winograd_grad_weight<Strided3x3>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:

@@ -126,32 +126,45 @@ void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t g
   });
 }
 
-template <typename F = F3x3, typename Grads, typename Images, typename W>
-void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
-                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
+// One of the convolutions, all with the same kernel, whose gradients are added up: a phase of a dilated one.
+template <typename Grads, typename Images>
+struct GradWeightPart {
+  Grads grad_output;  // no larger than the first part's
+  Images input;
+  int64_t padding_h, padding_w;
+};
+
+// part(i) for i < parts: tiles of an image are tiles of all its parts.
+template <typename F, typename Part, typename W>
+void grad_weight_of_parts(const Conv2d& conv, const Threads& threads, int64_t parts, const Part& part, W* grad_weight,
+                          const Strides& weight_strides, W* grad_bias) {
   const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
-  const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
-  const PointSums sums(F{}, 1, grid, conv.groups, blocks.count() * input.channels, Panels(grad_output.channels));
+  const auto largest = part(0);
+  const TileGrid grid = tile_grid(conv.batch * parts, largest.grad_output.height, largest.grad_output.width);
+  const int64_t in_channels = blocks.count() * largest.input.channels;
+  const PointSums sums(F{}, 1, grid, conv.groups, in_channels, Panels(largest.grad_output.channels));
   float* partial = static_cast<float*>(
       scratch(Scratch::partial_sums, conv.groups * sums.ranges * sums.partial_size * sizeof(float)));
 
   parallel_for(threads, conv.groups * sums.ranges, [&](int64_t task) {
     const int64_t g = task / sums.ranges, range = task % sums.ranges;
     float* my_sums = partial + task * sums.partial_size;
-    const Grads grads = of_group(grad_output, g);
-    const Images images = of_group(input, g);
     float* at_input = static_cast<float*>(scratch(Scratch::panel, sums.points * sums.row_step() * sizeof(float)));
-    const TilesAtPoints at_grads(Scratch::accumulators, sums.points, sums.tiles, grads.channels);
+    const TilesAtPoints at_grads(Scratch::accumulators, sums.points, sums.tiles, sums.panels.channels);
     float* band = static_cast<float*>(
-        scratch(Scratch::band, band_size<F>(sums.tiles, most(input.channels, grads.channels)) * sizeof(float)));
+        scratch(Scratch::band, band_size<F>(sums.tiles, most(largest.input.channels, sums.panels.channels)) * sizeof(float)));
 
     const int64_t range_begin = range * sums.range_tiles, range_end = sums.range_end(range, grid);
     sums.clear(my_sums, range_begin >= range_end);
     for (int64_t begin = range_begin; begin < range_end; begin += sums.tiles) {
       const int64_t end = least(begin + sums.tiles, range_end);
-      for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
+      for_each_run(grid, begin, end, [&](TileRun run, int64_t first) {
+        const auto of = part(run.image % parts);
+        const auto grads = of_group(of.grad_output, g);
+        const auto images = of_group(of.input, g);
+        run.image /= parts;
         for (int64_t block = 0; block < blocks.count(); ++block) {
-          Window under = run.window(InputToPoints<F>::from, conv.padding_h, conv.padding_w, F::size);
+          Window under = run.window(InputToPoints<F>::from, of.padding_h, of.padding_w, F::size);
           under.y += blocks.y(block), under.x += blocks.x(block);
           float* row = at_input + first * sums.padded + block * images.channels;
           const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
@@ -171,6 +184,15 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
     }
   });
   finish_grad_weight<F>(threads, sums, conv.groups, blocks, partial, grad_weight, weight_strides, grad_bias);
+}
+
+template <typename F = F3x3, typename Grads, typename Images, typename W>
+void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
+                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
+  const auto whole = [&](int64_t) {
+    return GradWeightPart<Grads, Images>{grad_output, input, conv.padding_h, conv.padding_w};
+  };
+  grad_weight_of_parts<F>(conv, threads, 1, whole, grad_weight, weight_strides, grad_bias);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA
