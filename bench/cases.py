@@ -66,10 +66,10 @@ class Case:
     @property
     def suits_winograd(self) -> bool:
         """Whether minimal filtering can serve it: F(m×m, 3×3) what is 3×3, or blocks of that, some of which may be
-        2 wide; F(2, 3) also three taps that are a stride apart.
+        2 wide; F(2, 3) also three taps that are a stride apart; F(4×4, 2×2) the outer taps of 3×3 with stride 2.
         """
         larger = max(self.kernel) > 3 and min(self.kernel) >= 2
-        strided = self.stride == (2, 2) and min(self.kernel) >= 5
+        strided = self.stride == (2, 2) and (self.kernel == (3, 3) or min(self.kernel) >= 5)
         return strided or ((self.kernel == (3, 3) or larger) and self.stride == (1, 1))
 
     @property
@@ -249,6 +249,9 @@ _WEIRD = [
     _case("blocks", "many-outputs", (1, 5, 133, 7, 6)),
     _case("blocks", "many-pixels", (3, 5, 7, 61, 53)),  # grad_weight sums 9699, in several ranges
     _case("blocks", "many-pixels-strided", (2, 4, 5, 90, 77), stride=2),
+    _case("blocks", "strided-tiles", (3, 17, 16, 32, 31), stride=2),
+    _case("blocks", "strided-tiles-no-padding", (6, 16, 35, 31, 34), stride=2, padding=0),
+    _case("blocks", "dilated-tiles", (2, 16, 17, 23, 26), dilation=(3, 2), padding=(3, 1)),
     _case("blocks", "many-groups", (2, 66, 66, 9, 8), groups=33),
     _case("blocks", "unet-end", (5, 25, 24, 32)),
     _case("blocks", "unet-middle", (7, 64, 40, 8)),

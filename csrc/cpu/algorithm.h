@@ -6,7 +6,7 @@
 namespace myconv2d {
 
 enum class Pass { forward, grad_input, grad_weight };
-enum class Algorithm { direct, direct_phases, depthwise, small_groups, winograd, few_in, few_out, upsampled };
+enum class Algorithm { direct, direct_phases, depthwise, small_groups, winograd, strided, few_in, few_out, upsampled };
 
 constexpr int64_t few_channels = 4, widest_few_kernel = 6;  // what the register tiles for few channels hold
 

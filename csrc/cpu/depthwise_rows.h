@@ -14,21 +14,11 @@
 #include "band.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "stream.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 
 constexpr int64_t most_blocks = 16;  // vectors of channels to a task
-
-// Several multiply-adds share a value: the compiler would fold its load into each of them as a memory operand.
-template <typename V>
-inline V in_register(V value) {
-#if defined(__x86_64__)
-  asm("" : "+v"(value));
-#elif defined(__aarch64__)
-  asm("" : "+w"(value));
-#endif
-  return value;
-}
 
 // Every lane gets channel `c` of its group. A group larger than a vector begins at `at`.
 template <typename A, int group, int c>
@@ -88,32 +78,6 @@ inline Axis::Range whole_steps(const Axis& axis, int64_t first, int64_t steps) {
 inline Axis::Range inside_of(const Axis& axis, int64_t first, int64_t steps) {
   const int64_t begin = first * axis.step + axis.lowest(), columns = axis.span(steps);
   return {least(most(0, -begin), columns), most(0, least(columns, axis.source - begin))};
-}
-
-// Results of a call that moves more than the last cache holds would be gone before anybody reads them: they are
-// stored past the caches, which spares reading the lines that they overwrite. Not where the result alone is as large: it
-// lies on fresh pages, whose zeros the system has just left in the caches.
-template <typename T>
-bool streams(int64_t read, int64_t written, const T* result, const Strides& s) {
-  constexpr int64_t lanes = MYCONV2D_VECTOR_BYTES / sizeof(T), last_cache = (int64_t{32} << 20) / sizeof(T);
-  return read + written > last_cache && written <= last_cache && s.n % lanes == 0 && s.h % lanes == 0 &&
-         s.w % lanes == 0 && reinterpret_cast<uintptr_t>(result) % MYCONV2D_VECTOR_BYTES == 0;
-}
-
-template <typename A>
-inline void stream_vector(A* to, typename Vector<A>::type value) {
-#if defined(__AVX512F__) && MYCONV2D_VECTOR_BYTES == 64
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)value);
-#elif defined(__AVX2__) && MYCONV2D_VECTOR_BYTES == 32
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)value);
-#else
-  store_vector<A, A>(to, value);
-#endif
-}
-inline void end_of_stream() {
-#if defined(__AVX2__)
-  _mm_sfence();
-#endif
 }
 
 // The source's rows under a piece, on the walk down: pixel x of row y is at data + row(y) + x · column_step.

@@ -5,13 +5,15 @@
 // neighbouring pixels × two vectors of channels k and walks over all taps and channels: at every step it broadcasts
 // the pixels' values straight from the band and multiplies them with two vectors of packed weights. There is no im2col
 // and no partial sum in memory. Taps that lie outside the image above or below are left out.
-// Bound: the FMA units; weights stream from L2.
+// Bound: the FMA units; weights stream from L2. Few taps and channels are bound by memory: their results, if large, are
+// stored past the caches.
 #pragma once
 
 #include "band.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "stream.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 
@@ -23,7 +25,7 @@ struct Run {  // channels that lie side by side in the source under one tap, or 
 // Pixels are `pixel_step` apart: `constant_step` where that is compiled in.
 template <typename A, int rows, int vectors, int constant_step>
 void direct_tile(const Run* run, const Run* end, const A* source, int64_t pixel_step, const A* weights, const A* bias,
-                 A* sums, int64_t sums_step) {
+                 A* sums, int64_t sums_step, bool stream) {
   using V = typename Vector<A>::type;
   constexpr int lanes = Vector<A>::lanes, threes = (rows + 2) / 3;
   const int64_t step = constant_step ? constant_step : pixel_step;
@@ -48,11 +50,15 @@ void direct_tile(const Run* run, const Run* end, const A* source, int64_t pixel_
   }
 #pragma GCC unroll 16
   for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) store_vector<A, A>(sums + i * sums_step + v * lanes, sum[i][v]);
+    for (int v = 0; v < vectors; ++v) {
+      A* to = sums + i * sums_step + v * lanes;
+      if (stream) stream_vector<A>(to, sum[i][v]);
+      else store_vector<A, A>(to, sum[i][v]);
+    }
 }
 
 template <typename A>
-using DirectTile = void (*)(const Run*, const Run*, const A*, int64_t, const A*, const A*, A*, int64_t);
+using DirectTile = void (*)(const Run*, const Run*, const A*, int64_t, const A*, const A*, A*, int64_t, bool);
 
 template <typename A, int vectors, int constant_step>
 DirectTile<A> direct_tile_for(int64_t rows) {
@@ -163,6 +169,10 @@ void direct_product(Gather gather, int64_t groups, int64_t channels, const Threa
   Run* runs = static_cast<Run*>(scratch(Scratch::partial_sums, gather.h.taps * runs_per_row * sizeof(Run)));
   reading.list_runs(gather, runs);
 
+  bool stream = false;  // past the caches, where results go straight to where they belong
+  if constexpr (!Result::whole_pixels)
+    stream = streams(gather.batch * gather.h.source * gather.w.source * gather.channels * groups,
+                     gather.pixels() * channels * groups, result.data, result.strides);
   const int64_t tile_rows = rows_per_panel(pieces.columns);
   parallel_for(threads, gather.batch * pieces.per_image() * groups, [&](int64_t task) {
     const int64_t g = task % groups;
@@ -215,11 +225,12 @@ void direct_product(Gather gather, int64_t groups, int64_t channels, const Threa
           tile_for(least(tile_rows, piece.columns - x))(
               runs + taps.begin * runs_per_row, runs + taps.end * runs_per_row,
               pixels + y * gather.h.step * reading.row_step + x * reading.pixel_step, reading.pixel_step, row_weights,
-              biases + first, to + x * to_step, to_step);
+              biases + first, to + x * to_step, to_step, direct && stream);
         }
         if (!Result::whole_pixels && !direct) result.template take<A>(to, to_step, piece, y, g * channels + first, real);
       }
     }
+    if (stream) end_of_stream();
     if constexpr (Result::whole_pixels)
       for (int64_t y = 0; y < piece.rows; ++y)
         result.template take<A>(sums + y * piece.columns * sums_width, sums_width, piece, y, g, channels);

@@ -8,16 +8,7 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// A load that several multiply-adds share: the compiler would fold it into each of them as a memory operand.
-inline Lanes load_once(const float* from) {
-  Lanes value = load_vector<float>(from);
-#if defined(__x86_64__)
-  asm("" : "+v"(value));
-#elif defined(__aarch64__)
-  asm("" : "+w"(value));
-#endif
-  return value;
-}
+inline Lanes load_once(const float* from) { return in_register(load_vector<float>(from)); }
 
 inline float sum_of_lanes(Lanes value) {
   float part[lanes];

@@ -10,6 +10,7 @@
 #include "few_channels.h"
 #include "grad_weight.h"
 #include "phases.h"
+#include "strided.h"
 #include "winograd_backward.h"
 
 namespace myconv2d::MYCONV2D_ISA {
@@ -58,6 +59,11 @@ Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_
   return planes;
 }
 
+// Of the convolution between these, the padding: result pixel `first` reads source row first − padding before all others.
+int64_t padding_of(int64_t padding, int64_t dilation, int64_t first) {
+  return padding > first ? ceil_div(padding - first, dilation) : -((first - padding) / dilation);
+}
+
 template <typename T>
 void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes<T>& planes) {
   const Strides& s = planes.strides;
@@ -81,21 +87,33 @@ bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, co
     using Product = void (*)(const Correlation&, const Threads&, const Planes<const T>&, const T*, const WeightView&,
                              const T*, int64_t, const Planes<T>&);
     const Product product = algorithm == Algorithm::winograd  ? winograd_product<Planes<const T>, T, Planes<T>>
+                            : algorithm == Algorithm::strided ? strided_product<Planes<const T>, T, Planes<T>>
                             : algorithm == Algorithm::few_in  ? few_in_product<Planes<const T>, T, T, Planes<T>>
                             : algorithm == Algorithm::few_out ? few_out_product<Planes<const T>, T, T, Planes<T>>
                                                               : nullptr;
     if (!product) return false;
     const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
+    WeightView packed_view = view;
+    const auto phase = [&](int64_t h, int64_t w) {
+      Correlation part = p;
+      part.padding_h = padding_of(p.padding_h, dilation_h, h);
+      part.padding_w = padding_of(p.padding_w, dilation_w, w);
+      product(part, threads,
+              every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
+                    w - p.padding_w + part.padding_w * dilation_w),
+              weight, packed_view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
+    };
+    PackedWeights packed{PackedWeights::measure, nullptr, 0, 0};  // once for all phases
+    if (algorithm == Algorithm::winograd && dilation_h * dilation_w > 1 && result.height * result.width > 0) {
+      packed_view.ahead = &packed;
+      phase(0, 0);
+      packed.stage = PackedWeights::fill;
+      packed.data = static_cast<float*>(scratch(Scratch::weights, packed.floats * sizeof(float)));
+      phase(0, 0);
+      packed.stage = PackedWeights::use;
+    }
     for (int64_t h = 0; h < least(dilation_h, result.height); ++h)
-      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) {
-        Correlation part = p;  // result pixel (h, w) reads source row h − padding first: that is `padding` rows of its own
-        part.padding_h = p.padding_h > h ? ceil_div(p.padding_h - h, dilation_h) : -((h - p.padding_h) / dilation_h);
-        part.padding_w = p.padding_w > w ? ceil_div(p.padding_w - w, dilation_w) : -((w - p.padding_w) / dilation_w);
-        product(part, threads,
-                every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
-                      w - p.padding_w + part.padding_w * dilation_w),
-                weight, view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
-      }
+      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) phase(h, w);
     return true;
   }
   return false;
@@ -163,6 +181,9 @@ void grad_input(const Conv2d& conv, Type type, const Threads& threads, ConstImag
     const T* weights = static_cast<const T*>(weight.data);
     const T* no_bias = nullptr;
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_input);
+    if constexpr (in_float<T>)
+      if (algorithm == Algorithm::strided)
+        return strided_grad_input(conv, threads, source, weights + last_tap, turned, result);
     if (correlate(algorithm, conv, p, threads, source, weights + last_tap, turned, no_bias, 0, result)) return;
     if (algorithm == Algorithm::direct_phases)
       return grad_input_in_phases<T>(conv, threads, source.data, grad_output.strides, weights, view, result.data, strides);
@@ -210,8 +231,21 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     T* bias = static_cast<T*>(grad_bias);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
     if constexpr (in_float<T>) switch (algorithm) {
-        case Algorithm::winograd:
-          return winograd_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
+        case Algorithm::winograd: {
+          const int64_t h = conv.dilation_h, w = conv.dilation_w, columns = least(w, conv.out_width);
+          const auto phase = [&](int64_t i) {
+            const int64_t y = i / columns, x = i % columns;
+            const int64_t padding_h = padding_of(conv.padding_h, h, y), padding_w = padding_of(conv.padding_w, w, x);
+            return GradWeightPart<Planes<const T>, Planes<const T>>{
+                every(grads, h, w, y, x),
+                every(images, h, w, y - conv.padding_h + padding_h * h, x - conv.padding_w + padding_w * w), padding_h,
+                padding_w};
+          };
+          return grad_weight_of_parts<F3x3>(conv, threads, least(h, conv.out_height) * columns, phase, weights,
+                                            grad_weight.strides, bias);
+        }
+        case Algorithm::strided:
+          return winograd_grad_weight<Strided3x3>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
           return few_in_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_out:

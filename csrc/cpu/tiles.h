@@ -132,7 +132,8 @@ void write_pixels(const float* pixels, int64_t stride, const Window& window, int
                   const Planes<T>& to) {
   const Inside<T> inside(to, window);
   const Strides& s = to.strides;
-  for (int64_t i = 0; i < window.rows && inside.row(i); ++i) {
+  for (int64_t i = 0; i < window.rows; ++i) {
+    if (!inside.row(i)) continue;
     const float* from = pixels + (i * window.columns + inside.begin) * stride;
     T* row = inside.first_pixel(i) + first * s.c;
     if (s.w == 1 && s.c != 1)

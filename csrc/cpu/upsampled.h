@@ -106,7 +106,9 @@ inline float* fold_weights(const Threads& threads, const Feeds& feeds, int64_t l
 
 // What product_by_tiles() asks for (winograd_product.h): the points of all phases, one behind the other.
 struct UpsampledTiles {
-  static constexpr int points = phases * F2x2::points, pixels = 2 * tile_size;
+  static constexpr int points = phases * F2x2::points, pixels = 2 * tile_size, kernels = points;
+  static constexpr int64_t kernel_at(int64_t point) { return point; }
+  Window result(const TileRun& run) const { return run.pixels(pixels); }
   const Feeds& feeds;
 
   int64_t depth(int64_t channels) const { return channels; }
@@ -178,7 +180,7 @@ void upsampled_product(const Conv2d& conv, const Threads& threads, const Feeds& 
 // The gradient of a phase's tap t is a sum of x[i] · gy[i + 1 − phase − t] over low-resolution pixels i; that of the
 // image, over phases and taps of the same. Both need of a phase a window that begins at i − phase.
 inline PointSums upsampled_sums(const Conv2d& conv, const TileGrid& grid, int64_t channels) {
-  return {F2x2::points, phases, grid, 1, channels, Panels(conv.out_channels)};
+  return {F2x2{}, phases, grid, 1, channels, Panels(conv.out_channels)};
 }
 
 inline bool upsampled_backward_suits(const Conv2d& conv, const Feeds& feeds) {

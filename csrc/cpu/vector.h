@@ -23,6 +23,17 @@ struct Vector {
   static constexpr int lanes = MYCONV2D_VECTOR_BYTES / sizeof(A);
 };
 
+// Several multiply-adds share a value: the compiler would fold its load into each of them as a memory operand.
+template <typename V>
+inline V in_register(V value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 // Rows of the register tile: rows × 2 accumulators, two vectors and a broadcast fit 32 registers with AVX-512, else 16.
 constexpr int max_rows = MYCONV2D_VECTOR_BYTES == 64 ? 12 : 6;
 

@@ -12,6 +12,8 @@
 // their work, and because a transform then holds two rows of a tile in registers, not six.
 #pragma once
 
+#include <utility>
+
 #include "transpose.h"
 
 #define MYCONV2D_INLINE inline __attribute__((always_inline))
@@ -25,8 +27,11 @@ using HalfLanes = Vector<float>::half;
 using OneLane = Vector<float>::one;
 constexpr int lanes = Vector<float>::lanes;
 
+// `reach` values of a tile along an axis meet `kernel_reach` of the kernel, the last of them over and over where there
+// are fewer (strided.h); `size` pixels from tile to tile.
 struct F3x3 {
-  static constexpr int taps = 3, reach = 6, points = 36, zero = 1;  // zero: is one of the points
+  static constexpr int taps = 3, reach = 6, points = 36, kernel_reach = 6, size = tile_size;
+  static constexpr int zero = 1;  // whether it is one of the points
   static constexpr float near = 0.70710678118654752f, near2 = 0.5f;  // the point 1/√2 and its square
   static constexpr float far = 1.41421356237309505f, far2 = 2.0f;    // the point √2 and its square
   static constexpr float of_near = -2.0f / 3, of_far = 1.0f / 6;     // over the Lagrange denominators −3/2 and 6
@@ -34,11 +39,21 @@ struct F3x3 {
 };
 
 struct F2x2 {
-  static constexpr int taps = 2, reach = 5, points = 25, zero = 0;
+  static constexpr int taps = 2, reach = 5, points = 25, kernel_reach = 5, size = tile_size, zero = 0;
   static constexpr float near = 0.5f, near2 = 0.25f, far = 1.25f, far2 = 1.5625f;
   static constexpr float of_near = -16.0f / 21, of_far = 32.0f / 105;  // denominators −21/16 and 105/32, negative at −p
   static constexpr float near_of_near = -8.0f / 21, far_of_far = 8.0f / 21;
 };
+
+// How many of a kernel there are in two dimensions, and which of them a point meets.
+template <typename F>
+constexpr int of_kernel = F::kernel_reach * F::kernel_reach;
+template <typename F>
+constexpr int kernel_of(int64_t point) {
+  constexpr int last = F::kernel_reach - 1;
+  constexpr auto along = [](int64_t i) { return i < last ? static_cast<int>(i) : last; };
+  return along(point / F::reach) * F::kernel_reach + along(point % F::reach);
+}
 
 // A polynomial at ±p from its even and odd part at p. The odd part comes with its factor p:
 // one multiplication more, but the sum and the difference go to the adders, not to the busier multipliers.
@@ -151,11 +166,19 @@ struct PointsToKernel {
   }
 };
 
+// Calls visit.operator()<pair>() for every pair of a map's results.
+template <typename Map, typename F>
+MYCONV2D_INLINE void for_pairs(const F& visit) {
+  [&]<int... pair>(std::integer_sequence<int, pair...>) __attribute__((always_inline)) {
+    (visit.template operator()<pair>(), ...);
+  }(std::make_integer_sequence<int, Map::pairs>());
+}
+
 // One pair of rows of a map along both axes.
 template <typename Map, typename V, int windows, int pair, typename Load, typename Store>
 MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
   V rows[2][Map::from + windows - 1];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
   for (int j = 0; j < Map::from + windows - 1; ++j) {
     V values[2];
     Map::template map<pair, V>([&](int i) __attribute__((always_inline)) { return load(i, j); }, values);
@@ -174,9 +197,7 @@ MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
           store(Map::at[pair][r], w * Map::to + Map::at[columns][0], values[0]);
         store(Map::at[pair][r], w * Map::to + Map::at[columns][1], values[1]);
       };
-      columns_at.template operator()<0>();
-      if constexpr (Map::pairs > 1) columns_at.template operator()<1>();
-      if constexpr (Map::pairs > 2) columns_at.template operator()<2>();
+      for_pairs<Map>(columns_at);
     }
 }
 
@@ -184,9 +205,9 @@ MYCONV2D_INLINE void transform_rows(const Load& load, const Store& store) {
 // begin one column apart, their results side by side.
 template <typename Map, typename V, int windows = 1, typename Load, typename Store>
 MYCONV2D_INLINE void transform(const Load& load, const Store& store) {
-  transform_rows<Map, V, windows, 0>(load, store);
-  if constexpr (Map::pairs > 1) transform_rows<Map, V, windows, 1>(load, store);
-  if constexpr (Map::pairs > 2) transform_rows<Map, V, windows, 2>(load, store);
+  for_pairs<Map>([&]<int pair>() __attribute__((always_inline)) {
+    transform_rows<Map, V, windows, pair>(load, store);
+  });
 }
 
 // A vector at any address: panels need not be whole vectors wide.

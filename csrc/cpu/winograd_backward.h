@@ -25,8 +25,9 @@ inline bool enough_ranges(const PointSums& sums, const TileGrid& grid) {
 // … and every pixel of grad_output, for its bias, lies under a tile of the input.
 inline bool winograd_backward_suits(const Conv2d& conv) {
   if (conv.kernel_height != 3 || conv.kernel_width != 3 || conv.groups > 1) return false;
+  if (conv.dilation_h != 1 || conv.dilation_w != 1) return false;
   const TileGrid grid = tile_grid(conv.batch, conv.in_height, conv.in_width);
-  const PointSums sums(F3x3::points, 1, grid, 1, conv.in_channels, Panels(conv.out_channels));
+  const PointSums sums(F3x3{}, 1, grid, 1, conv.in_channels, Panels(conv.out_channels));
   return conv.padding_h <= 1 && conv.padding_w <= 1 && enough_ranges(sums, grid);
 }
 
@@ -78,7 +79,7 @@ void backward_by_tiles(const TileGrid& grid, const PointSums& sums, const Thread
                      sums.bias_sums(my_sums));
       });
       if (grad_input)
-        write_tiles<TilesOf<F>, float>(grid, begin, end, at_grads, phases, out_channels, rows, weights, panels, nullptr,
+        write_tiles<TilesOf<F>, float>({}, grid, begin, end, at_grads, phases, out_channels, rows, weights, panels, nullptr,
                                        0, either, band, for_task(*grad_input, block));
       if (!with_weight) continue;
       for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
@@ -100,16 +101,16 @@ void winograd_backward(const Conv2d& conv, const Threads& threads, const Grads& 
                        const Strides& grad_strides, W* grad_bias) {
   const KernelBlocks blocks(3, 3);
   const TileGrid grid = tile_grid(conv.batch, conv.in_height, conv.in_width);
-  const PointSums sums(F3x3::points, 1, grid, 1, conv.in_channels, Panels(conv.out_channels));
+  const PointSums sums(F3x3{}, 1, grid, 1, conv.in_channels, Panels(conv.out_channels));
   const auto pack = [&](const Panels& panels) {
     const int64_t size = F3x3::points * conv.out_channels * panels.padded();
     float* packed = static_cast<float*>(scratch(Scratch::weights, size * sizeof(float)));
     const WeightView turned{strides.n, strides.c, -strides.h, -strides.w, 0};  // by half a turn, from the last tap
-    transform_weights(threads, blocks, weight + 2 * strides.h + 2 * strides.w, turned, conv.out_channels, panels, packed);
+    transform_weights<F3x3>(threads, blocks, weight + 2 * strides.h + 2 * strides.w, turned, conv.out_channels, panels, packed);
     return packed;
   };
   const auto finish = [&](float* partial) {
-    finish_grad_weight(threads, sums, 1, blocks, partial, grad_weight + 2 * grad_strides.h + 2 * grad_strides.w,
+    finish_grad_weight<F3x3>(threads, sums, 1, blocks, partial, grad_weight + 2 * grad_strides.h + 2 * grad_strides.w,
                        Strides{grad_strides.n, grad_strides.c, -grad_strides.h, -grad_strides.w}, grad_bias);
   };
   backward_by_tiles<F3x3, 1>(grid, sums, threads, grad_output, 2 - conv.padding_h, 2 - conv.padding_w, input, grad_input,

@@ -13,21 +13,23 @@ namespace myconv2d::MYCONV2D_ISA {
 // How the sums over all tiles are cut, and where they lie: one side's channels are the rows of register tiles, the
 // other's, in panels, the columns. The columns may be of several phases, each with all channels.
 struct PointSums {
-  int64_t points, phases;
+  int64_t points, phases, kernels;  // kernels: sums of all points that meet the same one are one
+  int (*kernel_of)(int64_t point);
   int64_t channels, padded;  // of the rows
   Panels panels;
   int64_t rows;           // of a register tile
-  int64_t step;           // sums[point][phase][panel][channel][channel of the panel]
+  int64_t step;           // sums[kernel][phase][panel][channel][channel of the panel]
   int64_t partial_size;   // … and then the sums of the bias
   int64_t ranges, tiles;  // ranges of tiles, and tiles of one product: its depth
   int64_t range_tiles;
 
-  PointSums(int64_t points, int64_t phases, const TileGrid& grid, int64_t groups, int64_t channels,
-            const Panels& panels)
-      : points(points), phases(phases), channels(channels), padded(round_up(channels, lanes)), panels(panels) {
+  template <typename F>
+  PointSums(F, int64_t phases, const TileGrid& grid, int64_t groups, int64_t channels, const Panels& panels)
+      : points(F::points), phases(phases), kernels(of_kernel<F>), kernel_of(myconv2d::MYCONV2D_ISA::kernel_of<F>),
+        channels(channels), padded(round_up(channels, lanes)), panels(panels) {
     rows = even_rows(channels, panels.whole.max_rows());
     step = channels * panels.padded() + off_the_set;
-    partial_size = round_up(points * phases * step + panels.padded(), lanes);
+    partial_size = round_up(kernels * phases * step + panels.padded(), lanes);
     const int64_t affordable = (int64_t{16} << 20) / (groups * partial_size);
     ranges = 1;  // a power of two, which threads share evenly
     while (2 * ranges <= least(affordable, least(16, most(2, grid.count() * phases / 256)))) ranges *= 2;
@@ -36,7 +38,7 @@ struct PointSums {
     tiles = even_rows(most(1, range_tiles), most(16, least(fitting, 96)));
   }
   int64_t row_step() const { return tiles * padded + off_the_set; }  // of the rows' side, [point][tile][channel]
-  float* bias_sums(float* sums) const { return sums + points * phases * step; }
+  float* bias_sums(float* sums) const { return sums + kernels * phases * step; }
   int64_t range_end(int64_t range, const TileGrid& grid) const {
     return least((range + 1) * range_tiles, grid.count());
   }
@@ -49,23 +51,26 @@ struct PointSums {
 
   // sums ← (or += if `accumulate`) Σ over `count` tiles, at each point.
   void add(int64_t count, const float* by_rows, const TilesAtPoints& by_columns, float* sums, bool accumulate) const {
-    for (int64_t i = 0; i < points * phases * panels.count; ++i) {
+    for (int64_t i = 0, begun = accumulate ? kernels : 0; i < points * phases * panels.count; ++i) {
       const int64_t point = i / panels.count / phases, phase = i / panels.count % phases, panel = i % panels.count;
+      const int64_t kernel = kernel_of(point);
+      const bool others = kernel < begun;  // have summed there: points come to the kernels in their order
+      if (phase + 1 == phases && panel + 1 == panels.count) begun = most(begun, kernel + 1);
       const int64_t width = panels.at(panel).width(), first = panels.first_channel(panel);
       const float* columns = by_columns.at(0, phase * round_up(panels.channels, lanes) + first) + point * by_columns.step;
-      float* to = sums + (point * phases + phase) * step + first * channels;
+      float* to = sums + (kernel * phases + phase) * step + first * channels;
       for (int64_t c = 0; c < channels; c += rows)
         multiply_panel_for<Depth::tiles>(least(rows, channels - c), panels.at(panel))(
             count, by_rows + point * row_step() + c, padded, columns, by_columns.tiles * lanes, to + c * width, width,
-            accumulate);
+            others);
     }
   }
 
-  // Channel c of the rows and k … of the columns at one point and phase: all ranges' sums, in their order.
+  // Channel c of the rows and k … of the columns for one kernel and phase: all ranges' sums, in their order.
   template <typename V>
-  V total(const float* partial, int64_t point, int64_t phase, int64_t c, int64_t k) const {
+  V total(const float* partial, int64_t kernel, int64_t phase, int64_t c, int64_t k) const {
     const int64_t panel = k / panels.whole.width(), first = panels.first_channel(panel);
-    const float* from = partial + (point * phases + phase) * step + first * channels + c * panels.at(panel).width() +
+    const float* from = partial + (kernel * phases + phase) * step + first * channels + c * panels.at(panel).width() +
                         k - first;
     V sum{};
     for (int64_t range = 0; range < ranges; ++range) sum += get<V>(from + range * partial_size);
@@ -94,7 +99,7 @@ inline void add_pixels(const float* pixels, int64_t row_step, int64_t stride, in
 }
 
 // The partial results of all ranges, added up and taken back; grad_bias may be null.
-template <typename W>
+template <typename F, typename W>
 void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t groups, const KernelBlocks& blocks,
                         float* partial, W* grad_weight, const Strides& strides, W* grad_bias) {
   const Panels& panels = sums.panels;
@@ -110,8 +115,8 @@ void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t g
       V at_points[6][6];
       for (int i = 0; i < 6; ++i)
         for (int j = 0; j < 6; ++j) at_points[i][j] = sums.total<V>(from, i * 6 + j, 0, c, k);
-      transform<PointsToKernel<F3x3>, V>([&](int i, int j) { return at_points[i][j]; },
-                                   [&](int r, int s, V value) { g3[r][s] = value; });
+      transform<PointsToKernel<F>, V>([&](int i, int j) { return at_points[i][j]; },
+                                      [&](int r, int s, V value) { g3[r][s] = value; });
       const int64_t count = least(sizeof(V) / sizeof(float), out_channels - k);
       for (int r = 0; r < least(3, blocks.kernel_h - y); ++r)
         for (int s = 0; s < least(3, blocks.kernel_w - x); ++s)
@@ -122,42 +127,55 @@ void finish_grad_weight(const Threads& threads, const PointSums& sums, int64_t g
   });
 }
 
-template <typename Grads, typename Images, typename W>
-void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
-                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
+// One of the convolutions, all with the same kernel, whose gradients are added up: a phase of a dilated one.
+template <typename Grads, typename Images>
+struct GradWeightPart {
+  Grads grad_output;  // no larger than the first part's
+  Images input;
+  int64_t padding_h, padding_w;
+};
+
+// part(i) for i < parts: tiles of an image are tiles of all its parts.
+template <typename F, typename Part, typename W>
+void grad_weight_of_parts(const Conv2d& conv, const Threads& threads, int64_t parts, const Part& part, W* grad_weight,
+                          const Strides& weight_strides, W* grad_bias) {
   const KernelBlocks blocks(conv.kernel_height, conv.kernel_width);
-  const TileGrid grid = tile_grid(conv.batch, grad_output.height, grad_output.width);
-  const PointSums sums(F3x3::points, 1, grid, conv.groups, blocks.count() * input.channels, Panels(grad_output.channels));
+  const auto largest = part(0);
+  const TileGrid grid = tile_grid(conv.batch * parts, largest.grad_output.height, largest.grad_output.width);
+  const int64_t in_channels = blocks.count() * largest.input.channels;
+  const PointSums sums(F{}, 1, grid, conv.groups, in_channels, Panels(largest.grad_output.channels));
   float* partial = static_cast<float*>(
       scratch(Scratch::partial_sums, conv.groups * sums.ranges * sums.partial_size * sizeof(float)));
 
   parallel_for(threads, conv.groups * sums.ranges, [&](int64_t task) {
     const int64_t g = task / sums.ranges, range = task % sums.ranges;
     float* my_sums = partial + task * sums.partial_size;
-    const Grads grads = of_group(grad_output, g);
-    const Images images = of_group(input, g);
     float* at_input = static_cast<float*>(scratch(Scratch::panel, sums.points * sums.row_step() * sizeof(float)));
-    const TilesAtPoints at_grads(Scratch::accumulators, sums.points, sums.tiles, grads.channels);
+    const TilesAtPoints at_grads(Scratch::accumulators, sums.points, sums.tiles, sums.panels.channels);
     float* band = static_cast<float*>(
-        scratch(Scratch::band, band_size(sums.tiles, most(input.channels, grads.channels)) * sizeof(float)));
+        scratch(Scratch::band, band_size<F>(sums.tiles, most(largest.input.channels, sums.panels.channels)) * sizeof(float)));
 
     const int64_t range_begin = range * sums.range_tiles, range_end = sums.range_end(range, grid);
     sums.clear(my_sums, range_begin >= range_end);
     for (int64_t begin = range_begin; begin < range_end; begin += sums.tiles) {
       const int64_t end = least(begin + sums.tiles, range_end);
-      for_each_run(grid, begin, end, [&](const TileRun& run, int64_t first) {
+      for_each_run(grid, begin, end, [&](TileRun run, int64_t first) {
+        const auto of = part(run.image % parts);
+        const auto grads = of_group(of.grad_output, g);
+        const auto images = of_group(of.input, g);
+        run.image /= parts;
         for (int64_t block = 0; block < blocks.count(); ++block) {
-          Window under = run.window(F3x3::reach, conv.padding_h, conv.padding_w);
+          Window under = run.window(InputToPoints<F>::from, of.padding_h, of.padding_w, F::size);
           under.y += blocks.y(block), under.x += blocks.x(block);
           float* row = at_input + first * sums.padded + block * images.channels;
           const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
             return row + t * sums.padded + c;
           };
-          read_tiles<InputToPoints<F3x3>>(images, under, run.count, band, to, sums.row_step());
+          read_tiles<InputToPoints<F>, F::size>(images, under, run.count, band, to, sums.row_step());
         }
         const Window of_output = run.pixels();
         const auto to = [&](int64_t t, int64_t k) __attribute__((always_inline)) { return at_grads.at(first + t, k); };
-        read_tiles<OutputToPoints<F3x3>>(grads, of_output, run.count, band, to, at_grads.step);
+        read_tiles<OutputToPoints<F>>(grads, of_output, run.count, band, to, at_grads.step);
         const int64_t stride = round_up(grads.channels, lanes);
         if (grad_bias)
           add_pixels(band, of_output.columns * stride, stride, tile_size, of_output.columns, grads.channels,
@@ -166,7 +184,16 @@ void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grad
       sums.add(end - begin, at_input, at_grads, my_sums, begin > range_begin);
     }
   });
-  finish_grad_weight(threads, sums, conv.groups, blocks, partial, grad_weight, weight_strides, grad_bias);
+  finish_grad_weight<F>(threads, sums, conv.groups, blocks, partial, grad_weight, weight_strides, grad_bias);
+}
+
+template <typename F = F3x3, typename Grads, typename Images, typename W>
+void winograd_grad_weight(const Conv2d& conv, const Threads& threads, const Grads& grad_output, const Images& input,
+                          W* grad_weight, const Strides& weight_strides, W* grad_bias) {
+  const auto whole = [&](int64_t) {
+    return GradWeightPart<Grads, Images>{grad_output, input, conv.padding_h, conv.padding_w};
+  };
+  grad_weight_of_parts<F>(conv, threads, 1, whole, grad_weight, weight_strides, grad_bias);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

@@ -93,12 +93,12 @@ void transform_kernels(const T* weight, const WeightView& view, int64_t in, int6
     for (int64_t c = 0; c < in; ++c)
       transform<KernelToPoints<F>, V>(
           [&](int r, int s) { return get<V>(taps + ((r * F::taps + s) * lanes + c) * lanes); },
-          AtPoints<V, F::reach>{to + c * width + k, step});
+          AtPoints<V, F::kernel_reach>{to + c * width + k, step});
   });
 }
 
 // packed[panel][point][(block, in channel)][out channel of the panel]
-template <typename T>
+template <typename F, typename T>
 void transform_weights(const Threads& threads, const KernelBlocks& blocks, const T* weight, const WeightView& view,
                        int64_t in_channels, const Panels& panels, float* packed) {
   const int64_t depth = blocks.count() * in_channels, chunks = ceil_div(in_channels, lanes);
@@ -107,20 +107,20 @@ void transform_weights(const Threads& threads, const KernelBlocks& blocks, const
     const int64_t first_in = task % chunks * lanes, in = least(lanes, in_channels - first_in);
     const int64_t width = panels.at(panel).width(), first_out = panels.first_channel(panel);
     const int64_t y = blocks.y(block), x = blocks.x(block);
-    transform_kernels<F3x3>(weight + first_in * view.c + first_out * view.k + y * view.r + x * view.s, view, in,
+    transform_kernels<F>(weight + first_in * view.c + first_out * view.k + y * view.r + x * view.s, view, in,
                             panels.channels_of(panel), blocks.kernel_h - 1 - y, blocks.kernel_w - 1 - x,
-                            packed + first_out * F3x3::points * depth + (block * in_channels + first_in) * width,
+                            packed + first_out * of_kernel<F> * depth + (block * in_channels + first_in) * width,
                             depth * width, width);
   });
 }
 
 // `count` tiles at the points, one next to the other in pixels that lie `row` and `column` floats apart.
-template <typename Map, typename To>
+template <typename Map, int size = tile_size, typename To>
 void transform_tiles(const float* pixels, int64_t row, int64_t column, int64_t channels, int64_t count, const To& to,
                      int64_t step) {
   for_each_vector(channels, [&]<typename V>(int64_t c) {
     for (int64_t t = 0; t < count; ++t) {
-      const float* tile = pixels + t * tile_size * column + c;
+      const float* tile = pixels + t * size * column + c;
       const auto pixel = [&](int i, int j) __attribute__((always_inline)) { return get<V>(tile + i * row + j * column); };
       transform<Map, V>(pixel, AtPoints<V, Map::to>{to(t, c), step});
     }
@@ -129,22 +129,27 @@ void transform_tiles(const float* pixels, int64_t row, int64_t column, int64_t c
 
 // `count` tiles under a window at the points: tile t's channels from c on go to to(t, c), `step` floats from point to
 // point. Leaves the pixels of the window in `band`, channels in whole vectors.
-template <typename Map, typename Source, typename To>
+template <typename Map, int size = tile_size, typename Source, typename To>
 void read_tiles(const Source& source, const Window& under, int64_t count, float* band, const To& to, int64_t step) {
   const int64_t stride = round_up(source.channels, lanes);
   read_pixels(source, under, band, stride);
-  transform_tiles<Map>(band, under.columns * stride, stride, source.channels, count, to, step);
+  transform_tiles<Map, size>(band, under.columns * stride, stride, source.channels, count, to, step);
 }
 
 // Floats of a band that `tiles` tiles of one row are read to with their halo, or written to.
-inline int64_t band_size(int64_t tiles, int64_t channels) {
-  return F3x3::reach * (tiles * tile_size + F3x3::reach - tile_size) * round_up(channels, lanes);
+template <typename F>
+int64_t band_size(int64_t tiles, int64_t channels) {
+  return most(F::reach, PointsToOutput<F>::to) * (tiles * most(F::size, PointsToOutput<F>::to) + F::reach) *
+         round_up(channels, lanes);
 }
 
-// What a product by tiles is made of: the points that it multiplies at, the pixels of a tile's result, and the way there.
+// What a product by tiles is made of: the points that it multiplies at, how many kernels meet them and which one each,
+// the pixels of a tile's result, and the way there.
 template <typename F>
 struct TilesOf {
-  static constexpr int points = F::points, pixels = tile_size;
+  static constexpr int points = F::points, pixels = PointsToOutput<F>::to, kernels = of_kernel<F>;
+  static constexpr int64_t kernel_at(int64_t point) { return kernel_of<F>(point); }
+  Window result(const TileRun& run) const { return run.pixels(pixels); }
 
   template <typename V, typename Store>
   static MYCONV2D_INLINE void restore(float* at_points, int64_t step, const Store& store) {
@@ -153,30 +158,33 @@ struct TilesOf {
 };
 
 // Of a 3×3 convolution, or of a larger one in blocks.
-struct BlockTiles : TilesOf<F3x3> {
+template <typename F>
+struct BlockTiles : TilesOf<F> {
   KernelBlocks blocks;  // more than one only where the source's channels are whole vectors
   int64_t padding_h, padding_w;
 
   explicit BlockTiles(const Correlation& p)
       : blocks(p.kernel_h, p.kernel_w), padding_h(p.padding_h), padding_w(p.padding_w) {}
   int64_t depth(int64_t channels) const { return blocks.count() * channels; }
-  int64_t band(int64_t tiles, int64_t channels, int64_t width) const { return band_size(tiles, most(channels, width)); }
+  int64_t band(int64_t tiles, int64_t channels, int64_t width) const {
+    return band_size<F>(tiles, most(channels, width));
+  }
 
   template <typename W>
   void pack(const Threads& threads, const W* weight, const WeightView& view, int64_t channels, const Panels& panels,
             float* packed) const {
-    transform_weights(threads, blocks, weight, view, channels, panels, packed);
+    transform_weights<F>(threads, blocks, weight, view, channels, panels, packed);
   }
 
   template <typename Source>
   void read(const Source& from, const TileRun& run, int64_t first, float* band, const TilesAtPoints& input) const {
     for (int64_t block = 0; block < blocks.count(); ++block) {
-      Window under = run.window(F3x3::reach, padding_h, padding_w);
+      Window under = run.window(InputToPoints<F>::from, padding_h, padding_w, F::size);
       under.y += blocks.y(block), under.x += blocks.x(block);
       const auto to = [&](int64_t t, int64_t c) __attribute__((always_inline)) {
         return input.at(first + t, block * from.channels + c);
       };
-      read_tiles<InputToPoints<F3x3>>(from, under, run.count, band, to, input.step);
+      read_tiles<InputToPoints<F>, F::size>(from, under, run.count, band, to, input.step);
     }
   }
 };
@@ -185,23 +193,23 @@ struct BlockTiles : TilesOf<F3x3> {
 // added. `output` has room for a panel at the points, `band` for the pixels of a run. The depth is `parts` of so many
 // channels, the input's each in whole vectors.
 template <typename Tiles, typename W, typename Sink>
-void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input, int64_t parts,
-                 int64_t in_channels, int64_t rows, const float* weights, const Panels& panels, const W* bias,
-                 int64_t bias_stride, float* output, float* band, const Sink& to) {
+void write_tiles(const Tiles& tiles, const TileGrid& grid, int64_t begin, int64_t end, const TilesAtPoints& input,
+                 int64_t parts, int64_t in_channels, int64_t rows, const float* weights, const Panels& panels,
+                 const W* bias, int64_t bias_stride, float* output, float* band, const Sink& to) {
   constexpr int points = Tiles::points, pixels = Tiles::pixels;
   if (in_channels % lanes == 0) in_channels *= parts, parts = 1;  // no gaps between them
   const int64_t output_step = input.tiles * panels.whole.width() + off_the_set, depth = parts * in_channels;
   for (int64_t panel = 0; panel < panels.count; ++panel) {
     const int64_t width = panels.at(panel).width(), first_channel = panels.first_channel(panel);
     const MultiplyPanel multiply = multiply_panel_for<Depth::channels>(rows, panels.at(panel));
-    const float* panel_weights = weights + first_channel * points * depth;
+    const float* panel_weights = weights + first_channel * Tiles::kernels * depth;
     for (int64_t point = 0; point < points; ++point)
       for (int64_t tile = 0; tile < end - begin; tile += rows)
         for (int64_t part = 0, begun = 0; part < parts; ++part)
           for (int64_t c = 0; c < in_channels; c += summed_at_once, ++begun)
             multiply(least(summed_at_once, in_channels - c),
                      input.at(tile, part * round_up(in_channels, lanes) + c) + point * input.step, input.tiles * lanes,
-                     panel_weights + (point * depth + part * in_channels + c) * width, lanes,
+                     panel_weights + (Tiles::kernel_at(point) * depth + part * in_channels + c) * width, lanes,
                      output + point * output_step + tile * width, width, begun > 0);
 
     const int64_t channels = panels.channels_of(panel);
@@ -220,11 +228,10 @@ void write_tiles(const TileGrid& grid, int64_t begin, int64_t end, const TilesAt
                                      });
         }
       });
-      for (int64_t y = 0; y < pixels && run.row * pixels + y < to.height; y += tile_size) {  // sums of few pixels
-        Window window = run.pixels(pixels);
-        window.y += y, window.rows = tile_size;
+      Window window = tiles.result(run);
+      window.rows = tile_size;  // sums of few pixels
+      for (int64_t y = 0; y < pixels && window.y < to.height; y += tile_size, window.y += tile_size)
         write_pixels(band + y * band_row, width, window, first_channel, channels, to);
-      }
     });
   }
 }
@@ -238,7 +245,7 @@ void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, 
   const int64_t depth = tiles.depth(source.channels);
   const Panels panels(result.channels);
   const WinogradBlocking blocking(points, grid, depth, panels);
-  const int64_t group_weights = points * depth * panels.padded();
+  const int64_t group_weights = Tiles::kernels * depth * panels.padded();
   const Packing packing(view.ahead, groups * group_weights);
   float* weights = packing.data;
   for (int64_t g = 0; packing.missing && g < groups; ++g)
@@ -260,7 +267,7 @@ void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, 
     for_each_run(grid, begin, end,
                  [&](const TileRun& run, int64_t first) { tiles.read(from, run, first, band, input); });
     const W* of_bias = bias ? bias + g * result.channels * bias_stride : nullptr;
-    write_tiles<Tiles>(grid, begin, end, input, 1, depth, blocking.rows, weights + g * group_weights, panels, of_bias,
+    write_tiles(tiles, grid, begin, end, input, 1, depth, blocking.rows, weights + g * group_weights, panels, of_bias,
                        bias_stride, output, band, for_task(of_group(result, g), task));
   });
 }
@@ -268,8 +275,8 @@ void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, 
 template <typename Source, typename W, typename Sink>
 void winograd_product(const Correlation& p, const Threads& threads, const Source& source, const W* weight,
                       const WeightView& view, const W* bias, int64_t bias_stride, const Sink& result) {
-  product_by_tiles(BlockTiles(p), tile_grid(p.batch, result.height, result.width), p.groups, threads, source, weight,
-                   view, bias, bias_stride, result);
+  product_by_tiles(BlockTiles<F3x3>(p), tile_grid(p.batch, result.height, result.width), p.groups, threads, source,
+                   weight, view, bias, bias_stride, result);
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

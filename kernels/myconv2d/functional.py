@@ -54,9 +54,10 @@ def conv2d(
         (N, K, P, Q), or (K, P, Q) for one image, with P = ⌊(H + 2·padding − dilation·(R − 1) − 1) / stride⌋ + 1.
 
     Error: accumulated in float32 for 16-bit types and rounded once, else in the type itself. On the CPU, kernels of
-    3×3 and larger, of stride 1 and with 8 channels or more, may go through Winograd's F(4×4, 3×3), and those of few in
-    channels, of stride 1 or 5×5 to 7×7 of stride 2, through F(2, 3) (`myconv2d.explain` names the algorithm): their
-    errors, some 3e-6, are relative to the largest values around, and an infinity makes its whole tile undefined.
+    3×3 and larger, of stride 1 and with 8 channels or more, may go through Winograd's F(4×4, 3×3), 3×3 of stride 2 and
+    16 channels or more through F(4×4, 2×2), and those of few in channels, of stride 1 or 5×5 to 7×7 of stride 2,
+    through F(2, 3) (`myconv2d.explain` names the algorithm): their errors, some 3e-6, are relative to the largest
+    values around, and an infinity makes its whole tile undefined.
 
     What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above,
     not (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused;

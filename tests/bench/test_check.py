@@ -60,24 +60,31 @@ def test_the_bound_is_near_the_error_of_one_rounding(dtype: torch.dtype) -> None
 
 def test_what_winograd_s_transforms_amplify() -> None:
     """The 24 in the bound, from the points that csrc/cpu/winograd.h evaluates polynomials at."""
+
+    def amplified(points: list[float], taps: int) -> tuple[float, float]:
+        """Of forward and grad_input; of grad_weight. The last point is infinity."""
+        finite = torch.tensor(points, dtype=torch.float64)
+        lagrange = [(p - finite[finite != p]).prod() for p in finite]
+        denominators = torch.tensor([*lagrange, 1.0], dtype=torch.float64)
+
+        def at_points(length: int) -> torch.Tensor:
+            """A polynomial of so many coefficients at the points; at infinity, the last of them."""
+            coefficients = torch.arange(length)
+            return torch.cat([finite[:, None] ** coefficients, (coefficients == length - 1)[None].double()])
+
+        inputs = torch.linalg.inv(at_points(taps + 3)).T * denominators[:, None]  # Bᵀ
+        kernels, outputs = at_points(taps) / denominators[:, None], at_points(4)  # G, A
+
+        def of(operand: torch.Tensor, result: torch.Tensor) -> float:
+            squares = inputs.square().sum(1) * operand.square().sum(1)
+            return (result.square() * squares[:, None]).sum(0).max().item()
+
+        return of(kernels, outputs), of(outputs, kernels)
+
     near, far = 0.5**0.5, 2**0.5
-    points = torch.tensor([0, near, -near, far, -far], dtype=torch.float64)[:, None]
-
-    def at_points(length: int) -> torch.Tensor:
-        """A polynomial of so many coefficients at the points; at infinity, the last of them."""
-        coefficients = torch.arange(length)
-        return torch.cat([points**coefficients, (coefficients == length - 1)[None].double()])
-
-    denominators = torch.tensor([1, -3 / 2, -3 / 2, 6, 6, 1], dtype=torch.float64)
-    inputs = torch.linalg.inv(at_points(6)).T * denominators[:, None]  # Bᵀ
-    kernels, outputs = at_points(3) / denominators[:, None], at_points(4)  # G, A
-
-    def amplified(operand: torch.Tensor, result: torch.Tensor) -> float:
-        squares = inputs.square().sum(1) * operand.square().sum(1)
-        return (result.square() * squares[:, None]).sum(0).max().item()
-
-    assert amplified(kernels, outputs) == pytest.approx(21.375)  # forward, grad_input
-    assert amplified(outputs, kernels) == pytest.approx(23.875)  # grad_weight
+    assert amplified([0, near, -near, far, -far], 3) == pytest.approx((21.375, 23.875))
+    outer_taps = amplified([1 / 2, -1 / 2, 5 / 4, -5 / 4], 2)
+    assert max(outer_taps) + 1 < 24  # with stride 2: the tap in between adds 1
 
 
 @pytest.mark.parametrize("size", [3, 4, 8, 16])

@@ -123,6 +123,9 @@ MUTATIONS = {
         "every(result, dilation_h, dilation_w, h, w)",
         "every(result, dilation_h, dilation_w, 0, w)",
     ),
+    "dilation: the gradients of every phase are the first one's rows": Mutation(
+        "conv2d_grad_weight", "cpu/kernels.cpp", "every(grads, h, w, y, x)", "every(grads, h, w, 0, x)"
+    ),
     "Winograd: a block of a larger kernel reads beyond it": Mutation(
         "conv2d conv2d_grad_input",
         "cpu/winograd_product.h",
@@ -141,6 +144,18 @@ MUTATIONS = {
         "cpu/winograd_product.h",
         "weight + g * view.group, view,",
         "weight, view,",
+    ),
+    "stride 2: a single tap meets the pixel before": Mutation(
+        "conv2d conv2d_grad_weight", "cpu/strided.h", "v[0] = d(4 * pair - 11)", "v[0] = d(4 * pair - 12)"
+    ),
+    "stride 2: gradients under an even padding begin a row late": Mutation(
+        "conv2d_grad_input", "cpu/strided.h", "window.y -= before_h", "window.y -= 0"
+    ),
+    "Winograd: of the points that meet one kernel the last counts": Mutation(
+        "conv2d_grad_weight",
+        "cpu/winograd_grad_weight.h",
+        "const bool others = kernel < begun;",
+        "const bool others = accumulate;",
     ),
     "few channels: under a stride, rows of one phase": Mutation(
         "conv2d", "cpu/few_in.h", "r % p.stride_h * phase_rows + r / p.stride_h", "r"
