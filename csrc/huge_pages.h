@@ -5,12 +5,13 @@
 // advice changes nothing where memory is resident already, and nothing where the kernel has no huge pages.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include "thread_pool.h"
 
 namespace myconv2d {
 
@@ -25,8 +26,8 @@ inline torch::stable::Tensor on_huge_pages(torch::stable::Tensor result) {
   const uintptr_t begin = (data + page - 1) / page * page, end = (data + bytes) / page * page;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   // Where planes are written side by side, all threads would meet in each page, and each would clear it.
-  torch::stable::parallel_for(0, (end - begin) / page, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) *reinterpret_cast<volatile char*>(begin + i * page) = 0;
+  on_thread_pool((end - begin) / page, reinterpret_cast<void*>(begin), [](void* pages, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) static_cast<volatile char*>(pages)[i * page] = 0;
   });
 #endif
   return result;
