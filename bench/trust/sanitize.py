@@ -42,6 +42,7 @@ TESTS = (
 _FINDING = re.compile(
     r"^(?:.*runtime error: .*|==\d+==ERROR: AddressSanitizer.*|WARNING: ThreadSanitizer.*)$", re.MULTILINE
 )
+_NUMBERS = re.compile(r"0x[0-9a-f]+|==\d+==|pid=\d+")  # that differ where the finding is the same
 _PASSED = re.compile(r"(\d+) passed")
 
 
@@ -123,16 +124,15 @@ def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> Iterat
 
 
 def findings(output: str) -> list[str]:
-    """Each distinct finding with those lines of its first stacks that lie in this repository."""
+    """Each distinct finding with those lines of its first stacks that are of this repository."""
     output = output.replace(f"{ROOT}/", "")
     matches = list(_FINDING.finditer(output))
     found: dict[str, str] = {}
     for match, following in itertools.zip_longest(matches, matches[1:]):
         stack = output[match.end() : following and following.start()].split("\n")[:24]
-        lines = [match[0], *(line for line in stack if "csrc/" in line)]
-        place = re.search(r"csrc/\S+", "\n".join(lines[1:]))
-        kind = re.sub(r"0x[0-9a-f]+|==\d+==|pid=\d+", "", match[0])
-        found.setdefault(f"{kind} {place and place[0]}", "\n".join(lines))
+        frames = [line for line in stack if "csrc/" in line or "libmyconv2d" in line]
+        place = match[0] if "csrc/" in match[0] else "".join(frames[:1])
+        found.setdefault(_NUMBERS.sub("", match[0] + place), "\n".join([match[0], *frames]))
     return list(found.values())
 
 
