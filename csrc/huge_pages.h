@@ -6,12 +6,13 @@
 // advice changes nothing where memory is resident already, and nothing where the kernel has no huge pages.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+
+#include "thread_pool.h"
 
 namespace myconv2d {
 
@@ -38,13 +39,18 @@ inline torch::stable::Tensor on_huge_pages(torch::stable::Tensor result) {
   const uintptr_t begin = (data + page - 1) / page * page, end = (data + bytes) / page * page;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   // Where planes are written side by side, all threads would meet in each page, and each would clear it.
-  const int64_t pages = (end - begin) / page;
-  torch::stable::parallel_for(0, pages + 2, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      if (i < pages) *reinterpret_cast<volatile char*>(begin + i * page) = 0;
-      else if (i == pages) ask_for_small_pages(data, begin);
-      else ask_for_small_pages(end, data + bytes);
-  });
+  struct Pages {
+    uintptr_t data, begin, end, data_end;
+    static void touch(void* context, int64_t first, int64_t last) {
+      const Pages& p = *static_cast<const Pages*>(context);
+      const int64_t pages = static_cast<int64_t>(p.end - p.begin) / page;
+      for (int64_t i = first; i < last; ++i)
+        if (i < pages) *reinterpret_cast<volatile char*>(p.begin + i * page) = 0;
+        else if (i == pages) ask_for_small_pages(p.data, p.begin);
+        else ask_for_small_pages(p.end, p.data_end);
+    }
+  } pages{data, begin, end, data + bytes};
+  on_thread_pool(static_cast<int64_t>(end - begin) / page + 2, &pages, Pages::touch);
 #endif
   return result;
 }

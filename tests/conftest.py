@@ -27,10 +27,13 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """One seed, one thread (most problems are tiny), no TF32: tests of other settings set them."""
+    """One seed, one thread (most problems are tiny), no TF32: tests of other settings set them.
+
+    TEST_THREADS gives more threads: the results are the same.
+    """
     torch.manual_seed(0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("TEST_THREADS", 1)))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
     torch.set_num_threads(threads)

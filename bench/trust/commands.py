@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,9 @@ Quick = Annotated[bool, typer.Option("--quick", help="a few seconds, as in the t
 RESULTS = ROOT / "bench" / "results"
 
 
-def _end(outcome, out: Path) -> None:
+def _run(check: str, out: Path, *options) -> None:
+    """Imports a check, which takes seconds, runs it, and reports."""
+    outcome = getattr(import_module(f".{check}", __package__), check)(*options)
     raise typer.Exit(outcome.report(out))
 
 
@@ -37,9 +40,7 @@ def fuzz(
 
     Example: python -m bench trust fuzz --cases 20000 --seed 1
     """
-    from .fuzz import fuzz as run
-
-    _end(run(seed, 60 if quick else cases, minutes, first, out), out)
+    _run("fuzz", out, seed, 60 if quick else cases, minutes, first, out)
 
 
 @app.command()
@@ -54,9 +55,7 @@ def corrupt(
 
     Example: python -m bench trust corrupt --cases 1000
     """
-    from .corrupt import corrupt as run
-
-    _end(run(seed, 100 if quick else cases, minutes), out)
+    _run("corrupt", out, seed, 100 if quick else cases, minutes)
 
 
 @app.command()
@@ -71,9 +70,7 @@ def kill(
 
     Example: python -m bench trust kill --times 200
     """
-    from .kill import kill as run
-
-    _end(run(3 if quick else times, 2 if quick else writes, seed), out)
+    _run("kill", out, 3 if quick else times, 2 if quick else writes, seed)
 
 
 @app.command()
@@ -82,7 +79,9 @@ def sanitize(
         str, typer.Argument(help="address (with undefined behaviour) or thread")
     ] = "address",
     tests: Annotated[list[str] | None, typer.Argument(help="tests to run, as pytest names them")] = None,
-    isas: Annotated[str, typer.Option(help="instruction sets to build, beside the portable one")] = "avx2",
+    isas: Annotated[str, typer.Option(help="instruction sets to build, beside the portable one")] = (
+        "avx512,avx2"
+    ),
     minutes: Minutes = 30.0,
     out: Out = RESULTS,
 ) -> None:
@@ -91,11 +90,10 @@ def sanitize(
     Example: python -m bench trust sanitize address tests/conv/test_operators.py
     """
     from .sanitize import SANITIZERS
-    from .sanitize import sanitize as run
 
     if sanitizer not in SANITIZERS:
         raise typer.BadParameter(f"{sanitizer!r} is not one of {', '.join(SANITIZERS)}")
-    _end(run(sanitizer, [isa for isa in isas.split(",") if isa], tests or (), minutes), out)
+    _run("sanitize", out, sanitizer, [isa for isa in isas.split(",") if isa], tests or (), minutes)
 
 
 @app.command()
@@ -112,9 +110,7 @@ def concurrency(
 
     Example: python -m bench trust concurrency --rounds 40
     """
-    from .concurrency import concurrency as run
-
-    _end(run(5 if quick else rounds, seed, minutes), out)
+    _run("concurrency", out, 5 if quick else rounds, seed, minutes)
 
 
 @app.command()
@@ -123,9 +119,7 @@ def overflow(out: Out = RESULTS) -> None:
 
     Example: python -m bench trust overflow
     """
-    from .overflow import overflow as run
-
-    _end(run(), out)
+    _run("overflow", out)
 
 
 @app.command()
@@ -134,9 +128,7 @@ def framework(quick: Quick = False, out: Out = RESULTS) -> None:
 
     Example: python -m bench trust framework
     """
-    from .framework import framework as run
-
-    _end(run(quick), out)
+    _run("framework", out, quick)
 
 
 @app.command()
@@ -149,9 +141,7 @@ def memory(
 
     Example: python -m bench trust memory --minutes 60
     """
-    from .memory import memory as run
-
-    _end(run(0.02, 100) if quick else run(minutes, 1000), out)
+    _run("memory", out, *((0.02, 100) if quick else (minutes, 1000)))
 
 
 @app.command()

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import random
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,15 +203,34 @@ def test_hostile_pickles_would_execute(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["threads", "modules", "frozen"])
-def test_threads_of_one_thread_each(kind) -> None:
-    """What ThreadSanitizer looks at (bench/trust/sanitize.py)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for seed in range(3):
-            assert concurrency.KINDS[kind](seed) is None
-    finally:
-        torch.set_num_threads(before)
+def test_sixteen_threads_at_once(kind) -> None:
+    for seed in range(3):
+        assert concurrency.KINDS[kind](seed) is None
+
+
+@pytest.fixture(scope="module")
+def races(tmp_path_factory) -> Path:
+    """races.cpp, built with ThreadSanitizer."""
+    program, torch_folder = tmp_path_factory.mktemp("races") / "races", Path(torch.__file__).parent
+    flags = ("-std=c++20", "-O1", "-g1", "-fsanitize=thread", "-DTORCH_TARGET_VERSION=0x020a000000000000")
+    libraries = (f"-L{torch_folder / 'lib'}", f"-Wl,-rpath,{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
+    source = Path(__file__).with_name("races.cpp")
+    include = ("-I", ROOT / "csrc", "-isystem", torch_folder / "include")
+    if not shutil.which("g++"):
+        pytest.skip("no g++")
+    subprocess.run(["g++", *flags, *include, source, *libraries, "-o", program], check=True)
+    return program
+
+
+@pytest.mark.parametrize("race", ["none", "one sum for all", "the neighbour's task"])
+def test_races_between_workers_are_found(races, race) -> None:
+    """And what lies before and after parallel work is none."""
+    environment = os.environ | sanitize.SANITIZERS["thread"].options | {"OMP_NUM_THREADS": "2"}
+    run = subprocess.run([races, race], env=environment, text=True, capture_output=True)
+    if "FATAL: ThreadSanitizer" in run.stderr:
+        pytest.skip(run.stderr.strip())  # it does not run on this kernel
+    found = sanitize.findings(run.stderr)
+    assert found == [] if race == "none" else "data race" in found[0], run.stderr
 
 
 def test_findings_of_sanitizers() -> None:
