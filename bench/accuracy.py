@@ -8,7 +8,8 @@ Behind a ReLU or a max-pool a gradient jumps: a value within rounding of zero, o
 fall on either side, and then a whole contribution is there or not. With an allowed error of δ of values that are
 about normal, a share of 2δ·φ(0) ≈ 0.8 δ may do so; if the contributions are of one size, the relative error in the
 2-norm is √(0.8 δ), in fp32 1.5e-3, whatever their number, and √k times that behind k such layers. So gradients there
-are compared in this norm.
+are compared in this norm. It is the root of a mean: of one batch perhaps none crosses, or one that is worth 3e-3 alone
+(PyTorch's own gradients of the UNet err by 7e-4 to 6e-3 from one batch to the next). So twice that is allowed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _jumps(name: str, kinks: int) -> bool:
 
 def bounds(names: Iterable[str], kinks: int, bound: float = BOUND) -> dict[str, float]:
     """The errors that are allowed to anybody; `kinks`: layers with a ReLU or a max-pool."""
-    return {name: math.sqrt(kinks * 0.8 * bound) if _jumps(name, kinks) else bound for name in names}
+    return {name: 2 * math.sqrt(kinks * 0.8 * bound) if _jumps(name, kinks) else bound for name in names}
 
 
 def errors(found: Mapping[str, Tensor], exact: Mapping[str, Tensor], kinks: int) -> dict[str, float]:
