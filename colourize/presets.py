@@ -44,7 +44,8 @@ PRESETS = {
         {"task": "superres", "network": "unet", "schedule": "constant"},
     ),
     "best-colour": Preset(
-        "the most right colours out of a palette", {"task": "classification", **_COLOUR}
+        "the most right colours out of a palette",
+        {"task": "classification", **_COLOUR, "stretches": 2, "lr": 5e-4, "epochs": 32},
     ),
     "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR, "epochs": 14}),
     "vivid-colour": Preset(

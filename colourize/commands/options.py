@@ -83,6 +83,10 @@ Turns = Annotated[
 Shifts = Annotated[
     int | None, option("--shifts", "train on pictures moved by up to so many pixels as well", Settings.shifts)
 ]
+Stretches = Annotated[
+    int | None,
+    option("--stretches", "train on pictures stretched at every end by up to so many pixels", Settings.stretches),
+]
 Epochs = Annotated[
     int | None,
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
@@ -124,6 +128,7 @@ _TRAINING = {
     "flips": Flips,
     "turns": Turns,
     "shifts": Shifts,
+    "stretches": Stretches,
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,
