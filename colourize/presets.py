@@ -48,7 +48,7 @@ PRESETS = {
     ),
     "best-colour": Preset(
         "the most right colours out of a palette",
-        {"task": "classification", **_COLOUR, "stretches": 2, "lr": 5e-4, "epochs": 32},
+        {"task": "classification", **_COLOUR, "stretches": 2, "lr": 5e-4, "epochs": 32, "mirror": True},
     ),
     "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR, "epochs": 14}),
     "vivid-colour": Preset(

@@ -50,6 +50,7 @@ class Settings:
     turns: bool = False
     shifts: int = 0
     stretches: int = 0
+    mirror: bool = False
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
@@ -103,6 +104,8 @@ class Settings:
         if self.size % multiple:
             raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
         networks.complete(self.network, **self.network_settings)
+        if self.mirror and networks.enlarges(self.network):
+            raise UserError(f"mirror is for networks that keep a picture's size, not {self.network}")
         if networks.enlarges(self.network) is not task.network_enlarges:
             able = [name for name in networks.NAMES if networks.enlarges(name) is task.network_enlarges]
             raise UserError(f"task {self.task} is for the networks {', '.join(able)}, not {self.network}")

@@ -77,6 +77,10 @@ Temperature = Annotated[
 Flips = Annotated[
     bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
 ]
+Mirror = Annotated[
+    bool | None,
+    typer.Option("--mirror/--no-mirror", help="give the mean with what the mirror image gives (default: no)"),
+]
 Turns = Annotated[
     bool | None, typer.Option("--turns/--no-turns", help="train on pictures turned by quarters as well (default: no)")
 ]
@@ -129,6 +133,7 @@ _TRAINING = {
     "turns": Turns,
     "shifts": Shifts,
     "stretches": Stretches,
+    "mirror": Mirror,
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,

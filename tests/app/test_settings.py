@@ -35,6 +35,7 @@ def test_file_holds_every_setting(tmp_path):
         turns=True,
         shifts=3,
         stretches=5,
+        mirror=True,
         epochs=2,
         batch_size=9,
         lr=2e-5,
@@ -69,6 +70,10 @@ def test_file_holds_every_setting(tmp_path):
         ({"shifts": -1}, "shifts must be from 0 to 31 for size 32, not -1"),
         ({"task": "superres", "shifts": 8}, "shifts must be from 0 to 7 for size 32, not 8"),
         ({"stretches": 16}, "stretches must be from 0 to 15 for task classification, size 32, not 16"),
+        (
+            {"task": "enlarge2", "network": "enlarger", "mirror": True},
+            "mirror is for networks that keep a picture's size, not enlarger",
+        ),
         ({"task": "superres", "stretches": 1}, "stretches must be from 0 to 0 for task superres, size 32, not 1"),
         ({"epochs": True}, "epochs must be int, not True"),
         ({"loss": "mse"}, "loss must be one of cross-entropy, rebalanced.*'mse'"),
