@@ -6,6 +6,9 @@ Those for colour were chosen with the last 500 training horses held out. Without
 10 epochs knows its training pictures better than others (cross-entropy .733 and .756); moved by up to 3 pixels, it does
 not (.750 and .754), and may be trained for longer. A third halving of the picture learns no faster; a moving average of
 the weights gains nothing where the rate falls to zero; the mean with the mirror image gains .001 for twice the time.
+After 20 epochs of half the horses it is .732 and .767 again; stretched as well .747 and .766, at half the rate .744 and
+.765; all of the horses and 32 epochs so end at .689, and .742 for the test's. What tells the network the grey more
+sharply is learnt by heart: an embedding of the grey level in its place ends at .746 and .768 after 10 epochs.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ PRESETS = {
         {"task": "superres", "network": "unet", "schedule": "constant"},
     ),
     "best-colour": Preset(
-        "the most right colours out of a palette", {"task": "classification", **_COLOUR}
+        "the most right colours out of a palette",
+        {"task": "classification", **_COLOUR, "stretches": 2, "lr": 5e-4, "epochs": 32, "mirror": True},
     ),
     "best-mean": Preset("the least error of R, G and B", {"task": "regression", **_COLOUR, "epochs": 14}),
     "vivid-colour": Preset(

@@ -94,6 +94,8 @@ class Run:
             torch.manual_seed(self.settings.seed)
             chosen = {**self.task.network_settings, **self.settings.network_settings}
             network = networks.create(self.settings.network, **chosen)
+        if self.settings.mirror:
+            network.mirror = True
         return network.to(memory_format=torch.channels_last)
 
     def load_network(self, weights: str = "last") -> nn.Module:

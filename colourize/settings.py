@@ -49,6 +49,8 @@ class Settings:
     flips: bool = False
     turns: bool = False
     shifts: int = 0
+    stretches: int = 0
+    mirror: bool = False
     epochs: int = 25
     batch_size: int = 100
     lr: float = 1e-3
@@ -65,7 +67,7 @@ class Settings:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
-            elif type(value) is int and name not in ("seed", "shifts") and value < 1:
+            elif type(value) is int and name not in ("seed", "shifts", "stretches") and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"seed must be from 0 to {2**31 - 1}, not {self.seed}")
@@ -94,9 +96,16 @@ class Settings:
             raise UserError(
                 f"shifts must be from 0 to {(self.size - 1) // multiple} for size {self.size}, not {self.shifts}"
             )
+        most = (self.size - 1) // 2 if task.enlarges == 1 else 0  # what is enlarged must miss no pixel
+        if not 0 <= self.stretches <= most:
+            raise UserError(
+                f"stretches must be from 0 to {most} for task {self.task}, size {self.size}, not {self.stretches}"
+            )
         if self.size % multiple:
             raise UserError(f"size must be a multiple of {multiple} for task {self.task}, not {self.size}")
         networks.complete(self.network, **self.network_settings)
+        if self.mirror and networks.enlarges(self.network):
+            raise UserError(f"mirror is for networks that keep a picture's size, not {self.network}")
         if networks.enlarges(self.network) is not task.network_enlarges:
             able = [name for name in networks.NAMES if networks.enlarges(name) is task.network_enlarges]
             raise UserError(f"task {self.task} is for the networks {', '.join(able)}, not {self.network}")

@@ -78,7 +78,7 @@ def train(
         elif hasattr(network, "prior") and world.rank == 0:
             network.prior.start(lookup.table(run.task, split.train))
     equalise(world, run, network, optimizer)
-    views = Views(settings.flips, settings.turns, settings.shifts, run.task.size_multiple)
+    views = Views(settings.flips, settings.turns, settings.shifts, run.task.size_multiple, settings.stretches)
     with progress(console, "preparing", len(split.train) + len(split.validation)) as advance:
         seen = Examples(split.train, run.task, device, views=views, advance=advance)
         unseen = Examples(split.validation, run.task, device, advance=advance)

@@ -77,11 +77,19 @@ Temperature = Annotated[
 Flips = Annotated[
     bool | None, typer.Option("--flips/--no-flips", help="train on mirror images as well (default: no)")
 ]
+Mirror = Annotated[
+    bool | None,
+    typer.Option("--mirror/--no-mirror", help="give the mean with what the mirror image gives (default: no)"),
+]
 Turns = Annotated[
     bool | None, typer.Option("--turns/--no-turns", help="train on pictures turned by quarters as well (default: no)")
 ]
 Shifts = Annotated[
     int | None, option("--shifts", "train on pictures moved by up to so many pixels as well", Settings.shifts)
+]
+Stretches = Annotated[
+    int | None,
+    option("--stretches", "train on pictures stretched at every end by up to so many pixels", Settings.stretches),
 ]
 Epochs = Annotated[
     int | None,
@@ -124,6 +132,8 @@ _TRAINING = {
     "flips": Flips,
     "turns": Turns,
     "shifts": Shifts,
+    "stretches": Stretches,
+    "mirror": Mirror,
     "epochs": Epochs,
     "batch_size": BatchSize,
     "lr": Lr,

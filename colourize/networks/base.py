@@ -24,6 +24,7 @@ class Hourglass(nn.Module):
     """Pads (N, in_channels, H, W) to multiples of 4 by repeating the border, runs `layers`, crops again.
 
     `scales` are those of the convolutions on the longest way through, where 1 is the picture's own, 2 half of it.
+    With `mirror`, the output in evaluation is the mean of that and the mirror image of that for the mirror image.
     """
 
     alignment = 4  # two halvings: inside, height and width are multiples of this
@@ -34,6 +35,7 @@ class Hourglass(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.kernel_size = kernel_size
+        self.mirror = False
 
     @property
     def halo(self) -> int:
@@ -58,7 +60,10 @@ class Hourglass(nn.Module):
         bottom, right = ((side + step - 1) // step * step - side for side in (height, width))
         if torch.compiler.is_exporting() or bottom or right:  # sizes that are exported are symbols: not to be asked
             input = F.pad(input, (0, right, 0, bottom), mode="replicate")
-        return self.layers(input)[:, :, :height, :width]
+        if not self.mirror or self.training:
+            return self.layers(input)[:, :, :height, :width]
+        mirrored = self.layers(input.flip(-1)).flip(-1)  # first, so that hooks have last seen the picture itself
+        return (self.layers(input) + mirrored)[:, :, :height, :width] / 2
 
 
 class LookupPrior(nn.Module):

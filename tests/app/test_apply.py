@@ -33,11 +33,13 @@ def picture(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("task", tasks.NAMES)
-def test_tiles_make_the_whole_picture(task, kernel_size, raw):
+def test_tiles_make_the_whole_picture(task, kernel_size, raw, mirror):
     network, task = make(task, kernel_size=kernel_size)
+    network.mirror = mirror  # which those that enlarge do not know
     rgb = picture(139 // task.enlarges, 202 // task.enlarges)
     whole = render(network, task, rgb, raw=raw)
     tiled = render(network, task, rgb, raw=raw, tile=32)

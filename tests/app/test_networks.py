@@ -40,6 +40,19 @@ def test_built_from_our_convolution(name):
     assert all(type(block) is ConvBlock for block in children.values())
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("name", ["unet", "conv-transpose", "colour-unet"])
+def test_mean_with_the_mirror_image(name, size):
+    """… in evaluation alone. Where the width is no multiple of 4 both are of the picture with its repeated border."""
+    network = networks.create(name, filters=4).eval()
+    picture = torch.rand(2, 1, *size)
+    wide = torch.nn.functional.pad(picture, (0, -size[1] % 4), mode="replicate")
+    expected = (network(wide) + network(wide.flip(-1)).flip(-1))[..., : size[1]] / 2
+    network.mirror = True
+    torch.testing.assert_close(network(picture), expected)
+    assert not torch.allclose(expected, network.train()(picture), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_no_convolution_of_the_framework(name):
     kinds = {type(module) for module in networks.create(name).modules()}

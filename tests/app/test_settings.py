@@ -13,7 +13,7 @@ def test_defaults_are_those_of_the_handout():
 
 def test_file_holds_every_setting(tmp_path):
     settings = Settings(
-        "superres",
+        "classification",
         "unet",
         data='folder:/a "b"\\c/é',
         data_dir="x",
@@ -34,6 +34,8 @@ def test_file_holds_every_setting(tmp_path):
         flips=True,
         turns=True,
         shifts=3,
+        stretches=5,
+        mirror=True,
         epochs=2,
         batch_size=9,
         lr=2e-5,
@@ -67,6 +69,12 @@ def test_file_holds_every_setting(tmp_path):
         ({"flips": 1}, "flips must be bool, not 1"),
         ({"shifts": -1}, "shifts must be from 0 to 31 for size 32, not -1"),
         ({"task": "superres", "shifts": 8}, "shifts must be from 0 to 7 for size 32, not 8"),
+        ({"stretches": 16}, "stretches must be from 0 to 15 for task classification, size 32, not 16"),
+        (
+            {"task": "enlarge2", "network": "enlarger", "mirror": True},
+            "mirror is for networks that keep a picture's size, not enlarger",
+        ),
+        ({"task": "superres", "stretches": 1}, "stretches must be from 0 to 0 for task superres, size 32, not 1"),
         ({"epochs": True}, "epochs must be int, not True"),
         ({"loss": "mse"}, "loss must be one of cross-entropy, rebalanced.*'mse'"),
         ({"temperature": -1.0}, "temperature.*-1"),

@@ -280,7 +280,7 @@ def test_every_picture_is_seen_once_an_epoch_and_its_view_chosen_anew():
 @pytest.mark.parametrize(
     "options",
     [
-        {"flips": True, "turns": True, "shifts": 2, "weight_decay": 0.1},
+        {"flips": True, "turns": True, "shifts": 2, "stretches": 2, "weight_decay": 0.1},
         {"loss": "rebalanced"},
         {"task": "lab-classification"},
         {"task": "lab-regression", "network": "colour-unet"},

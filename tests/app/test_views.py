@@ -1,4 +1,4 @@
-"""Views are the picture mirrored and moved, and what is learnt from them is what the task makes of them."""
+"""Views are the picture mirrored, moved and stretched, and what is learnt from them is what the task makes of them."""
 
 import itertools
 
@@ -22,30 +22,33 @@ def images():
     return TensorImages(torch.randint(0, 256, (COUNT, 3, *SIZE), dtype=torch.uint8, generator=generator))
 
 
-def moved(picture, up, left, quarters, mirrored):
-    """By hand: the border mirrored by numpy, then cropped, turned and mirrored."""
+def moved(picture, up, left, above, beside, quarters, mirrored):
+    """By hand: the border mirrored by numpy, what is seen of it taken at evenly spaced points, turned and mirrored."""
     height, width = picture.shape[1:]
     wide = np.pad(picture.numpy(), ((0, 0), (height, height), (width, width)), mode="symmetric")
-    cut = wide[:, height + up : 2 * height + up, width + left : 2 * width + left]
-    cut = np.rot90(cut, quarters, axes=(1, 2))
+    rows, columns = (
+        np.floor(np.linspace(start - more, start + extent + more, 2 * extent + 1)[1::2] + 1e-9).astype(int)
+        for extent, start, more in ((height, height + up, above), (width, width + left, beside))
+    )
+    cut = np.rot90(wide[:, rows][:, :, columns], quarters, axes=(1, 2))
     return cut[:, :, ::-1] if mirrored else cut
 
 
 @pytest.mark.parametrize("memory", [0, 1 << 20])
 @pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("turns", [False, True])
-@pytest.mark.parametrize("shifts", [0, 1, 2])
-def test_every_view_is_there_once(images, monkeypatch, memory, flips, turns, shifts):
+@pytest.mark.parametrize(("shifts", "stretches"), [(0, 0), (1, 0), (2, 0), (0, 2), (1, 1)])
+def test_every_view_is_there_once(images, monkeypatch, memory, flips, turns, shifts, stretches):
     monkeypatch.setattr(examples, "MEMORY", memory)
     if turns:
         images = TensorImages(images.tensor[..., :8])
-    views = Views(flips, turns, shifts)
+    views = Views(flips, turns, shifts, stretches=stretches)
     found = Examples(images, tasks.Regression(), views=views)
     for number, picture in enumerate(images.tensor):
         got = found.batch(number + len(found) * torch.arange(views.count)).pictures
         assert torch.equal(got[0], picture)
-        places = range(-shifts, shifts + 1)
-        choices = itertools.product(places, places, range(1 + 3 * turns), range(1 + flips))
+        places, extents = range(-shifts, shifts + 1), range(-stretches, stretches + 1)
+        choices = itertools.product(places, places, extents, extents, range(1 + 3 * turns), range(1 + flips))
         expected = {moved(picture, *choice).tobytes() for choice in choices}
         assert len(expected) == views.count
         assert {view.numpy().tobytes() for view in got} == expected
@@ -59,7 +62,8 @@ def test_views_of_examples_are_examples_of_views(images, monkeypatch, name, memo
     kind = tasks.kind(name)
     if SIZE[1] % kind.size_multiple or SIZE[0] % kind.size_multiple:
         images = TensorImages(images.tensor[:, :, :6])
-    task, views = kind(PALETTE), Views(True, False, 1, kind.size_multiple)
+    task = kind(PALETTE)
+    views = Views(True, False, 1, kind.size_multiple, 1 if kind.enlarges == 1 else 0)
     batch = Examples(images, task, views=views).batch(torch.arange(len(images) * views.count))
     if name.startswith("enlarge"):  # bicubic reduction looks beyond the border, where a picture that moved has more
         batch = type(batch)(*(tensor[: 2 * COUNT] for tensor in batch))
