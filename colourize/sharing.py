@@ -51,13 +51,13 @@ def equalise(world: World, run: Run, network: nn.Module, optimizer: torch.optim.
 
 
 class SharedStep(Step):
-    """A step of all processes: each works on its share of the batch. It is never captured in a CUDA graph, and says so
-    where it might have been expected."""
+    """A step of all processes: each works on its share of the batch. It is never captured, and says so where that might
+    have been expected."""
 
     def __init__(self, *args: Any, world: World, graph: bool | None = None) -> None:
         super().__init__(*args)
         if graph or graph is None and self.losses.is_cuda:
-            say_once("the training step is not captured in a CUDA graph: several processes share it")
+            say_once("the training step is not captured: several processes share it")
         self._world, self.shares = world, world.size
         self._norms = sync_norm.synchronise(self.network)
         with connected(), warnings.catch_warnings():

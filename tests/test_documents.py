@@ -19,12 +19,13 @@ _EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _at_hand():
-    """What the README takes its reader to have: modules, pictures, a network."""
+    """What the README takes its reader to have: modules, pictures, a network, a training step."""
     tensors = {name: torch.rand(2, 16, 8, 8) for name in ("input", "skip")}
     tensors |= {"weight": torch.rand(8, 16, 3, 3), "logits": torch.rand(2, 5, 8, 8)}
     tensors |= {"pictures": torch.rand(3, 1, 32, 32), "target": torch.zeros(2, 8, 8).long()}
     network = colourize.networks.create("unet", filters=4).eval()
-    return {"torch": torch, "myconv2d": myconv2d, "network": network, **tensors}
+    step = {"step": lambda grey: network(grey).square().mean(), "batches": [(tensors["pictures"],)] * 4}
+    return {"torch": torch, "myconv2d": myconv2d, "network": network, **step, **tensors}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -46,8 +46,8 @@ def test_mean_with_the_mirror_image(name, size):
     """… in evaluation alone. Where the width is no multiple of 4 both are of the picture with its repeated border."""
     network = networks.create(name, filters=4).eval()
     picture = torch.rand(2, 1, *size)
-    wide = torch.nn.functional.pad(picture, (0, -size[1] % 4), mode="replicate")
-    expected = (network(wide) + network(wide.flip(-1)).flip(-1))[..., : size[1]] / 2
+    wide = torch.nn.functional.pad(picture, (0, -size[1] % 4, 0, -size[0] % 4), mode="replicate")
+    expected = (network(wide) + network(wide.flip(-1)).flip(-1))[..., : size[0], : size[1]] / 2
     network.mirror = True
     torch.testing.assert_close(network(picture), expected)
     assert not torch.allclose(expected, network.train()(picture), atol=1e-3)
