@@ -58,7 +58,7 @@ def test_values_have_the_type_of_their_setting():
 @pytest.mark.parametrize("setting", [name for name in vars(Settings(**FIXED)) if name not in FIXED])
 def test_every_setting_can_be_varied(setting):
     valid = {"size": "32,64", "kernel_size": "3,5", "order": "norm-relu-resize", "loss": "cross-entropy"}
-    valid |= {"schedule": "constant,cosine", "flips": "true,no", "turns": "true,no"}
+    valid |= {"schedule": "constant,cosine", "flips": "true,no", "turns": "true,no", "mirror": "true,no"}
     valid |= {"precision": "fp32,bf16", "space": "rgb,lab"}
     valid |= dict.fromkeys(("data", "data_dir", "class_name", "palette"), "a,b")
     network = "enlarger" if setting == "depth" else "cnn"
