@@ -1,6 +1,6 @@
 """recorded(): a function of tensors, such as a training step, replayed as the bare operators that it called.
 
-A step of a small network spends a tenth of its time in Python, modules and autograd, which decide the same every time.
+A step of a small network spends a millisecond or two in Python, modules and autograd, which decide the same every time.
 The recording is what they decided: the operators as they reached the kernels, backward and optimizer among them, in
 their order, as one straight Python function. What a CUDA graph is to a GPU, on the CPU.
 """
