@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import myconv2d
 from bench import plain
@@ -127,6 +128,48 @@ def test_structures_lists_and_tensors_from_outside():
         assert torch.equal(found["table"], total) and found["word"] == "same"
         assert torch.equal(torch.cat(found["rows"]), x) and torch.equal(found["lowest"], x[:1].min(1)[0])
     assert replayed.recordings == 1
+
+
+class Called(TorchDispatchMode):
+    """The operators that reached the kernels."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_gradients_are_not_copied():
+    """While it records, autograd sees that the tape has them too; a replay takes them over, as autograd does."""
+    (step, _, _), (other, _, _) = trainers(networks.create("regression-cnn"), F.mse_loss)
+    replayed = myconv2d.recorded(other)
+    batch = torch.rand(2, 1, 16, 16), torch.rand(2, 3, 16, 16)
+    for _ in range(3):
+        expected, found = step(*batch), replayed(*batch)
+    with Called() as called:
+        expected, found = step(*batch), replayed(*batch)
+    assert equal(expected, found) and "aten::copy_" not in called.names
+
+
+@pytest.mark.parametrize("function", [
+    lambda x: (y := x * 2, copied(y).add_(1)),
+    lambda x: ((y := x * 2)[:1], copied(y).add_(1)),
+    lambda x: (copied(y := x * 2).add_(1), y + 1),
+    lambda x: (copied(x).add_(1), x * 1),
+], ids=["given", "seen through a view", "read later", "an input"])  # fmt: skip
+def test_other_copies_are_made(function):
+    replayed = myconv2d.recorded(function)
+    for _ in range(4):
+        x = torch.rand(2, 3)
+        assert equal(replayed(x), function(x.clone()))
+    assert replayed.recordings == 1
+
+
+def copied(x):
+    return x.new_empty_strided(x.shape, x.stride()).copy_(x)
 
 
 def test_no_tensor_of_the_recording_is_kept():

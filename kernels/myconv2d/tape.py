@@ -1,0 +1,137 @@
+"""The tape of `recorded`: the operators of one run of a function, as they reached the kernels, in their order."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from .recording import LOOKS
+
+ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+_FILLED = ("ones", "zeros", "full", "ones_like", "zeros_like", "full_like")  # whose numbers are the same every time
+_READ = torch.ops.aten._local_scalar_dense.default
+
+
+class Use:
+    """A tensor where an operator takes it or the function returns it: by its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Call(NamedTuple):
+    operator: Any
+    args: Any  # with a `Use` for every tensor
+    kwargs: Any
+    results: list[int | None]  # their numbers
+
+    def uses(self) -> set[int]:
+        return uses_in((self.args, self.kwargs))
+
+    def renamed(self, names: dict[int, int]) -> Call:
+        """With other numbers for some tensors."""
+
+        def new(number: Any) -> Any:
+            return names.get(number, number)
+
+        args, kwargs = tree_map_only(Use, lambda use: Use(new(use.number)), (self.args, self.kwargs))
+        return Call(self.operator, args, kwargs, [new(number) for number in self.results])
+
+
+def uses_in(values: Any) -> set[int]:
+    return {leaf.number for leaf in tree_flatten(values)[0] if isinstance(leaf, Use)}
+
+
+class Tape(TorchDispatchMode):
+    """The operators of one run. Tensors have numbers: the inputs, what is there from outside, and all results."""
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.outside: dict[int, Tensor] = {}
+        self.problem: str | None = None  # why this cannot be replayed
+        self._numbers: dict[int, int] = {}  # by id
+        self._alive: list[Tensor] = []  # as long as their ids and storages mean them
+        self._filled: set[int] = set()
+        self.inputs = [self._number(tensor) for tensor in inputs]
+        self._passing = set(map(_storage, inputs))  # storages that are others in a replay
+        self._lasting: set[int] = set()
+
+    def _number(self, tensor: Tensor) -> int:
+        number = self._numbers.setdefault(id(tensor), len(self._alive))
+        if number == len(self._alive):
+            self._alive.append(tensor)
+        return number
+
+    def use(self, tensor: Tensor) -> Use:
+        if id(tensor) not in self._numbers:
+            if _storage(tensor) in self._passing:
+                self.problem = "a tensor comes from an operator's result in a way that operators do not show"
+            self._lasting.add(_storage(tensor))
+            self.outside[self._number(tensor)] = tensor
+        return Use(self._numbers[id(tensor)])
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two tensors have the same size, strides and type."""
+        a, b = self._alive[one], self._alive[other]
+        return (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
+
+    def is_alone(self, number: int) -> bool:
+        """Whether a tensor is an operator's result, and no other shares its memory."""
+        if number in self.outside or number in self.inputs:
+            return False
+        storage = _storage(self._alive[number])
+        return sum(_storage(tensor) == storage for tensor in self._alive) == 1
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.problem is None and func.namespace != "profiler":
+            with torch._C.DisableTorchFunction():  # `Looks` is for others
+                self._record(func, args, kwargs, result)
+        return result
+
+    def _record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        results = [] if result is None else list(result) if isinstance(result, list | tuple) else [result]
+        if func is _READ and id(args[0]) in self._filled:
+            return
+        if not all(isinstance(r, Tensor | None) for r in results) or _size_from_values(func, args):
+            self.problem = f"{func} gives Python a number, or a size, that may be another the next time"
+            return
+        used = tree_map_only(Tensor, self.use, (args, kwargs))
+        new = [r for r in results if r is not None and id(r) not in self._numbers]
+        self._passing.update({_storage(tensor) for tensor in new} - self._lasting)
+        if func._schema.name.removeprefix("aten::") in _FILLED or (func in ALIASES and id(args[0]) in self._filled):
+            self._filled.update(map(id, new))
+        elif func._schema.is_mutable and self._filled & set(map(id, tree_flatten((args, kwargs))[0])):
+            self._filled.clear()
+        numbers = [None if r is None else self._number(r) for r in results]
+        self.calls.append(Call(func, used[0], used[1], numbers))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _size_from_values(func: Any, args: Any) -> bool:
+    if func is torch.ops.aten.index.Tensor:  # where it is no mask, the size is that of the indices
+        return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
+class Looks(TorchFunctionMode):
+    """Notices who reads values past the operators."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in LOOKS:
+            self._tape.problem = f"Tensor.{func.__name__} gives Python values that may be others the next time"
+        return func(*args, **(kwargs or {}))
