@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "conv2d.h"
-#include "huge_pages.h"
+#if !defined(USE_CUDA)
+#include "cpu/results.h"
+#endif
 
 namespace myconv2d {
 
@@ -66,11 +68,15 @@ inline double elements(int64_t dim, const int64_t* sizes) {  // for messages: wh
 inline Tensor empty_strided(const Tensor& like, int32_t dtype, int64_t dim, const int64_t* sizes, const int64_t* strides) {
   int32_t device;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+#if !defined(USE_CUDA)
+  if (device == aoti_torch_device_type_cpu())
+    if (const AtenTensorHandle kept = in_kept_memory(dtype, dim, sizes, strides)) return Tensor(kept);
+#endif
   AtenTensorHandle result;
   const auto error =
       aoti_torch_empty_strided(dim, sizes, strides, dtype, device, like.get_device_index(), &result);
   STD_TORCH_CHECK(error == AOTI_TORCH_SUCCESS, "myconv2d: out of memory: a result of ", elements(dim, sizes), " elements");
-  return on_huge_pages(Tensor(result));
+  return Tensor(result);
 }
 
 // A fresh result beside its operands: channels_last if either of them is, contiguous otherwise.

@@ -8,6 +8,18 @@
 namespace myconv2d {
 namespace {
 
+// Beside the logits, with their strides where those leave no gaps.
+Tensor gradient_of(const Tensor& logits) {
+  const auto sizes = logits.sizes(), strides = logits.strides();
+  for (const auto& order : {std::array{3, 2, 1, 0}, std::array{1, 3, 2, 0}}) {
+    int64_t next = 1;
+    bool follows = true;
+    for (int d : order) follows &= strides[d] == next, next *= sizes[d];
+    if (follows) return empty_strided(logits, aoti_torch_dtype_float32(), 4, sizes.data(), strides.data());
+  }
+  return torch::stable::empty_like(logits);
+}
+
 // (loss, gradient); the gradient only if it is wanted.
 std::tuple<Tensor, std::optional<Tensor>> run(const Tensor& logits, const Tensor& target, int64_t reduction,
                                               int64_t ignore_index, bool wanted) {
@@ -24,7 +36,7 @@ std::tuple<Tensor, std::optional<Tensor>> run(const Tensor& logits, const Tensor
   const Tensor loss = torch::stable::empty({target.sizes().data(), reduced ? size_t(0) : size_t(3)}, logits.scalar_type(),
                                            std::nullopt, logits.device());
   std::optional<Tensor> gradient;
-  if (wanted) gradient = on_huge_pages(torch::stable::empty_like(logits));
+  if (wanted) gradient = gradient_of(logits);
   const Strides target_strides{target.stride(0), 0, target.stride(1), target.stride(2)};
   const CrossEntropy problem{logits.size(0), logits.size(1), logits.size(2), logits.size(3),
                              static_cast<Reduction>(reduction), ignore_index, read(logits),

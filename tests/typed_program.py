@@ -49,6 +49,7 @@ def program() -> dict[str, Any]:
     assert_type(recorded, Recorded[Tensor])
     assert_type(recorded(pictures), Tensor)
     assert_type(MyConvTranspose2d(1, 2, 2, stride=2).forward(pictures, output_size=[16, 16]), Tensor)
+    assert_type(myconv2d.release_memory(), int)
     with myconv2d.use_backend("reference") as nothing:
         assert_type(nothing, None)
     assert_type(myconv2d.info(), dict[str, Any])

@@ -13,6 +13,7 @@ from .frozen import Frozen, freeze
 from .functional import conv2d
 from .info import explain, info
 from .loss import cross_entropy
+from .memory import release_memory
 from .modules import MyConv2d, convert
 from .recorded import Recorded, recorded
 from .sequential import FusedSequential, fuse
@@ -36,6 +37,7 @@ __all__ = [
     "fuse",
     "info",
     "recorded",
+    "release_memory",
     "use_backend",
 ]
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, block_operators, native
+from . import backends, block_operators, memory, native
 from .functional import prepare
 from .operators import allow_tf32
 from .shapes import output_size
@@ -35,6 +35,7 @@ def info() -> dict[str, Any]:
         built = (f"{name}{'' if here else ' (not on this processor)'}" for name, here in native.cpu.isas().items())
         facts["instruction sets built"] = ", ".join(built)
         facts["instruction set in use"] = native.cpu.isa()
+        facts["memory of results"] = memory.description()
     facts["backend asked for"] = backends.wanted or "automatic"
     for device in devices:
         choice = backends.choose(device, torch.float32, backends.wanted)

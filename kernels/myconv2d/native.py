@@ -101,6 +101,8 @@ class CpuLibrary(NativeLibrary):
             self._function(name).restype = ctypes.c_char_p
         self._function("isa_built").argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
         self._function("use_isa").argtypes = [ctypes.c_char_p]
+        self._function("kept_memory").argtypes = [ctypes.POINTER(ctypes.c_int64)] * 2
+        self._function("release_memory").restype = ctypes.c_int64
         asked = os.environ.get("MYCONV2D_ISA")
         if asked and asked != self.isa():
             warnings.warn(
@@ -131,6 +133,16 @@ class CpuLibrary(NativeLibrary):
             raise ValueError(
                 f"instruction set {name!r} is not available; this machine runs {', '.join(self._usable())}"
             )
+
+    def kept_memory(self) -> tuple[int, int] | None:
+        """Bytes that are kept for large results, and how many of them are in use; None if malloc makes all results."""
+        size, in_use = ctypes.c_int64(), ctypes.c_int64()
+        kept = self._function("kept_memory")(ctypes.byref(size), ctypes.byref(in_use))
+        return (size.value, in_use.value) if kept else None
+
+    def release_memory(self) -> int:
+        """Gives back what is kept and not in use; returns how many bytes."""
+        return self._function("release_memory")()
 
     def _usable(self) -> list[str]:
         return [name for name, here in self.isas().items() if here]

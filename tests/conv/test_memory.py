@@ -1,0 +1,127 @@
+"""Large results lie in memory that is kept: whole while they live, used again afterwards, given back when asked to."""
+
+import os
+import pickle
+import random
+import resource
+import threading
+
+import pytest
+import torch
+
+import myconv2d
+from myconv2d import native
+
+MIB = 2**20
+
+kept = native.cpu.problem is None and native.cpu.kept_memory() is not None
+pytestmark = pytest.mark.skipif(not kept, reason="this build, or torch before 2.11, leaves results to malloc")
+
+
+def in_use():
+    return native.cpu.kept_memory()[1]
+
+
+def filled(value, mib, channels_last=False):
+    """A result of so many MiB, of a convolution with one tap."""
+    side = round((mib * MIB / 16) ** 0.5)
+    image = torch.full((1, 1, side, side), float(value))
+    if channels_last:
+        image = image.to(memory_format=torch.channels_last)
+    return myconv2d.conv2d(image, torch.ones(4, 1, 1, 1))
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    myconv2d.release_memory()
+    yield
+    myconv2d.release_memory()
+
+
+def test_used_again_and_given_back():
+    before = in_use()
+    result = filled(1, 4)
+    place, size = result.data_ptr(), in_use() - before
+    assert size == result.untyped_storage().nbytes() and place % 64 == 0
+    assert myconv2d.release_memory() == 0 or before  # nothing of what is in use
+    view = result[0, 1:]
+    del result
+    assert in_use() == before + size and view.sum() == view.numel()
+    del view
+    assert in_use() == before
+    assert filled(2, 4).data_ptr() == place
+    assert myconv2d.release_memory() >= size
+
+
+def test_small_results_are_malloc_s():
+    before = in_use()
+    result = filled(1, 0.2)
+    assert in_use() == before and result.untyped_storage().resizable()
+
+
+def test_no_page_is_faulted_in_twice():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        filled(1, 48)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    myconv2d.conv2d(torch.zeros(1, 1, 8, 8), torch.ones(4, 1, 1, 1))
+    image = 48 / 4 * 256  # pages of the operand, which is fresh each time
+    faults()
+    assert faults() < image + 100 and faults() < image + 100  # of 12,288 pages
+
+
+def test_many_sizes_from_many_threads_stay_whole():
+    """Blocks are cut, joined and mapped anew; whoever got one that another still has would see other values."""
+    wrong = []
+
+    def work(seed):
+        rng, alive = random.Random(seed), []
+        for step in range(60):
+            if alive and rng.random() < 0.5:
+                value, tensor = alive.pop(rng.randrange(len(alive)))
+                if not bool((tensor == value).all()):
+                    wrong.append((seed, step))
+            else:
+                value = seed * 1000 + step
+                alive.append((value, filled(value, rng.choice([0.3, 1, 2.5, 7, 70]), rng.random() < 0.5)))
+        wrong.extend((seed, value) for value, tensor in alive if not bool((tensor == value).all()))
+
+    before = in_use()
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and in_use() == before
+
+
+def test_at_most_a_gib_is_kept_idle():
+    results = [filled(i, 300) for i in range(5)]
+    assert native.cpu.kept_memory()[0] > 1400 * MIB
+    results.clear()
+    assert 256 * MIB < native.cpu.kept_memory()[0] - in_use() <= 1024 * MIB
+
+
+def test_a_forked_child_has_its_own():
+    result = filled(3, 2)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"right" if bool((result == 3).all()) and native.cpu.kept_memory() else b"wrong")
+        os._exit(0)
+    os.close(writer)
+    assert os.read(reader, 8) == b"right" and os.waitpid(child, 0)[1] == 0
+    os.close(reader)
+    assert bool((result == 3).all())
+
+
+def test_what_people_do_with_tensors():
+    result = filled(5, 1)
+    assert torch.equal(pickle.loads(pickle.dumps(result)), result)
+    assert torch.from_dlpack(result).data_ptr() == result.data_ptr() == result.numpy().ctypes.data
+    assert result.clone().share_memory_().is_shared() and bool((result.share_memory_() == 5).all())
+    other = filled(6, 1)
+    assert other.resize_(2, 2).tolist() == [[6, 6], [6, 6]]
+    with pytest.raises(RuntimeError, match="not resizable"):
+        other.resize_(4, 4096, 4096)
