@@ -33,7 +33,7 @@ class Heap {
   // At least `bytes` bytes on a cache line's boundary, contents undefined; null where the system has none.
   void* take(size_t bytes) {
     if (bytes > SIZE_MAX / 2) return nullptr;
-    bytes = rounded(bytes, line);
+    bytes = rounded(bytes, line) + apart;
     const std::lock_guard lock(mutex_);
     auto range = free_.begin();
     while (range != free_.end() && range->second < bytes) ++range;
@@ -81,6 +81,7 @@ class Heap {
   using Ranges = std::map<char*, size_t>;  // sizes by address
 
   static constexpr size_t line = 64, page = size_t(2) << 20;  // a huge one: one fault in place of 512
+  static constexpr size_t apart = 5 * line;  // images of one size would lie pages from each other, and meet in the caches
   static constexpr size_t least_region = size_t(64) << 20, most_idle = size_t(1) << 30;
 
   static constexpr size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }

