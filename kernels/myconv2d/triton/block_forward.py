@@ -36,12 +36,12 @@ class Feed(NamedTuple):
 
 @triton.jit
 def convolve(accumulator, tensor, scale, shift, n, top, left, valid, height, width,
-             weight_rows, in_outputs,  # pointers to the first tap and channel of each output [BLOCK_K, 1]
+             taps, weight_rows, in_outputs,  # R·S; pointers to the first tap and channel of each output [BLOCK_K, 1]
              C: tl.constexpr, UPSAMPLE: tl.constexpr, FLAT: tl.constexpr, BLOCK_C: tl.constexpr,
              CHANNELS: tl.constexpr, R: tl.constexpr, S: tl.constexpr, HALO: tl.constexpr,
              PRECISION: tl.constexpr):  # fmt: skip
     """accumulator [M, BLOCK_K] plus the convolution of one feed, whose C channels are among the weight's CHANNELS."""
-    steps: tl.constexpr = (R * S * C + BLOCK_C - 1) // BLOCK_C if FLAT else R * S * ((C + BLOCK_C - 1) // BLOCK_C)
+    steps = (R * S * C + BLOCK_C - 1) // BLOCK_C if FLAT else taps * ((C + BLOCK_C - 1) // BLOCK_C)
     for step in range(steps):
         row, column, c, in_channels = columns_of(step, C, R, S, FLAT, BLOCK_C)
         a = feed_tile(tensor, scale, shift, n, top + row, left + column, c, valid & in_channels, height, width,
@@ -59,7 +59,7 @@ def convolve(accumulator, tensor, scale, shift, n, top, left, valid, height, wid
 #   sums of the differences from it and of their squares, for block_statistics.py; with `index`, each 2 × 2 window's
 #   value of the largest sign(gamma)·y beside. Inference: batch norm as scale and shift, ReLU, max-pool.
 # Bound: memory at these channel counts; each input pixel is read R·S times, all but once from L1.
-@triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles"])
+@triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles", "taps"])
 def block_forward(
     first, first_scale, first_shift,  # (N, H, W, C1); (C1) or None
     second, second_scale, second_shift,  # (N, H, W, C2) or None
@@ -70,6 +70,7 @@ def block_forward(
     full, index,  # training with pooling: (N, P, Q, K), (N, P/2, Q/2, K); else None
     partial,  # training with batch norm: (3·K + 1, tiles); else None
     batch, height, width, rows, columns, tiles,  # N, H, W of the images, P, Q
+    taps,  # R·S once more: a loop of a length that the compiler knows is unrolled, and takes all registers
     C1: tl.constexpr, UPSAMPLE_1: tl.constexpr, FLAT_1: tl.constexpr, BLOCK_1: tl.constexpr,
     C2: tl.constexpr, UPSAMPLE_2: tl.constexpr, FLAT_2: tl.constexpr, BLOCK_2: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, PADDING_H: tl.constexpr, PADDING_W: tl.constexpr,
@@ -94,11 +95,11 @@ def block_forward(
     top, left = p[:, None] - PADDING_H, q[:, None] - PADDING_W
     y = tl.zeros((M, BLOCK_K), tl.float32)
     y = convolve(y, first, first_scale, first_shift, n[:, None], top, left, inside[:, None], height, width,
-                 weight_rows, in_outputs[:, None], C1, UPSAMPLE_1, FLAT_1, BLOCK_1,
+                 taps, weight_rows, in_outputs[:, None], C1, UPSAMPLE_1, FLAT_1, BLOCK_1,
                  C1 + C2, R, S, HALO, PRECISION)  # fmt: skip
     if second is not None:
         y = convolve(y, second, second_scale, second_shift, n[:, None], top, left, inside[:, None], height, width,
-                     weight_rows + C1, in_outputs[:, None], C2, UPSAMPLE_2, FLAT_2, BLOCK_2,
+                     taps, weight_rows + C1, in_outputs[:, None], C2, UPSAMPLE_2, FLAT_2, BLOCK_2,
                      C1 + C2, R, S, HALO, PRECISION)  # fmt: skip
     if bias is not None:
         y += vector_tile(bias, k, K)[None, :]
@@ -111,6 +112,10 @@ def block_forward(
         y = relu(y)
     y = y.to(result.dtype.element_ty).to(tl.float32)  # what follows goes by the values that are written
 
+    if full is not None or not POOL:
+        every = full if POOL else result
+        tl.store(every + (((n * rows + p) * columns + q) * K)[:, None] + k[None, :],
+                 y.to(result.dtype.element_ty), inside[:, None] & in_outputs[None, :])  # fmt: skip
     if partial is not None:
         values = y if EVEN else tl.where(inside[:, None], y, 0.0)
         count = tl.sum(inside.to(tl.float32), 0)
@@ -123,10 +128,6 @@ def block_forward(
         if program % tiles_k == 0:
             tl.store(partial + tl.full((), 3 * K, tl.int64) * tiles + tile, count)
 
-    if full is not None or not POOL:
-        every = full if POOL else result
-        tl.store(every + (((n * rows + p) * columns + q) * K)[:, None] + k[None, :],
-                 y.to(result.dtype.element_ty), inside[:, None] & in_outputs[None, :])  # fmt: skip
     if POOL:
         n, p, q = pooled_positions(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
         if INDEX_64:
@@ -135,7 +136,7 @@ def block_forward(
         if full is not None:
             sign = vector_tile(gamma, k, K)
             sign = tl.where(sign > 0, 1.0, tl.where(sign < 0, -1.0, 0.0 * sign))
-        picked, where = pick(y, sign[None, None, :])
+        picked, where = pick(y, sign[None, :])
         at = (((n * (rows // 2) + p) * (columns // 2) + q) * K)[:, None] + k[None, :]
         inside = ((n < batch) & (p < rows // 2) & (q < columns // 2))[:, None] & in_outputs[None, :]
         tl.store(result + at, picked.to(result.dtype.element_ty), inside)
@@ -178,7 +179,7 @@ def forward(
     launch(
         block_forward, tiles * ceil_div(outputs, chosen.block), weight.device,
         *first[:3], *second[:3], weight, bias, *norm, result, full, index, partial,
-        batch, height, width, rows, columns, tiles,
+        batch, height, width, rows, columns, tiles, taps_h * taps_w,
         C1=first.channels, UPSAMPLE_1=first.upsample, FLAT_1=flat_1, BLOCK_1=block_1,
         C2=0 if second.tensor is None else second.channels, UPSAMPLE_2=second.upsample, FLAT_2=flat_2, BLOCK_2=block_2,
         K=outputs, R=taps_h, S=taps_w, PADDING_H=padding[0], PADDING_W=padding[1], RELU=relu, POOL=pool,

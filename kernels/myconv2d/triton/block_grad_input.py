@@ -12,7 +12,7 @@ from .block_feed import columns_of, gradient_tile, vector_tile
 from .block_forward import Feed
 from .block_plan import plan, precision
 from .block_statistics import scale_and_shift
-from .block_tile import Tile, pooled_positions, tile_positions
+from .block_tile import Tile, pooled_positions, tile_positions, windows
 from .indexing import below
 from .launch import ceil_div, launch, needs_64_bit
 
@@ -81,7 +81,8 @@ def block_grad_input(
         to_image = tl.dot(a, tl.trans(b), to_image, PRECISION)
 
     if UPSAMPLE:
-        to_image = tl.sum(tl.reshape(to_image, (M // 4, 4, BLOCK_C)), 1)
+        upper_left, upper_right, lower_left, lower_right = windows(to_image)
+        to_image = (upper_left + upper_right) + (lower_left + lower_right)
         n, h, w = pooled_positions(tile, height, width, TILE_N, TILE_P, TILE_Q)
         if INDEX_64:
             n = n.to(tl.int64)

@@ -33,7 +33,7 @@ def plan(dtype: torch.dtype, allow_tf32: bool, outputs: int, picture: int) -> Pl
     block = clamp(power_of_two(outputs), 16, 64)
     if dtype == torch.float32 and not allow_tf32:  # no tensor cores: registers are the limit
         return Plan(64, min(block, 32), 16, warps=4, stages=3)
-    return Plan(64 if picture <= 64 else 128, block, 64 if dtype.itemsize == 2 else 32, warps=4, stages=3)
+    return Plan(64 if picture <= 64 else 128, block, 32, warps=8, stages=3)
 
 
 def weight_plan(dtype: torch.dtype, allow_tf32: bool, outputs: int) -> Plan:
@@ -41,7 +41,7 @@ def weight_plan(dtype: torch.dtype, allow_tf32: bool, outputs: int) -> Plan:
     block = clamp(power_of_two(outputs), 16, 64)
     if dtype == torch.float32 and not allow_tf32:
         return Plan(32, min(block, 32), 32, warps=4, stages=2)
-    return Plan(64 if dtype.itemsize == 2 else 32, block, 64, warps=4, stages=3)
+    return Plan(64 if dtype.itemsize == 2 else 32, block, 64, warps=8, stages=3)
 
 
 def precision(allow_tf32: bool) -> str:

@@ -94,18 +94,33 @@ def pooled_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.const
 
 
 @triton.jit
+def windows(values):
+    """values [4·windows, K], of positions in the order of windows → those at each of the four positions, [windows, K].
+
+    By splitting, not by a reduction: what a reduction would shuffle from lane to lane, value by value, is moved through
+    shared memory once, and then each thread has whole windows.
+    """
+    channels: tl.constexpr = values.shape[1]
+    size: tl.constexpr = values.shape[0] // 4
+    values = tl.permute(tl.reshape(values, (size, 2, 2, channels)), (0, 3, 2, 1))  # …, column, row
+    upper, lower = tl.split(values)
+    upper_left, upper_right = tl.split(upper)
+    lower_left, lower_right = tl.split(lower)
+    return upper_left, upper_right, lower_left, lower_right
+
+
+@triton.jit
 def pick(y, sign):
     """(y at the largest sign·y of each window, where that was), of positions in the order of windows.
 
-    y [4·windows, K], sign [1, 1, K] → [windows, K] each. The first of equals wins, the last not-a-number before all.
+    y [4·windows, K], sign [1, K] → [windows, K] each. The first of equals wins, the last not-a-number before all.
     """
-    windows: tl.constexpr = y.shape[0] // 4
-    y = tl.reshape(y, (windows, 4, y.shape[1]))
-    key = y * sign
-    position = tl.arange(0, 4)[None, :, None]
-    largest = tl.max(key, 1, keep_dims=True)
-    first = tl.min(tl.where(key == largest, position, 4), 1, keep_dims=True)
-    not_a_number = tl.max(tl.where(key != key, position, -1), 1, keep_dims=True)
-    where = tl.where(not_a_number >= 0, not_a_number, first)
-    picked = tl.sum(tl.where(position == where, y, 0.0), 1)
-    return picked, tl.reshape(where, picked.shape)
+    values = windows(y)
+    picked = values[0]
+    where = tl.zeros(picked.shape, tl.int32)
+    for i in tl.static_range(1, 4):
+        key = values[i] * sign
+        larger = (key > picked * sign) | (key != key)
+        picked = tl.where(larger, values[i], picked)
+        where = tl.where(larger, i, where)
+    return picked, where
