@@ -13,7 +13,7 @@ from myconv2d import triton as kernels
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 from myconv2d.triton.grad_input import residue_classes
-from myconv2d.triton.halo import described_weight, why_not
+from myconv2d.triton.halo import described_weight, padded, why_never, why_not_in_place
 from myconv2d.triton.indexing import Axis
 from myconv2d.triton.interpreter import INTERPRETED
 from myconv2d.triton.launch import Gpu, Operand, assumed, pixel_box, set_in
@@ -75,8 +75,9 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
     ("tensor", "axis", "reason"),
     [
         (images(2, 24, 7, 5), Axis(1, 1, -1), None),
-        (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), None),
-        (images(1, 16, 1, 8, channels_last=False), Axis(1, 1, 0), None),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), "off units of 16 bytes"),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, 1, 0), "off units of 16 bytes"),
+        (images(1, 16, 1, 8, channels_last=False), Axis(1, 8, -16), None),
         (images(2, 24, 7, 5), Axis(2, 1, -1), "no stride"),
         (images(2, 8, 7, 5), Axis(1, 1, -1), "8 channels do not fill"),
         (images(2, 25, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
@@ -90,10 +91,21 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
     ],
 )
 def test_what_the_copy_engine_can_load(tensor: torch.Tensor, axis: Axis, reason: str | None) -> None:
-    said = why_not(tensor, axis)
+    """Under three taps."""
+    said = why_never(tensor, axis) or why_not_in_place(tensor, axis, 3)
     assert said is None if reason is None else reason in said
     with set_in(assumed, Gpu((8, 9), None)):
-        assert "no copy engine" in why_not(tensor, axis)
+        assert "no copy engine" in why_never(tensor, axis)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("channels", [25, 32])
+def test_of_a_copy_it_can_load_everything(channels: int, channels_last: bool) -> None:
+    tensor = images(2, channels, 7, 5, channels_last=channels_last)[..., 1:].normal_()
+    copy = padded(tensor)
+    assert torch.equal(copy[:, :, :channels], tensor)
+    assert copy.shape[2] == 32 and not copy[:, :, channels:].any()
+    assert copy.stride(2) == 1 and why_not_in_place(copy, Axis(1, 1, -1), 3) is None
 
 
 def test_weights_are_copied_only_where_neither_axis_is_innermost() -> None:

@@ -8,11 +8,11 @@ import torch
 
 from ..shapes import empty_beside
 from . import tuning
-from .grad_weight_gather import grad_weight_gather
+from .grad_weight_gather import NOT_FLAT, grad_weight_gather
 from .grad_weight_halo import grad_weight_halo
 from .grad_weight_reduce import reduce_partial_sums
-from .halo import why_not
-from .indexing import forward_axes
+from .halo import BOXES, COPIED_FROM, padded, why_never, why_not_in_place
+from .indexing import Axis, forward_axes
 from .launch import Operand, split_groups
 from .plans import Plan, Shape
 
@@ -41,16 +41,16 @@ def conv2d_grad_weight(
     grad, source = split_groups(grad_output, 1, groups), split_groups(input, 1, groups)
     vertical, horizontal = forward_axes(stride, padding, dilation)
     arithmetic = tuning.arithmetic(input.dtype, allow_tf32)
-    channels_last = source.stride(2) == 1
-    obstacle = (
-        tuning.no_wgmma(arithmetic)
-        or why_not(source, vertical, horizontal)
-        or why_not(grad)
-        or (None if channels_last == (grad.stride(2) == 1) else "the two images are laid out differently")
-    )
+    obstacle = tuning.no_wgmma(arithmetic) or why_never(source, vertical, horizontal) or why_never(grad)
+    note = BOXES
+    if obstacle is None and (misplaced := _misplaced(grad, source, horizontal, weight_size[3])):
+        if weight_size[2] * weight_size[3] < COPIED_FROM or weight_size[1] < NOT_FLAT:
+            obstacle = misplaced
+        else:
+            grad, source, note = padded(grad), padded(source), f"{BOXES}, from copies: {misplaced}"
     if obstacle is None:
         kernel, sums = "grad_weight_halo", grad_weight_halo
-        layout = "channels_last" if channels_last else "contiguous"
+        layout = "channels_last" if source.stride(2) == 1 else "contiguous"
     else:
         kernel, sums = "grad_weight_gather", grad_weight_gather
         layout = "wide" if Operand.of(grad).wide and Operand.of(source).wide else "narrow"
@@ -63,5 +63,12 @@ def conv2d_grad_weight(
         partial = sums(grad, source, weight_size, vertical, horizontal, bias, allow_tf32, plan)
         reduce_partial_sums(partial, grad_weight, grad_bias if bias else None)
 
-    tuning.serve(shape, input.device, run, note=obstacle or "boxes by the copy engine")
+    tuning.serve(shape, input.device, run, note=obstacle or note)
     return grad_weight, grad_bias
+
+
+def _misplaced(grad: torch.Tensor, source: torch.Tensor, horizontal: Axis, taps: int) -> str | None:
+    """Why boxes cannot be loaded from where the images lie."""
+    if why := why_not_in_place(source, horizontal, taps) or why_not_in_place(grad):
+        return why
+    return None if (source.stride(2) == 1) == (grad.stride(2) == 1) else "the two images are laid out differently"

@@ -15,6 +15,8 @@ from .launch import Operand, ceil_div, launch, needs_64_bit, pixel_box
 from .plans import Plan
 from .tuning import arithmetic
 
+NOT_FLAT = 32  # channels: with fewer, a tile spans several taps, and grad_output is read for fewer of them
+
 
 # The idea: GEMM of (outputs × pixels) by (pixels × taps·channels), reduced over the pixels. There are few
 #   tiles and many pixels, so each program reduces one split of them and writes a partial sum to the
@@ -148,7 +150,7 @@ def grad_weight_gather(
     batch, groups, outputs, rows, columns = grad_output.shape
     pixels, (height, width) = (batch, rows, columns), source.shape[3:]
     grad, reads = Operand.of(grad_output), Operand.of(source)
-    flat = channels < 32
+    flat = channels < NOT_FLAT
     taps = taps_h * taps_w
     axis, repeats = (channels * taps, 1) if flat else (channels, taps)  # what a tile spans, and how often
     block_k, block_j = tile(plan, arithmetic(source.dtype, allow_tf32), outputs, axis)

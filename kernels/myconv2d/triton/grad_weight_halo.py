@@ -119,7 +119,7 @@ def grad_weight_halo(
     allow_tf32: bool,
     plan: Plan,
 ) -> torch.Tensor:
-    """As `grad_weight_gather`, for images that `why_not` has nothing against."""
+    """As `grad_weight_gather`, for images that `why_never` and `why_not_in_place` have nothing against."""
     _, channels, taps_h, taps_w = weight_size
     batch, groups, outputs, rows, columns = grad_output.shape
     channels_last = source.stride(2) == 1

@@ -1,9 +1,13 @@
 """Forward and grad_input over tensor descriptors: the gather of gather.py where the copy engine can do it.
 
-A descriptor tells the copy engine a tensor's sizes and strides; it then loads a box at any coordinates, asynchronously
-and with zeros for whatever lies outside: channels and images beyond the last, and the padding. So the halo is free: a
-tap is a shift of the box, and the loop holds no mask and no address. (In the machine code for sm_90, beside gather.py:
-half the instructions a step and half the registers, both operands of wgmma in shared memory.)
+A descriptor tells the copy engine a tensor's sizes and strides; it then loads a box, asynchronously and with zeros for
+whatever lies outside: channels and images beyond the last, and the padding. So the halo is free: a tap is a shift of
+the box, and the loop holds no mask and no address. (In the machine code for sm_90, beside gather.py: half the
+instructions a step and half the registers, both operands of wgmma in shared memory.)
+
+A box begins on a unit of 16 bytes, or the device meets an illegal instruction
+(https://github.com/triton-lang/triton/issues/7385). With channels innermost every box does; with width innermost (NCHW)
+those of most taps do not. So images in NCHW, and pixels of 25 channels, are copied first where they are read often.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from .plans import Plan
 
 CHANNELS_LAST = (1, 0, 3, 4, 2)  # (N, G, C, H, W) as (G, N, H, W, C)
 CONTIGUOUS = (1, 0, 2, 3, 4)  # and as (G, N, C, H, W)
+BOXES = "boxes by the copy engine"
+IN_PLACE = Axis(1, 0, 0)
+COPIED_FROM = 4  # reads of each pixel; where there are fewer, a copy of the image is not worth its read and write
 
 
 # The idea: the GEMM of gather.py, both operands loaded box by box through descriptors into shared memory, from where
@@ -105,7 +112,7 @@ def halo(
     allow_tf32: bool,
     plan: Plan,
 ) -> None:
-    """As `gather`, for operands that `why_not` has nothing against."""
+    """As `gather`, for a source that `why_never` and `why_not_in_place` have nothing against."""
     batch, groups, outputs, rows, columns = result.shape
     channels, taps_h, taps_w = weight.shape[2:]
     channels_last = source.stride(2) == 1
@@ -130,29 +137,56 @@ def halo(
     )  # fmt: skip
 
 
-def why_not(images: torch.Tensor, *axes: Axis) -> str | None:
-    """Why the copy engine cannot load boxes of `images` (N, G, C, H, W) along these axes, in words; None if it can."""
-    element = images.element_size()
+def why_never(images: torch.Tensor, *axes: Axis) -> str | None:
+    """Why the copy engine cannot load boxes of `images` (N, G, C, H, W) along these axes, however they lie."""
     if Gpu.of(images.device).capability < (9, 0):
         return "this GPU has no copy engine for tensors"
     if any(axis.stride != 1 for axis in axes):
         return "boxes have no stride"
     if images.shape[2] < 16:
         return f"{images.shape[2]} channels do not fill a step of 16"
-    if images.stride(2) != 1 and images.stride(4) != 1:
-        return "neither channels nor columns are innermost"
-    order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
-    rows = images.shape[2] * element, images.shape[order[-1]] * element
-    if not aligned(images.permute(order)) or any(size % 16 for size in rows):
-        return "channels, rows or strides are not whole units of 16 bytes"
     return None
 
 
+def why_not_in_place(images: torch.Tensor, columns: Axis = IN_PLACE, taps: int = 1) -> str | None:
+    """Why it cannot load them from where they lie, under so many taps along the columns, in words; None if it can."""
+    if images.stride(2) != 1 and images.stride(4) != 1:
+        return "neither channels nor columns are innermost"
+    order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
+    unit = 16 // images.element_size()
+    if not aligned(images.permute(order)) or images.shape[2] % unit:
+        return "channels, rows or strides are not whole units of 16 bytes"
+    if order is CONTIGUOUS and any((columns.offset + tap * columns.step) % unit for tap in range(taps)):
+        return "boxes would begin off units of 16 bytes"
+    return None
+
+
+def padded(images: torch.Tensor) -> torch.Tensor:
+    """A copy of `images` (N, G, C, H, W) with channels innermost, and zeros after them to a whole unit of 16 bytes."""
+    return _padded_rows(images.permute(CHANNELS_LAST)).permute(1, 0, 4, 2, 3)
+
+
+def _padded_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A dense copy of `tensor` with rows (the last axis) of whole units of 16 bytes, by zeros.
+
+    Not by leaving them out of the descriptor's sizes: what is outside counts by whole units, it seems
+    (https://github.com/triton-lang/triton/issues/11583).
+    """
+    *outer, inner = tensor.shape
+    unit = 16 // tensor.element_size()
+    rows = tensor.new_empty(*outer, ceil_div(inner, unit) * unit)
+    rows[..., :inner].copy_(tensor)
+    rows[..., inner:].zero_()
+    return rows
+
+
 def aligned(tensor: torch.Tensor) -> bool:
-    """Whether a descriptor can hold `tensor`: innermost stride 1, the others positive multiples of 16 bytes."""
+    """Whether a descriptor can hold `tensor`: innermost stride 1, the others positive multiples of 16 bytes, rows whole
+    units of them."""
     *outer, inner = strides(tensor)
     unit = 16 // tensor.element_size()
-    return tensor.data_ptr() % 16 == 0 and inner == 1 and all(size > 0 and size % unit == 0 for size in outer)
+    whole = tensor.data_ptr() % 16 == 0 and tensor.shape[-1] % unit == 0
+    return whole and inner == 1 and all(size > 0 and size % unit == 0 for size in outer)
 
 
 def strides(tensor: torch.Tensor) -> list[int]:
@@ -175,7 +209,8 @@ def describe(
 def described_weight(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
     """`weight` (G, K, C, R, S) as (G, R, S, K, C) and True, or as (G, R, S, C, K) and False.
 
-    A view if either axis is innermost already; else (a contiguous weight of more than one tap) a copy of it.
+    A view if either axis is innermost already; else (a contiguous weight of more than one tap, or channels that are not
+    whole units of 16 bytes) a copy of it.
     """
     channels_last = weight.permute(0, 3, 4, 1, 2)
     if aligned(channels_last):
@@ -183,4 +218,4 @@ def described_weight(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
     outputs_last = weight.permute(0, 3, 4, 2, 1)
     if aligned(outputs_last):
         return outputs_last, False
-    return channels_last.contiguous(), True
+    return _padded_rows(channels_last), True
