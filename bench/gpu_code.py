@@ -1,7 +1,7 @@
 """`python -m bench gpu-code`: what the compilers made of the GPU kernels, in one dated table. No GPU is needed.
 
 Triton's kernels are compiled as a call on the GPU would compile them (myconv2d.triton.compile_report); the CUDA library
-is read as it is installed (myconv2d.cuda_report). Counted, not timed.
+is read as it is installed (myconv2d.cuda_report, cuda_gemm_report). Counted, not timed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colourize.files import atomic_write
-from myconv2d import cuda_report
+from myconv2d import cuda_gemm_report, cuda_report
 from myconv2d.native import cuda
 from myconv2d.triton import compile_report, plans
 from myconv2d.triton.compile_cases import Case
@@ -36,7 +36,20 @@ are instructions that access local memory. Occupancy is of the warps that a mult
 instruction of the products: wgmma and mma on tensor cores, fma without. Loop is the length of the innermost loop with
 products, in instructions, where there is one. Loads are bytes of a thread × instructions, and boxes of the copy
 engine. Moved is what all programs load and store, whole tiles, mostly from the L2 cache; the floor is every tensor
-once, without workspaces."""
+once, without workspaces. Copies by the framework (of a weight in another layout; of an image of 25 channels, whose
+pixels are padded to 16 bytes) are not counted.
+
+Where wgmma has no asynchronous loads, the reason stands in their place. *One step*: the loop has one, so nothing is
+left to load while it multiplies; the programs beside it on the multiprocessor do. *Pieces of 2 bytes*: what lies
+together in memory is less than the 4 bytes that an asynchronous copy takes.
+
+By default, blocks and convolutions are Triton's, but a convolution of 1 to 4 channels on one side is the CUDA library's
+(few channels): Triton's rows of such convolutions stand in where that library is not built. The implicit GEMM stands in
+for Triton, on any GPU from sm_80 on: its products are mma.sync, and the loads of the next step, ordinary ones, wait in
+registers while this one is multiplied."""
+
+_NOTHING_SPILLS = "nothing spills"
+_ON_HOPPER = "; every case for tensor cores has their instructions; wgmma has asynchronous loads, or a reason"
 
 
 @dataclass(frozen=True)
@@ -95,22 +108,21 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
     parts: dict[str, Callable[[Chosen], Iterator[Line]]] = {
         "Triton": _triton,
         "CUDA C++, few channels": _cuda,
+        "CUDA C++, implicit GEMM": _gemm,
+        "CUDA C++, every kernel as it is built": _built,
     }
     for title, lines in parts.items():
         cells = []
         for line, complaint in lines(chosen):
             print(_FORM.format(*line), flush=True)
             cells.append(line)
-            unserving -= set(line[-1].split(", "))
+            unserving.discard(line[-1])
             if complaint:
                 complaints.append(f"{', '.join(line[:5])}: {complaint}")
         tables += ["", f"## {title}", "", *grid(_COLUMNS, cells)]
     if chosen.everything and chosen.arch == 90:
         complaints += [f"no case is served by the shipped plan {key!r}" for key in sorted(unserving)]
-    verdict = complaints or [
-        "nothing spills"
-        + ("; every case for tensor cores has their instructions" if chosen.arch == 90 else "")
-    ]
+    verdict = complaints or [_NOTHING_SPILLS + _ON_HOPPER * (chosen.arch == 90)]
     print(*verdict, sep="\n")
     if chosen.everything:
         date = datetime.date.today().isoformat()
@@ -128,7 +140,7 @@ def _triton(chosen: Chosen) -> Iterator[Line]:
         case, code = row.case, row.code
         what = row.kernel, case.operator, case.task, case.arithmetic, case.layout, str(row.programs)
         used = str(code.registers), str(code.spills), str(code.shared), f"{code.occupancy} %", code.matrix
-        loads = code.asynchronous, code.loads, row.plan or "–"
+        loads = row.asynchronous, code.loads, row.plan or "–"
         complaint = row.complaint if chosen.arch == 90 or code.spills else None
         yield (*what, *used, str(code.loop or "–"), *_moved(row.moved, row.floor), *loads), complaint
 
@@ -145,6 +157,25 @@ def _cuda(chosen: Chosen) -> Iterator[Line]:
             (*what, *used, str(code.loop), *_moved(row.moved, row.floor), "–", code.loads, "–"),
             row.complaint,
         )
+
+
+def _gemm(chosen: Chosen) -> Iterator[Line]:
+    for row in cuda_gemm_report.report(arch=chosen.arch):
+        if chosen.takes(row.operator, row.arithmetic):
+            what = row.kernel, row.operator, str(row.layer), row.arithmetic, row.layout, str(row.blocks)
+            used = _code(row.code, f"{row.occupancy} %", *_moved(row.moved, row.floor))
+            yield (*what, *used, "–"), row.complaint
+
+
+def _built(chosen: Chosen) -> Iterator[Line]:
+    """Without a layer: no operator, programs, occupancy and traffic."""
+    for name, code in cuda_gemm_report.kernels(chosen.arch).items() if chosen.everything else ():
+        yield (name, *"–––––", *_code(code, "–", "–", "–"), "–"), "spills registers" if code.spills else None
+
+
+def _code(code: cuda_gemm_report.Code, occupancy: str, *moved: str) -> tuple[str, ...]:
+    used = str(code.registers), str(code.spills), str(code.shared), occupancy, code.matrix
+    return *used, str(code.loop or "–"), *moved, code.asynchronous, code.loads
 
 
 def _moved(moved: int | None, floor: int) -> tuple[str, str]:

@@ -50,13 +50,14 @@ struct Use {
   using type = Tile;
 };
 
-// The narrowest tile that holds `columns`, or the widest there is.
+// The tile of M rows and as many columns as tile.h says.
 template <template <int, int> class Tile, int M, int widest, class Launch>
 void with_columns(int columns, Launch&& launch) {
-  if (columns <= 8) return launch(Use<Tile<M, 8>>{});
-  if constexpr (widest > 32)
-    if (columns > 32) return launch(Use<Tile<M, 64>>{});
-  launch(Use<Tile<M, 32>>{});
+  switch (tile_columns(columns, widest)) {
+    case 8: return launch(Use<Tile<M, 8>>{});
+    case widest: return launch(Use<Tile<M, widest>>{});
+    default: return launch(Use<Tile<M, 32>>{});
+  }
 }
 
 // Calls launch(Use<Tile>) with the tile of M rows that serves a call with so many columns: its arithmetic,
@@ -64,12 +65,12 @@ void with_columns(int columns, Launch&& launch) {
 template <int M, class Launch>
 void with_tile(const Context& context, int columns, Launch&& launch) {
   switch (context.type) {
-    case Type::f64: return with_columns<Fp64Tile, M, 32>(columns, launch);
+    case Type::f64: return with_columns<Fp64Tile, M, widest_tile(Type::f64)>(columns, launch);
     case Type::f32:
-      return context.allow_tf32 ? with_columns<Tf32Tile, M, 64>(columns, launch)
-                                : with_columns<SimtTile, M, 64>(columns, launch);
-    case Type::f16: return with_columns<Fp16Tile, M, 64>(columns, launch);
-    case Type::bf16: return with_columns<Bf16Tile, M, 64>(columns, launch);
+      return context.allow_tf32 ? with_columns<Tf32Tile, M, widest_tile(Type::f32)>(columns, launch)
+                                : with_columns<SimtTile, M, widest_tile(Type::f32)>(columns, launch);
+    case Type::f16: return with_columns<Fp16Tile, M, widest_tile(Type::f16)>(columns, launch);
+    case Type::bf16: return with_columns<Bf16Tile, M, widest_tile(Type::bf16)>(columns, launch);
     default:
       throw std::runtime_error(
           "myconv2d: the CUDA library serves float64, float32, float16 and bfloat16 only");

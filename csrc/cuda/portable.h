@@ -12,6 +12,7 @@
 namespace myconv2d::cuda {
 
 constexpr int block_threads = 128;  // of every block of the implicit GEMMs
+constexpr int reduce_elements = 32, reduce_slices = 16;  // of a block of grad_weight's second stage (reduce.cuh)
 
 HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

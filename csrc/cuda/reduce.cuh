@@ -5,10 +5,8 @@
 
 namespace myconv2d::cuda {
 
-// 16 slices of them side by side, each in order, then the slices in order.
+// Slices of them side by side, each in order, then the slices in order.
 // A warp reads 32 neighbouring elements; bound by DRAM, or by latency where the weight is small.
-constexpr int reduce_elements = 32, reduce_slices = 16;
-
 template <class T, class Accumulator, class Shape>
 __global__ void __launch_bounds__(reduce_elements* reduce_slices)
     grad_weight_reduce(const __grid_constant__ Shape shape, const Accumulator* __restrict__ partial,

@@ -14,6 +14,10 @@ namespace myconv2d::cuda {
 
 constexpr int row_chunks = 4;
 
+// Columns of the widest tile that there is for a type, and of the narrowest that holds `columns`, or the widest.
+constexpr int widest_tile(Type type) { return type == Type::f64 ? 32 : 64; }
+constexpr int tile_columns(int columns, int widest) { return columns <= 8 ? 8 : columns <= 32 ? 32 : widest; }
+
 template <class T>
 struct alignas(16) Chunk {
   static constexpr int size = 16 / sizeof(T);

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -162,6 +164,22 @@ class CudaLibrary(NativeLibrary):
         conv, index = self._conv(*sizes), self.PASSES.index(pass_name)
         self._function("cost")(conv, self.TYPES.index(dtype), index, counted)
         return tuple(counted)
+
+    def gemm_launches(
+        self, *sizes, dtype: torch.dtype, allow_tf32: bool, channels_last: bool, pass_name: str
+    ) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Of each launch of the implicit GEMM: the kernel; blocks, threads of each, bytes moved, bytes of the tensors.
+
+        Sizes and numbers as in `algorithms`; csrc/cuda/gemm_launches.cpp counts.
+        """
+        launch = self._function("gemm_launch")
+        launch.restype = ctypes.c_char_p
+        counted = (ctypes.c_int64 * 4)()
+        setting = self.TYPES.index(dtype), allow_tf32, channels_last, self.PASSES.index(pass_name)
+        for index in itertools.count():
+            if (kernel := launch(self._conv(*sizes), *setting, index, counted)) is None:
+                return
+            yield kernel.decode(), tuple(counted)
 
 
 cpu = CpuLibrary()

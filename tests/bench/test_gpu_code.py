@@ -11,7 +11,7 @@ pytest.importorskip("triton.language", reason="Triton is not installed")
 
 from bench import gpu_code
 from bench.__main__ import app
-from myconv2d import cuda_report
+from myconv2d import cuda_gemm_report, cuda_report
 from myconv2d.triton import compile_report, plans
 from myconv2d.triton.compile_cases import Layer, convolution
 
@@ -24,9 +24,11 @@ def one_case(monkeypatch: pytest.MonkeyPatch) -> str:
     """One convolution for Triton, one layer of the CUDA library; the key of the plan that serves the first."""
     case = convolution(Layer(64, 64, 8), "forward", "bf16")
     monkeypatch.setattr(compile_report, "SOURCES", [lambda: [case]])
-    report = cuda_report.report
+    report, gemm_report = cuda_report.report, cuda_gemm_report.report
     layers = [cuda_report.Layer(1, 32, 32)]
+    gemm_cases = [("tf32", "channels_last", cuda_report.Layer(64, 64, 8))]
     monkeypatch.setattr(cuda_report, "report", lambda **options: report(layers, **options))
+    monkeypatch.setattr(cuda_gemm_report, "report", lambda **options: gemm_report(gemm_cases, **options))
     (row,) = compile_report.report([case])
     return row.plan
 
@@ -43,12 +45,12 @@ def test_one_table_with_versions(one_case: str, monkeypatch: pytest.MonkeyPatch,
     (file,) = tmp_path.iterdir()
     text = file.read_text()
     assert f"Written: {file}" in run.output
-    assert "**nothing spills; every case for tensor cores has their instructions.**" in text
+    assert "**nothing spills; every case for tensor cores has their instructions; wgmma has asynch" in text
     assert all(f"| {name} | " in text for name in ("commit", "torch", "triton", "ptxas (Triton's)"))
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in text.splitlines()
-        if "| 64→64 @8 |" in line
+        if line.startswith("| halo_gemm | ")
     ]
     (
         (_, operator, _, type, _, programs, registers, spills, shared, _, matrix, *_, asynchronous, _, plan),
@@ -57,6 +59,8 @@ def test_one_table_with_versions(one_case: str, monkeypatch: pytest.MonkeyPatch,
     assert int(programs) > 0 and int(registers) > 0 and int(shared) > 0
     assert asynchronous.startswith("box")
     assert text.count("| few_in | forward | 1→32 @32 |") == len(cuda_report.TYPES)
+    assert text.count("| correlate<MmaTile<Tf32, 128, 64>, true> | forward | 64→64 @8 | tf32 |") == 1
+    assert text.count("| correlate<MmaTile<Tf32, 128, 64>, true> | – |") == 1
 
 
 def test_a_plan_that_serves_nothing_and_a_spill_fail(one_case: str, monkeypatch, tmp_path: Path) -> None:

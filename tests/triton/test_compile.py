@@ -22,7 +22,7 @@ from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo
 from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
 from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
-from myconv2d.triton.machine_code import SM_80, SM_90, compile_for
+from myconv2d.triton.machine_code import NONE, SM_80, SM_90, compile_for
 from myconv2d.triton.traffic import traffic
 from myconv2d.triton.tuning import Decision, decisions
 
@@ -99,6 +99,29 @@ def test_24_channels_are_read_16_bytes_at_a_time() -> None:
     assert "," not in main.code.asynchronous
 
 
+@pytest.mark.parametrize(
+    ("layer", "operator", "arithmetic", "layout", "reason"),
+    [
+        (Layer(1, 32, 32), "forward", "tf32", "channels_last", "one step"),
+        (Layer(32, 3, 16), "grad_input", "bf16", "contiguous", "one step"),
+        (Layer(3, 3, 32), "grad_weight", "fp16", "channels_last", "pieces of 2 bytes"),
+        (Layer(64, 64, 16, stride=2), "forward", "bf16", "contiguous", "pieces of 2 bytes"),
+        (Layer(64, 64, 16, stride=2), "forward", "tf32", "contiguous", None),
+        (Layer(25, 24, 32), "forward", "bf16", "channels_last", None),
+        (MIDDLE, "forward", "bf16", "contiguous", None),
+        (Layer(16, 16, 8), "grad_weight", "bf16", "channels_last", None),
+    ],
+    ids=str,
+)
+def test_wgmma_has_asynchronous_loads_or_a_reason(
+    layer: Layer, operator: str, arithmetic: str, layout: str, reason: str | None
+) -> None:
+    main = rows(layer, operator, arithmetic, layout)[0]
+    assert (main.code.matrix, main.why_synchronous, main.complaint) == ("wgmma", reason, None)
+    assert (main.code.asynchronous == NONE) == (reason is not None)
+    assert main.asynchronous == (main.code.asynchronous if reason is None else f"none: {reason}")
+
+
 def launches(case: Case) -> list[tuple]:
     seen: list[tuple] = []
     with set_in(intercept, lambda *launch: seen.append(launch)):
@@ -144,10 +167,13 @@ def test_traffic() -> None:
     assert floor == 100 * image + 9 * weight_of_a_tap + 64 * 2 + 100 * image
 
 
-def test_what_spills_or_has_no_wgmma_is_complained_about() -> None:
+def test_what_spills_has_no_wgmma_or_loads_nothing_ahead_is_complained_about() -> None:
     main, reduction = rows(MIDDLE, "grad_weight", "bf16")
     assert main._replace(code=main.code._replace(spills=1)).complaint == "spills registers"
     assert main._replace(code=main.code._replace(matrix="mma")).complaint == "has no wgmma"
+    waiting = main._replace(code=main.code._replace(asynchronous=NONE))
+    assert (waiting.complaint, waiting.asynchronous) == ("has no asynchronous loads", NONE)
+    assert waiting._replace(why_synchronous="one step").complaint is None
     assert reduction.code.matrix == "–"
     assert reduction.complaint is None
 

@@ -15,8 +15,8 @@ from triton.backends.compiler import GPUTarget
 from .block_cases import blocks
 from .compile_cases import Case, convolutions
 from .launch import Gpu, assumed, intercept, set_in
-from .machine_code import SM_90, Code, compile_for, read
-from .traffic import WITHOUT_PRODUCTS, traffic
+from .machine_code import NONE, SM_90, Code, compile_for, read
+from .traffic import WITHOUT_PRODUCTS, traffic, why_synchronous
 from .tuning import Decision, decisions
 
 SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions, blocks]
@@ -28,19 +28,32 @@ class Row(NamedTuple):
 
     kernel: str
     case: Case
-    plan: str  # the key of the plan
+    plan: str  # the key of the plan; empty for blocks
     programs: int
     moved: int | None  # bytes
     floor: int
     code: Code
+    why_synchronous: str | None  # what excuses wgmma without asynchronous loads
+
+    @property
+    def asynchronous(self) -> str:
+        """The asynchronous loads, or why there are none."""
+        if self.code.matrix == "wgmma" and self.code.asynchronous == NONE and self.why_synchronous:
+            return f"none: {self.why_synchronous}"
+        return self.code.asynchronous
 
     @property
     def complaint(self) -> str | None:
-        """What should not be: spilled registers, or products without the instructions that the case wants."""
+        """What should not be: spilled registers; products without the instructions that the case wants; wgmma without
+        asynchronous loads, and no reason."""
         if self.code.spills:
             return "spills registers"
         wanted = () if self.kernel in WITHOUT_PRODUCTS else self.case.matrix
-        return f"has no {' or '.join(wanted)}" if wanted and self.code.matrix not in wanted else None
+        if wanted and self.code.matrix not in wanted:
+            return f"has no {' or '.join(wanted)}"
+        if self.code.matrix == "wgmma" and self.asynchronous == NONE:
+            return "has no asynchronous loads"
+        return None
 
 
 def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
@@ -49,14 +62,18 @@ def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
     for case in cases:
         launches: list[tuple] = []
         chosen: list[Decision] = []
+
+        def keep(*launch, launches=launches, chosen=chosen) -> None:
+            launches.append((chosen[-1].choice.key if chosen else "", *launch))
+
         with (
             set_in(assumed, Gpu(capability, None)),
             set_in(decisions, chosen),
-            set_in(intercept, lambda *launch, launches=launches: launches.append(launch)),
+            set_in(intercept, keep),
         ):
             case.run()
-        for kernel, programs, arguments, options in launches:
+        for key, kernel, programs, arguments, options in launches:
             code = read(compile_for(target, kernel, *arguments, **options))
             moved, floor = traffic(kernel, programs, arguments, options)
-            keys = ", ".join(dict.fromkeys(decision.choice.key for decision in chosen))
-            yield Row(kernel.__name__, case, keys, programs, moved, floor, code)
+            excuse = why_synchronous(kernel, arguments, options)
+            yield Row(kernel.__name__, case, key, programs, moved, floor, code, excuse)

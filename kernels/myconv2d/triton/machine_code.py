@@ -16,6 +16,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from ..sass import INSTRUCTION, loop, occupancy, widths
 
+NONE = "–"  # no such instruction
 SM_80, SM_90 = (GPUTarget("cuda", arch, 32) for arch in (80, 90))
 
 
@@ -56,7 +57,7 @@ def read(compiled) -> Code:
     elif names["HMMA"] or names["DMMA"]:
         matrix = "mma"
     else:
-        matrix = "fma" if names["FFMA"] or names["DFMA"] else "–"
+        matrix = "fma" if names["FFMA"] or names["DFMA"] else NONE
     boxes = f"box × {names['UTMALDG']}" if names["UTMALDG"] else ""
     copies = widths(operations, "LDGSTS")
     return Code(
@@ -66,8 +67,8 @@ def read(compiled) -> Code:
         occupancy(metadata.target.arch, registers, metadata.shared, metadata.num_warps),
         matrix,
         loop(instructions),
-        ", ".join(filter(None, (boxes, copies))) or "–",
-        widths(operations, "LDG") or "–",
+        ", ".join(filter(None, (boxes, copies))) or NONE,
+        widths(operations, "LDG") or NONE,
     )
 
 
