@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -122,7 +123,16 @@ def gpu_check(
     if not chosen:
         console.print(f"No part is named like {escape(', '.join(parts))}; there are {', '.join(names)}.")
         return 2
+    keep_compiled_kernels()
     return _Check(device, out, console, time.time() + 60 * minutes).run(chosen, jobs, plan.missing, workers)
+
+
+def keep_compiled_kernels() -> None:
+    """Gives Triton, here and in the parts' processes, a temporary folder where it cannot write to the home folder."""
+    with suppress(RuntimeError):  # nobody's home is known
+        if os.access(os.environ.get("TRITON_HOME") or Path.home(), os.W_OK):
+            return
+    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="triton-"))
 
 
 class _Check:
@@ -211,7 +221,8 @@ class _Check:
 
     def _report(self, part: Part, seconds: float) -> str:
         command = part.command(self.device, self.speed.with_suffix(".json"), seconds)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+        paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         try:
             status = process.wait(seconds + GRACE)

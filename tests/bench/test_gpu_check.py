@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def test_a_real_run_on_the_cpu(tmp_path: Path) -> None:
     assert 0 < row["error"] < 1e-6
     assert 0 < row["torch's"] < 1e-6
     assert "| reference cpu fp32 | 12 | 0 | 0 |" in markdown_file.read_text()
+
+
+def test_compiled_kernels_are_kept_where_there_is_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that it is as before afterwards
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    gpu_check.keep_compiled_kernels()
+    assert "TRITON_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path / "nowhere"))
+    gpu_check.keep_compiled_kernels()
+    assert Path(os.environ["TRITON_CACHE_DIR"]).is_dir()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -152,6 +152,7 @@ def test_reasons() -> None:
     assert "'mps'" in kernels.unsupported("mps", torch.float32)
     if not torch.cuda.is_available():
         assert "no CUDA device" in kernels.unsupported("cuda", torch.float32)
+        assert "Triton cannot start kernels" in kernels._no_launcher()
 
 
 def test_reason_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,18 @@ def _unsupported_gpu() -> str | None:
         return "the Triton kernels are written for NVIDIA GPUs"
     if (capability := torch.cuda.get_device_capability()) < (8, 0):
         return "Triton needs compute capability 8.0, this GPU has {}.{}".format(*capability)
+    return _no_launcher()
+
+
+def _no_launcher() -> str | None:
+    """Why Triton cannot start kernels, in words: it compiles what starts them in C, at its first use."""
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_target()
+    except Exception as error:  # no compiler, no headers of Python, no folder to write to: each has its own type
+        said = str(error).strip().partition("\n")[0]
+        return f"Triton cannot start kernels, for which it needs a C compiler and Python's headers ({said})"
     return None
 
 
