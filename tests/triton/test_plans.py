@@ -13,7 +13,15 @@ from myconv2d import triton as kernels
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 from myconv2d.triton.grad_input import residue_classes
-from myconv2d.triton.halo import described_weight, padded, why_never, why_not_in_place
+from myconv2d.triton.halo import (
+    CHANNELS_LAST,
+    aligned,
+    described_weight,
+    padded,
+    strides,
+    why_never,
+    why_not_in_place,
+)
 from myconv2d.triton.indexing import Axis
 from myconv2d.triton.interpreter import INTERPRETED
 from myconv2d.triton.launch import Gpu, Operand, assumed, pixel_box, set_in
@@ -96,6 +104,15 @@ def test_what_the_copy_engine_can_load(tensor: torch.Tensor, axis: Axis, reason:
     assert said is None if reason is None else reason in said
     with set_in(assumed, Gpu((8, 9), None)):
         assert "no copy engine" in why_never(tensor, axis)
+
+
+@pytest.mark.parametrize("size", [(2, 24, 7, 8), (1, 24, 1, 8), (1, 24, 1, 1)], ids=str)
+def test_strides_of_a_descriptor_grow(size: tuple[int, ...]) -> None:
+    tensor = images(*size).permute(CHANNELS_LAST)
+    found = strides(tensor)
+    assert found[-1] == 1 and found == sorted(found, reverse=True)
+    assert all(a == b for a, b, n in zip(found, tensor.stride(), tensor.shape, strict=True) if n > 1)
+    assert aligned(tensor)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])

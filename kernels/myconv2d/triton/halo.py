@@ -190,9 +190,14 @@ def aligned(tensor: torch.Tensor) -> bool:
 
 
 def strides(tensor: torch.Tensor) -> list[int]:
-    """The strides, where those of axes of size 1, which are never used, are such as a descriptor takes."""
-    *outer, inner = zip(tensor.shape, tensor.stride(), strict=True)
-    return [16 if size == 1 else stride for size, stride in outer] + [1 if inner[0] == 1 else inner[1]]
+    """The strides, where those of axes of size 1, which are never used, are such as a descriptor takes: multiples of
+    16, and no smaller than what lies within."""
+    *outer, (size, stride) = zip(tensor.shape, tensor.stride(), strict=True)
+    found = [1 if size == 1 else stride]
+    for length, stride in reversed(outer):
+        found.insert(0, ceil_div(found[0] * size, 16) * 16 if length == 1 else stride)
+        size = length
+    return found
 
 
 def describe(
