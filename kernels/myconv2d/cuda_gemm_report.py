@@ -100,13 +100,15 @@ def _launches(
     layer: Layer, arithmetic: str, layout: str, operator: str
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     dtype, allow_tf32 = ARITHMETIC[arithmetic]
-    setting = {"dtype": dtype, "allow_tf32": allow_tf32, "channels_last": layout == "channels_last"}
     pad, stride = layer.kernel // 2, layer.stride
     numbers = Numbers((stride, stride), (pad, pad), (1, 1), 1)
     input_size = layer.batch, layer.channels, layer.size, layer.size
     weight_size = layer.outputs, layer.channels, layer.kernel, layer.kernel
     sizes = input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size
-    return cuda.gemm_launches(*sizes, numbers, **setting, pass_name=operator)
+    channels_last = layout == "channels_last"
+    return cuda.gemm_launches(
+        *sizes, numbers, dtype=dtype, allow_tf32=allow_tf32, channels_last=channels_last, pass_name=operator
+    )
 
 
 @functools.cache
@@ -134,9 +136,9 @@ def _read(usage: str, sass: str, arch: int) -> Code:
     names = Counter(operation.split(".")[0] for operation in operations)
     by_unit = {"wgmma": ("HGMMA",), "mma": ("HMMA", "DMMA"), "fma": ("FFMA", "DFMA")}
     matrix = next((unit for unit, wanted in by_unit.items() if any(map(names.get, wanted))), "–")
-    shared = int(re.search(r"SHARED:(\d+)", usage)[1])
+    (registers,), (shared,) = (map(int, re.findall(rf"{name}:(\d+)", usage)) for name in ("REG", "SHARED"))
     return Code(
-        int(re.search(r"REG:(\d+)", usage)[1]),
+        registers,
         names["LDL"] + names["STL"],
         max(shared - 1024, 0) if arch >= 90 else shared,  # from there on with what the system takes
         matrix,
