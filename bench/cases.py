@@ -255,6 +255,7 @@ _WEIRD = [
     _case("blocks", "many-groups", (2, 66, 66, 9, 8), groups=33),
     _case("blocks", "unet-end", (5, 25, 24, 32)),
     _case("blocks", "unet-middle", (7, 64, 40, 8)),
+    _case("blocks", "halo-tiles", (3, 40, 72, 19, 18)),
     _case("empty", "empty-batch", (0, 3, 4, 6, 5)),
     _case("empty", "no-input-channels", (2, 0, 4, 6, 5)),
 ]

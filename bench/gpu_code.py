@@ -107,7 +107,7 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
     print(_FORM.format(*_COLUMNS))
     parts: dict[str, Callable[[Chosen], Iterator[Line]]] = {
         "Triton": _triton,
-        "CUDA C++, few channels": _cuda,
+        "CUDA C++, few channels and halo": _cuda,
         "CUDA C++, implicit GEMM": _gemm,
         "CUDA C++, every kernel as it is built": _built,
     }
@@ -151,10 +151,10 @@ def _cuda(chosen: Chosen) -> Iterator[Line]:
         if not chosen.takes(row.operator, row.arithmetic):
             continue
         code = row.code
-        what = row.kernel, row.operator, str(row.layer), row.arithmetic, "any", str(row.blocks)
+        what = row.kernel, row.operator, str(row.layer), row.arithmetic, row.layout, str(row.blocks)
         used = str(code.registers), str(code.spills), str(row.shared), f"{row.occupancy} %", code.matrix
         yield (
-            (*what, *used, str(code.loop), *_moved(row.moved, row.floor), "–", code.loads, "–"),
+            (*what, *used, str(code.loop), *_moved(row.moved, row.floor), code.asynchronous, code.loads, "–"),
             row.complaint,
         )
 

@@ -24,7 +24,7 @@ ARITHMETICS = {  # names, as tables have them: element type, and whether TF32 is
 }
 CORRECTNESS = ("weird", "blocks", "empty")
 _FEW = ("odd", "stride2-odd", "stride-dilation-groups", "depthwise-odd", "nine-channels", "deep")
-_SANITIZED = ("odd", "stride2-odd", "depthwise-odd", "nine-channels")
+_SANITIZED = ("odd", "stride2-odd", "depthwise-odd", "nine-channels", "halo-tiles")
 _MAIN_LAYOUTS = ("contiguous", "channels_last", "permuted")
 _TRITON_SHARDS = 4  # it compiles for every shape: most of its time goes by on one processor core
 

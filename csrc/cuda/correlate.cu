@@ -1,7 +1,6 @@
 // Forward and grad_input: kernels and launches around correlate.h.
 #include "correlate.h"
-#include "launch.cuh"
-#include "pack.h"
+#include "pack.cuh"
 
 namespace myconv2d::cuda {
 namespace {
@@ -17,27 +16,6 @@ __global__ void __launch_bounds__(block_threads, Tile::N <= 8 ? 4 : 3)
         __syncthreads();
       },
       thread.steps());
-}
-
-template <class T>
-__global__ void __launch_bounds__(256) pack_filters(const __grid_constant__ PackArguments<T> args) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (index < args.elements()) pack_element(args, index);
-}
-
-// The filters as the kernel reads them: the weight itself if it is packed already, else a packed copy.
-template <class T>
-void provide_filters(CorrelateArguments<T>& args, const FilterStrides& strides, const Context& context) {
-  args.filter_pitch = strides.filter;
-  if (is_packed(args.shape, strides, args.filter)) return;
-  PackArguments<T> packing{args.shape, strides, args.filter, nullptr, packed_pitch<T>(args.shape)};
-  if (const int64_t elements = packing.elements()) {
-    packing.packed = static_cast<T*>(context.workspace(elements * static_cast<int64_t>(sizeof(T))));
-    pack_filters<T><<<grid_size(ceil_div(elements, 256)), 256, 0, stream_of(context)>>>(packing);
-    check_launch("pack_filters");
-  }
-  args.filter = packing.packed;
-  args.filter_pitch = packing.pitch;
 }
 
 }  // namespace
@@ -58,7 +36,10 @@ void correlate_gemm(const Conv2d& conv, bool transposed, ConstImage image, Const
     args.out = static_cast<T*>(out.data);
     const unsigned blocks = grid_size(args.blocks(Tile::M, Tile::N));
     if (blocks == 0) return;
-    provide_filters(args, filter_strides(conv, transposed, weight.strides), context);
+    const auto filters =
+        provide_filters(shape, filter_strides(conv, transposed, weight.strides), args.filter, context);
+    args.filter = filters.data;
+    args.filter_pitch = filters.pitch;
     if (loads_vectors(shape, args.image))
       correlate<Tile, true><<<blocks, block_threads, 0, stream_of(context)>>>(args);
     else

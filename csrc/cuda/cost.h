@@ -1,4 +1,4 @@
-// What a launch of the kernels for few channels takes, counted on the host: for myconv2d.cuda_report.
+// What a launch of the kernels for few channels or of the halo kernel takes, counted on the host: for myconv2d.cuda_report.
 #pragma once
 
 #include "algorithm.h"
@@ -6,8 +6,9 @@
 namespace myconv2d::cuda {
 
 struct Cost {
-  int64_t blocks, shared_bytes;  // shared memory of a block
-  int64_t moved_bytes;           // what the blocks load, halos and filters included, and store
+  int64_t blocks, threads, shared_bytes;  // threads and shared memory of a block
+  int64_t filters;                        // of a block of the halo kernel, else 0
+  int64_t moved_bytes;                    // what the blocks load, halos and filters included, and store
 };
 
 // Image lines (or columns) that the halos of all rectangles along one axis cover, what lies outside left out.
@@ -26,11 +27,32 @@ inline int64_t halo_pixels(const FewGrid& grid) {
          covered(grid.w, grid.classes_w, grid.across, grid.tile.columns, grid.halo_columns.value);
 }
 
+// Image lines (or columns) that the halos of 3×3 tiles along one axis cover, likewise.
+inline int64_t covered(int size, int tiles, int tile) {
+  int64_t sum = 0;
+  for (int first = -1; first < tiles * tile - 1; first += tile)
+    sum += smaller(first + tile + 2, size) - larger(first, 0);
+  return sum;
+}
+
+inline Cost halo_cost(const Conv2d& conv, bool transposed, int element) {
+  HaloShape shape;
+  choose_halo_shape(conv, transposed, element, shape);
+  const int64_t filters = halo_taps * shape.channels * shape.columns + (transposed ? 0 : shape.columns),
+                images = conv.batch * covered(shape.height, shape.tiles_down, shape.tile.rows()) *
+                         covered(shape.width, shape.tiles_across, shape.tile.columns()) * shape.channels,
+                outputs = conv.batch * conv.in_pixels() * shape.filters;
+  return {shape.blocks(), shape.tile.threads(), shape.shared_bytes(), shape.columns,
+          (shape.blocks() * filters + shape.splits * images + outputs) * element};
+}
+
 // All zero for the implicit GEMM, which is not counted.
-inline Cost cost(const Conv2d& conv, Type type, Pass pass) {
+inline Cost cost(const Conv2d& conv, Type type, Pass pass, const Setting& setting) {
   const int64_t element = type == Type::f32 ? 4 : 2, float_bytes = 4;
-  const Algorithm algorithm = choose_algorithm(conv, type, pass);
+  const Algorithm algorithm = choose_algorithm(conv, type, pass, setting);
   if (algorithm == Algorithm::implicit_gemm) return {};
+  if (algorithm == Algorithm::halo)
+    return halo_cost(conv, pass == Pass::grad_input, static_cast<int>(element));
   if (algorithm == Algorithm::few_grad_weight) {
     FewGradWeightShape shape = few_grad_weight_shape(conv, {}, {}, {}, true);
     choose_few_grad_weight_grid(shape);
@@ -41,7 +63,7 @@ inline Cost cost(const Conv2d& conv, Type type, Pass pass) {
                   bias = shape.bias_of_wide ? 0 : conv.batch * conv.out_pixels() * shape.narrow.channels,
                   partial =
                       2 * shape.splits * shape.partial_size();  // stored, and loaded by the second stage
-    return {shape.blocks(), few_gw_shared(shape) * float_bytes,
+    return {shape.blocks(), few_threads, few_gw_shared(shape) * float_bytes, 0,
             (narrow + wide + bias + shape.partial_size()) * element + partial * float_bytes};
   }
   const bool turned = pass == Pass::grad_input, in = algorithm == Algorithm::few_in;
@@ -51,7 +73,8 @@ inline Cost cost(const Conv2d& conv, Type type, Pass pass) {
   const int64_t blocks = grid.blocks();
   const int64_t filters = conv.taps() * shape.channels * shape.filters + (turned ? 0 : shape.filters),
                 outputs = conv.batch * (turned ? conv.in_pixels() : conv.out_pixels()) * shape.filters;
-  return {blocks, (in ? few_in_shared(shape, grid.tile) : few_out_shared(shape, grid.tile)) * float_bytes,
+  const int64_t shared = in ? few_in_shared(shape, grid.tile) : few_out_shared(shape, grid.tile);
+  return {blocks, few_threads, shared * float_bytes, 0,
           (halo_pixels(grid) * shape.channels + blocks * filters + outputs) * element};
 }
 

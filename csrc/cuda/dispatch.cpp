@@ -10,7 +10,17 @@ namespace {
 void correlate(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
                Image out, const Context& context) {
   const Pass pass = transposed ? Pass::grad_input : Pass::forward;
-  switch (choose_algorithm(conv, context.type, pass)) {
+  const int64_t channels = transposed ? conv.out_channels : conv.in_channels,
+                filters = transposed ? conv.in_channels : conv.out_channels;
+  const Setting setting{context.allow_tf32,
+                        suits_halo(conv, context.type, channels, image.strides, image.data) &&
+                            suits_halo(conv, context.type, filters, out.strides, out.data),
+                        compute_capability()};
+  switch (choose_algorithm(conv, context.type, pass, setting)) {
+#if defined(MYCONV2D_HALO)
+    case Algorithm::halo:
+      return correlate_halo(conv, transposed, image, weight, bias, out, context);
+#endif
     case Algorithm::few_in:
       return correlate_few_in(conv, transposed, image, weight, bias, out, context);
     case Algorithm::few_out:
@@ -34,7 +44,7 @@ void grad_input(const Conv2d& conv, ConstImage grad_output, ConstImage weight, I
 
 void grad_weight(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
                  void* grad_bias, const Context& context) {
-  const bool few = choose_algorithm(conv, context.type, Pass::grad_weight) == Algorithm::few_grad_weight;
+  const bool few = choose_few(conv, context.type, Pass::grad_weight) == Algorithm::few_grad_weight;
   (few ? grad_weight_few : grad_weight_gemm)(conv, grad_output, input, grad_weight, grad_bias, context);
 }
 
@@ -54,20 +64,33 @@ myconv2d::Conv2d convolution(const int64_t* numbers) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers.
+// Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers; the fields of Setting.
 
-const char* myconv2d_cuda_algorithm(const int64_t* numbers, int type, int pass) {
+const char* myconv2d_cuda_algorithm(const int64_t* numbers, int type, int pass, int allow_tf32, int channels_last,
+                                    int capability) {
   using namespace myconv2d;
-  return cuda::algorithm_name(
-      cuda::choose_algorithm(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass)));
+  const cuda::Setting setting{allow_tf32 != 0, channels_last != 0, capability};
+  return cuda::algorithm_name(cuda::choose_algorithm(convolution(numbers), static_cast<Type>(type),
+                                                     static_cast<cuda::Pass>(pass), setting));
+}
+
+// Why the halo kernel does not serve forward or grad_input; null if it does.
+const char* myconv2d_cuda_halo_problem(const int64_t* numbers, int type, int pass, int allow_tf32,
+                                       int channels_last, int capability) {
+  using namespace myconv2d;
+  return cuda::halo_problem(convolution(numbers), static_cast<Type>(type),
+                            static_cast<cuda::Pass>(pass) == cuda::Pass::grad_input,
+                            {allow_tf32 != 0, channels_last != 0, capability});
 }
 
 // The numbers of struct Cost.
-void myconv2d_cuda_cost(const int64_t* numbers, int type, int pass, int64_t* cost) {
+void myconv2d_cuda_cost(const int64_t* numbers, int type, int pass, int allow_tf32, int channels_last,
+                        int capability, int64_t* cost) {
   using namespace myconv2d;
-  const cuda::Cost found =
-      cuda::cost(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass));
-  cost[0] = found.blocks, cost[1] = found.shared_bytes, cost[2] = found.moved_bytes;
+  const cuda::Cost found = cuda::cost(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass),
+                                      {allow_tf32 != 0, channels_last != 0, capability});
+  static_assert(sizeof found == 5 * sizeof(int64_t), "one number per field");
+  std::memcpy(cost, &found, sizeof found);
 }
 
 }  // extern "C"

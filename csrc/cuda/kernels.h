@@ -19,6 +19,9 @@ struct Context {
   std::function<void*(int64_t bytes)> workspace;
 };
 
+// Of the current device: 90 for 9.0; 0 where there is none.
+int compute_capability();
+
 // The three operators, by the algorithm that algorithm.h chooses (dispatch.cpp).
 
 void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,
@@ -41,6 +44,10 @@ void correlate_few_in(const Conv2d& conv, bool transposed, ConstImage image, Con
 
 void correlate_few_out(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
                        ConstVector bias, Image out, const Context& context);
+
+// For compute capability 9.0 alone; halo_shape.h says what it serves.
+void correlate_halo(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                    ConstVector bias, Image out, const Context& context);
 
 void grad_weight_gemm(const Conv2d& conv, ConstImage grad_output, ConstImage input, Image grad_weight,
                       void* grad_bias, const Context& context);

@@ -1,4 +1,5 @@
-"""What nvcc made of the CUDA library's kernels for few channels, and the bytes they move; no GPU needed.
+"""What nvcc made of the CUDA library's kernels for few channels and of its halo kernel, and the bytes they move; no GPU
+needed.
 
 `python -m bench gpu-code` prints the rows. The installed library is read with cuobjdump (the CUDA toolkit's, or the one
 in Triton's package). Counted, not timed.
@@ -18,13 +19,15 @@ from typing import NamedTuple
 import torch
 
 from . import operators  # noqa: F401 (loads the library)
-from .native import cuda
+from .native import Setting, cuda
 from .sass import INSTRUCTION, loop, occupancy, widths
 from .shapes import Numbers, output_size
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MANGLED = {"fp32": "f", "bf16": "13__nv_bfloat16", "fp16": "6__half"}
-BLOCK_WARPS = 8
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# As the compiler writes them in names: element types, and for the halo kernel the arithmetic of mma.cuh.
+ELEMENTS = {"fp32": "f", "bf16": "13__nv_bfloat16", "fp16": "6__half"}
+ARITHMETICS = {"tf32": "4Tf32", "bf16": "4Bf16", "fp16": "4Fp16"}
+HALO = "halo by wgmma"
 
 
 class Layer(NamedTuple):
@@ -45,6 +48,8 @@ class Layer(NamedTuple):
 LAYERS = (
     Layer(1, 32, 32), Layer(3, 32, 32), Layer(3, 64, 32), Layer(3, 3, 32), Layer(32, 3, 16), Layer(32, 3, 32),
     Layer(64, 3, 256, batch=1), Layer(3, 64, 224, batch=8, kernel=7, stride=2),
+    Layer(32, 64, 16), Layer(64, 64, 8), Layer(64, 32, 8), Layer(128, 32, 8), Layer(64, 24, 16), Layer(64, 64, 32),
+    Layer(64, 128, 32), Layer(64, 64, 256, batch=1),
 )  # fmt: skip
 
 
@@ -53,8 +58,9 @@ class Code(NamedTuple):
 
     registers: int  # per thread
     spills: int  # instructions that access local memory
-    matrix: str  # mma, or fma where no tensor core is used
+    matrix: str  # wgmma, mma, or fma where no tensor core is used
     loop: int  # instructions of the shortest loop around a product
+    asynchronous: str  # global → shared: bytes per thread × instructions
     loads: str  # global loads: bytes per thread × instructions, widest first
 
 
@@ -66,6 +72,7 @@ class Row(NamedTuple):
     operator: str
     layer: Layer
     arithmetic: str
+    layout: str
     blocks: int
     shared: int  # bytes per block
     occupancy: int  # of 100 warps that a multiprocessor can hold
@@ -76,7 +83,11 @@ class Row(NamedTuple):
     @property
     def complaint(self) -> str | None:
         """What should not be."""
-        return "spills registers" if self.code.spills else None
+        if self.code.spills:
+            return "spills registers"
+        if self.kernel.startswith("halo") and self.code.matrix != "wgmma":
+            return "does not use wgmma"
+        return None
 
 
 def cuobjdump() -> str | None:
@@ -88,7 +99,7 @@ def cuobjdump() -> str | None:
     return next(filter(None, found), None)
 
 
-def kernels(option: str, arch: int) -> dict[str, str]:
+def kernels(option: str, arch: int | str) -> dict[str, str]:
     """What cuobjdump says of each kernel: {mangled name: text}."""
     command = [cuobjdump() or "cuobjdump", option, "-arch", f"sm_{arch}", str(cuda.path)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -104,13 +115,17 @@ def read(usage: str, sass: str) -> Code:
     return Code(
         int(registers[0]),
         names["LDL"] + names["STL"],
-        "mma" if names["HMMA"] else "fma",
+        "wgmma" if names["HGMMA"] else "mma" if names["HMMA"] else "fma",
         loop(instructions),
-        widths(operations, "LDG"),
+        widths(operations, "LDGSTS") or "–",
+        widths(operations, "LDG") or "–",
     )
 
 
-def kernel_of(algorithm: str, operator: str, layer: Layer) -> str:
+def kernel_of(algorithm: str, operator: str, layer: Layer, filters: int) -> str:
+    """Its name, and its number of filters where there is a kernel for each."""
+    if algorithm == HALO:
+        return f"halo<{filters}>"
     if algorithm == "few channels":
         return "few_grad_weight"
     if algorithm == "few in channels":
@@ -118,9 +133,20 @@ def kernel_of(algorithm: str, operator: str, layer: Layer) -> str:
     return f"few_out<{layer.channels if operator == 'grad_input' else layer.outputs}>"
 
 
+def mangled(kernel: str, arithmetic: str) -> str:
+    """What of the kernel's name in the library tells it from all others."""
+    base, _, filters = kernel.rstrip(">").partition("<")
+    argument = f"NS0_{ARITHMETICS[arithmetic]}E" if base == "halo" else ELEMENTS[arithmetic]
+    return f"{len(base)}{base}I{argument}" + (f"Li{filters}E" if filters else "")
+
+
 def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[Row]:
-    """A row for every pass that a kernel for few channels serves."""
-    usage, sass = kernels("-res-usage", arch), kernels("-sass", arch)
+    """A row for every pass that a kernel for few channels serves, or the halo kernel in channels_last."""
+    architectures = (arch, "90a") if arch == 90 else (arch,)
+    usage, sass = (
+        {name: text for each in architectures for name, text in kernels(option, each).items()}
+        for option in ("-res-usage", "-sass")
+    )
     found: dict[tuple[str, str], Code] = {}
     for layer in layers:
         pad, stride = layer.kernel // 2, layer.stride
@@ -130,18 +156,18 @@ def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[R
         sizes = input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size
         elements = sum(torch.Size(size).numel() for size in sizes)
         for name in arithmetic:
-            dtype = TYPES[name]
-            for operator, algorithm in cuda.algorithms(*sizes, numbers, dtype).items():
-                blocks, shared, moved = cuda.cost(*sizes, numbers, dtype=dtype, pass_name=operator)
-                if not blocks:
-                    continue
-                kernel = kernel_of(algorithm, operator, layer)
-                base, _, filters = kernel.partition("<")
+            dtype, setting = TYPES[name], Setting(name == "tf32", True, arch)
+            for operator, algorithm in cuda.algorithms(*sizes, numbers, dtype, *setting).items():
+                cost = cuda.cost(*sizes, numbers, dtype=dtype, pass_name=operator, setting=setting)
+                if not cost.blocks or (name == "tf32" and algorithm != HALO):
+                    continue  # not counted, or a row of fp32: few channels have no TF32
+                kernel = kernel_of(algorithm, operator, layer, cost.filters)
                 if (kernel, name) not in found:
-                    mark = f"{len(base)}{base}I{MANGLED[name]}" + (f"Li{filters[0]}E" if filters else "")
-                    (mangled,) = (m for m in usage if mark in m)
-                    found[kernel, name] = read(usage[mangled], sass[mangled])
+                    (full,) = (known for known in usage if mangled(kernel, name) in known)
+                    found[kernel, name] = read(usage[full], sass[full])
                 code = found[kernel, name]
                 floor = (elements + (0 if operator == "grad_input" else layer.outputs)) * dtype.itemsize
-                occupied = occupancy(arch, code.registers, shared, BLOCK_WARPS)
-                yield Row(kernel, operator, layer, name, blocks, shared, occupied, moved, floor, code)
+                occupied = occupancy(arch, code.registers, cost.shared, cost.threads // 32)
+                layout = "channels_last" if algorithm == HALO else "any"
+                what = kernel, operator, layer, name, layout
+                yield Row(*what, cost.blocks, cost.shared, occupied, cost.moved, floor, code)

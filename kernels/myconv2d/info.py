@@ -96,10 +96,12 @@ def explain(
     if choice.backend == "native":
         input_size = (1, *input.shape) if input.dim() == 3 else tuple(input.shape)
         size = output_size(input_size, weight.shape, *numbers[:3])
-        library = native.cuda if input.is_cuda else native.cpu
-        algorithms = library.algorithms(input_size, size, weight.shape, numbers, dtype)
-        by = "CUDA, not yet run on a GPU" if input.is_cuda else native.cpu.isa()
-        lines += [f"{name}: {algorithm}, {by}" for name, algorithm in algorithms.items()]
+        sizes = input_size, size, weight.shape, numbers
+        if input.is_cuda:
+            lines += _cuda_lines(sizes, dtype, _setting(input))
+        else:
+            algorithms = native.cpu.algorithms(*sizes, dtype)
+            lines += [f"{name}: {algorithm}, {native.cpu.isa()}" for name, algorithm in algorithms.items()]
     elif choice.backend == "triton":
         from . import triton
 
@@ -107,3 +109,21 @@ def explain(
         images = images if images.dim() == 4 else images[None]
         lines += [UNTRIED, *triton.explain(images, filters, numbers[:4], allow_tf32())]
     return "\n".join(lines)
+
+
+def _setting(input: Tensor) -> native.Setting:
+    """Results have the input's memory format; a device that torch does not see counts as none."""
+    major, minor = torch.cuda.get_device_capability(input.device) if torch.cuda.is_available() else (0, 0)
+    channels_last = input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
+    return native.Setting(allow_tf32(), channels_last, 10 * major + minor)
+
+
+def _cuda_lines(sizes: tuple[Any, ...], dtype: torch.dtype, setting: native.Setting) -> list[str]:
+    lines = []
+    for name, algorithm in native.cuda.algorithms(*sizes, dtype, *setting).items():
+        why = ""
+        if algorithm == "implicit GEMM" and name != "grad_weight":
+            problem = native.cuda.halo_problem(*sizes, dtype=dtype, pass_name=name, setting=setting)
+            why = f" (not the halo kernel: {problem})"
+        lines.append(f"{name}: {algorithm}{why}, CUDA, not yet run on a GPU")
+    return lines

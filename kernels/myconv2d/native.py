@@ -9,6 +9,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -76,12 +77,14 @@ class NativeLibrary:
         fields += [*numbers.stride, *numbers.padding, *numbers.dilation, numbers.groups]
         return (ctypes.c_int64 * len(fields))(*fields)
 
-    def algorithms(self, input_size, output_size, weight_size, numbers, dtype: torch.dtype) -> dict[str, str]:
+    def algorithms(
+        self, input_size, output_size, weight_size, numbers, dtype: torch.dtype, *setting: int
+    ) -> dict[str, str]:
         """The algorithm of each pass; sizes are (N, C, H, W), (N, K, P, Q) and (K, C/groups, R, S)."""
         conv = self._conv(input_size, output_size, weight_size, numbers)
         type_index = self.TYPES.index(dtype)
         return {
-            name: self._function("algorithm")(conv, type_index, index).decode()
+            name: self._function("algorithm")(conv, type_index, index, *setting).decode()
             for index, name in enumerate(self.PASSES)
         }
 
@@ -150,20 +153,48 @@ class CpuLibrary(NativeLibrary):
         return [name for name, here in self.isas().items() if here]
 
 
+class Setting(NamedTuple):
+    """What decides on CUDA beside shape and type (csrc/cuda/halo_shape.h)."""
+
+    allow_tf32: bool
+    channels_last: bool  # images and results
+    capability: int  # of the device, 90 for 9.0
+
+
+class Cost(NamedTuple):
+    """What a launch takes (csrc/cuda/cost.h); all zero for the implicit GEMM, which is not counted."""
+
+    blocks: int
+    threads: int  # of a block
+    shared: int  # bytes, of a block
+    filters: int  # of a block of the halo kernel, else 0
+    moved: int  # bytes, by all blocks
+
+
 class CudaLibrary(NativeLibrary):
-    """The CUDA library; it loads, and says which kernel would serve a call, on machines without a GPU too."""
+    """The CUDA library; it loads, and says which kernel would serve a call, on machines without a GPU too.
+
+    `algorithms` takes the fields of a `Setting` in the end.
+    """
 
     TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-    def cost(self, *sizes, dtype: torch.dtype, pass_name: str) -> tuple[int, int, int]:
-        """Blocks, bytes of shared memory of each, and bytes that all of them move (csrc/cuda/cost.h).
+    def _bind(self) -> None:
+        super()._bind()
+        self._function("halo_problem").restype = ctypes.c_char_p
 
-        Sizes and numbers as in `algorithms`. All zero for the implicit GEMM, which is not counted.
-        """
-        counted = (ctypes.c_int64 * 3)()
+    def halo_problem(self, *sizes, dtype: torch.dtype, pass_name: str, setting: Setting) -> str | None:
+        """Why the halo kernel does not serve forward or grad_input; sizes and numbers as in `algorithms`."""
         conv, index = self._conv(*sizes), self.PASSES.index(pass_name)
-        self._function("cost")(conv, self.TYPES.index(dtype), index, counted)
-        return tuple(counted)
+        problem = self._function("halo_problem")(conv, self.TYPES.index(dtype), index, *setting)
+        return None if problem is None else problem.decode()
+
+    def cost(self, *sizes, dtype: torch.dtype, pass_name: str, setting: Setting) -> Cost:
+        """Sizes and numbers as in `algorithms`."""
+        counted = (ctypes.c_int64 * len(Cost._fields))()
+        conv, index = self._conv(*sizes), self.PASSES.index(pass_name)
+        self._function("cost")(conv, self.TYPES.index(dtype), index, *setting, counted)
+        return Cost(*counted)
 
     def gemm_launches(
         self, *sizes, dtype: torch.dtype, allow_tf32: bool, channels_last: bool, pass_name: str

@@ -21,11 +21,11 @@ if (why := gpu_code.problem(gpu_code.Chosen())) is not None:
 
 @pytest.fixture
 def one_case(monkeypatch: pytest.MonkeyPatch) -> str:
-    """One convolution for Triton, one layer of the CUDA library; the key of the plan that serves the first."""
+    """One convolution for Triton, two layers of the CUDA library; the key of the plan that serves the first."""
     case = convolution(Layer(64, 64, 8), "forward", "bf16")
     monkeypatch.setattr(compile_report, "SOURCES", [lambda: [case]])
     report, gemm_report = cuda_report.report, cuda_gemm_report.report
-    layers = [cuda_report.Layer(1, 32, 32)]
+    layers = [cuda_report.Layer(1, 32, 32), cuda_report.Layer(64, 32, 8)]
     gemm_cases = [("tf32", "channels_last", cuda_report.Layer(64, 64, 8))]
     monkeypatch.setattr(cuda_report, "report", lambda **options: report(layers, **options))
     monkeypatch.setattr(cuda_gemm_report, "report", lambda **options: gemm_report(gemm_cases, **options))
@@ -58,7 +58,8 @@ def test_one_table_with_versions(one_case: str, monkeypatch: pytest.MonkeyPatch,
     assert (operator, type, spills, matrix, plan) == ("forward", "bf16", "0", "wgmma", one_case)
     assert int(programs) > 0 and int(registers) > 0 and int(shared) > 0
     assert asynchronous.startswith("box")
-    assert text.count("| few_in | forward | 1→32 @32 |") == len(cuda_report.TYPES)
+    for kernel in "few_in | forward | 1→32 @32", "halo<32> | forward | 64→32 @8":
+        assert text.count(f"| {kernel} |") == 3  # types
     assert text.count("| correlate<MmaTile<Tf32, 128, 64>, true> | forward | 64→64 @8 | tf32 |") == 1
     assert text.count("| correlate<MmaTile<Tf32, 128, 64>, true> | – |") == 1
 

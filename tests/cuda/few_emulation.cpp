@@ -39,7 +39,7 @@ struct Few {
   std::vector<int64_t> filters{conv.out_channels, conv.in_channels, conv.kernel_height, conv.kernel_width};
 
   Algorithm algorithm(Pass pass) const {
-    const Algorithm chosen = choose_algorithm(conv, Type::f32, pass);
+    const Algorithm chosen = choose_few(conv, Type::f32, pass);
     std::printf("%s", algorithm_name(chosen));
     if (chosen == Algorithm::implicit_gemm) std::exit(3);
     return chosen;

@@ -11,7 +11,9 @@ from myconv2d import autograd, backends, native, triton
 from myconv2d.shapes import Numbers, output_size
 
 needs_library = pytest.mark.skipif(native.cuda.problem is not None, reason=str(native.cuda.problem))
-GEMM = "implicit GEMM"
+GEMM, HALO = "implicit GEMM", "halo by wgmma"
+ANYWHERE = native.Setting(allow_tf32=True, channels_last=False, capability=80)
+HOPPER = native.Setting(allow_tf32=True, channels_last=True, capability=90)
 
 # (C, K, R, S, stride, groups): the kernel of forward, grad_input, grad_weight
 KERNELS = {
@@ -39,12 +41,15 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
     backends.choose.cache_clear()
 
 
-def kernels(layer: tuple, dtype: torch.dtype) -> tuple[str, ...]:
+def sizes(layer: tuple) -> tuple:
     c, k, r, s, stride, groups = layer
     numbers = Numbers((stride, stride), (r // 2, s // 2), (1, 1), groups)
     input_size, weight_size = (2, c, 32, 32), (k, c // groups, r, s)
-    size = output_size(input_size, weight_size, *numbers[:3])
-    return tuple(native.cuda.algorithms(input_size, size, weight_size, numbers, dtype).values())
+    return input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size, numbers
+
+
+def kernels(layer: tuple, dtype: torch.dtype, setting: native.Setting = ANYWHERE) -> tuple[str, ...]:
+    return tuple(native.cuda.algorithms(*sizes(layer), dtype, *setting).values())
 
 
 @needs_library
@@ -53,6 +58,36 @@ def test_kernels(layer: tuple) -> None:
     for dtype in torch.float32, torch.float16, torch.bfloat16:
         assert kernels(layer, dtype) == KERNELS[layer]
     assert kernels(layer, torch.float64) == (GEMM, GEMM, GEMM)
+
+
+@needs_library
+@pytest.mark.parametrize("channels", [(32, 64), (64, 64), (64, 32), (128, 32), (64, 128), (64, 24), (8, 8)], ids=str)
+def test_layers_of_3x3_have_the_halo_kernel_on_hopper(channels: tuple[int, int]) -> None:
+    for dtype in torch.float32, torch.float16, torch.bfloat16:
+        assert kernels((*channels, 3, 3, 1, 1), dtype, HOPPER) == (HALO, HALO, GEMM)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("why", "layer", "dtype", "setting"),
+    [
+        ("compute capability 9.0", (64, 64, 3, 3, 1, 1), torch.half, HOPPER._replace(capability=100)),
+        ("compute capability 9.0", (64, 64, 3, 3, 1, 1), torch.half, HOPPER._replace(capability=0)),
+        ("not in channels_last", (64, 64, 3, 3, 1, 1), torch.half, HOPPER._replace(channels_last=False)),
+        ("and TF32", (64, 64, 3, 3, 1, 1), torch.float32, HOPPER._replace(allow_tf32=False)),
+        ("and TF32", (64, 64, 3, 3, 1, 1), torch.float64, HOPPER),
+        ("3x3 kernels", (64, 64, 5, 5, 1, 1), torch.half, HOPPER),
+        ("3x3 kernels", (64, 64, 3, 3, 2, 1), torch.half, HOPPER),
+        ("3x3 kernels", (64, 64, 3, 3, 1, 2), torch.half, HOPPER),
+        ("units of 16 bytes", (12, 64, 3, 3, 1, 1), torch.half, HOPPER),
+        ("do not fit", (512, 64, 3, 3, 1, 1), torch.half, HOPPER),
+    ],
+    ids=str,
+)
+def test_what_the_halo_kernel_does_not_serve(why: str, layer: tuple, dtype: torch.dtype, setting) -> None:
+    assert kernels(layer, dtype, setting)[0] == GEMM
+    problem = native.cuda.halo_problem(*sizes(layer), dtype=dtype, pass_name="forward", setting=setting)
+    assert why in problem
 
 
 @needs_library
@@ -121,3 +156,16 @@ def test_explain_names_the_kernels_and_says_that_no_gpu_has_run_them(gpu) -> Non
         "grad_weight: few channels",
     ]
     assert all(line.endswith("not yet run on a GPU") for line in lines)
+
+
+@needs_library
+def test_explain_names_the_halo_kernel_or_says_why_not(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    x = torch.empty(2, 64, 8, 8, device="cuda", dtype=torch.half)
+    weight = torch.empty(32, 64, 3, 3, device="cuda", dtype=torch.half)
+    assert "halo by wgmma" not in myconv2d.explain(x, weight, padding=1)  # Triton's, unless asked for
+    with myconv2d.use_backend("native"):
+        said = myconv2d.explain(x.to(memory_format=torch.channels_last), weight, padding=1)
+        assert said.count("halo by wgmma, CUDA, not yet run on a GPU") == 2
+        assert "not the halo kernel: image or result is not in channels_last" in myconv2d.explain(x, weight, padding=1)

@@ -19,6 +19,7 @@ pytestmark = [
 CASES = {
     "3x3": ((3, 33, 19, 17), (70, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "aligned": ((4, 64, 16, 16), (64, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "halo": ((3, 40, 19, 18), (72, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "one channel": ((5, 1, 32, 31), (32, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "three out": ((2, 32, 20, 20), (3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "three to many": ((2, 3, 33, 47), (96, 3, 3), (1, 1), (1, 1), (1, 1), 1),
@@ -124,7 +125,7 @@ def test_offsets_beyond_32_bits() -> None:
     assert_close(output, exact, BOUNDS["fp16"])
 
 
-@pytest.mark.parametrize("name", ["aligned", "one channel", "three out"])
+@pytest.mark.parametrize("name", ["aligned", "halo", "one channel", "three out"])
 def test_a_captured_graph_replays(name: str) -> None:
     (_, x, weight, bias), numbers = operands(name, torch.bfloat16, "channels_last")
     expected = torch.ops.myconv2d.conv2d_cuda(x, weight, bias, *numbers, False)

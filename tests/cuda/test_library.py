@@ -20,6 +20,9 @@ MATRIX = {
     "Tf32": "HMMA.1688.F32.TF32",
     "Fp64": "DMMA",
 }
+WGMMA = {"Bf16": "16.F32.BF16", "Fp16": "16.F32", "Tf32": "8.F32.TF32"}
+FILTERS = 32, 64, 128  # of a block of the halo kernel
+HALO = re.compile(r"4haloINS0_4(\w{4})ELi(\d+)E")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,8 @@ def test_registers_and_shared_memory_suffice(cuobjdump: str) -> None:
         assert used["STACK"] == used["LOCAL"] == 0, f"{kernel} spills or keeps an array in local memory"
         if re.search(r"few_(in|out|grad_weight)I", kernel[1]):
             assert used["REG"] <= 128, f"{kernel}: two blocks of 256 threads no longer fit a multiprocessor"
+        if HALO.search(kernel[1]):
+            assert used["REG"] <= 128, f"{kernel}: a block of 512 threads no longer fits"
         assert used["REG"] <= 168, f"{kernel}: three blocks of 128 threads no longer fit a multiprocessor"
         assert used["SHARED"] <= 48 * 1024, kernel
 
@@ -70,11 +75,48 @@ def test_tensor_cores_where_they_belong(cuobjdump: str) -> None:
     assert seen == set(MATRIX)
 
 
+def test_the_halo_kernel_keeps_the_tensor_cores_busy(cuobjdump: str) -> None:
+    """Nine products follow each other, waited for once; copies are asynchronous, results stored 16 bytes at a time."""
+    seen = set()
+    for (architecture, name), sass in dump(cuobjdump, "-sass").items():
+        if (match := HALO.search(name)) is None:
+            continue
+        assert architecture == "sm_90a"
+        arithmetic, filters = match.groups()
+        products = re.findall(r"\bHGMMA\.[.\w]*", sass)
+        assert products == [f"HGMMA.64x{filters}x{WGMMA[arithmetic]}"] * 9, name
+        assert sass.count("WARPGROUP.DEPBAR") == 1, f"{name}: the compiler serialises the products"
+        assert set(re.findall(r"\bLDGSTS[.\w]*", sass)) == {"LDGSTS.E.BYPASS.LTC128B.128"}
+        assert "FENCE.VIEW.ASYNC" in sass
+        assert set(re.findall(r"\bSTG[.\w]*", sass)) == {"STG.E.128"}
+        seen.add((arithmetic, int(filters)))
+    assert seen == {(arithmetic, filters) for arithmetic in WGMMA for filters in FILTERS}
+
+
+def test_report_of_the_halo_kernel(cuobjdump: str) -> None:
+    layers = [cuda_report.Layer(64, 64, 32), cuda_report.Layer(128, 32, 8), cuda_report.Layer(64, 128, 32)]
+    rows = list(cuda_report.report(layers))
+    assert len(rows) == 3 * 2 * 3 and {row.arithmetic for row in rows} == {"tf32", "bf16", "fp16"}
+    for row in rows:
+        assert row.complaint is None and row.code.matrix == "wgmma" and row.code.loop > 9, row
+        assert row.layout == "channels_last" and row.code.asynchronous.startswith("16 B"), row
+        assert 0 < row.blocks <= 4 * 132 and row.shared <= 227 * 1024 and row.moved >= row.floor, row
+    by_case = {(row.operator, row.layer, row.arithmetic): row for row in rows}
+    wide = by_case["forward", layers[0], "bf16"]
+    # 4 tiles of 16×16 an image read 17 rows and columns of them; 132 blocks all filters.
+    assert wide.blocks == 132 and wide.kernel == "halo<64>"
+    assert wide.moved == 2 * (100 * 34 * 34 * 64 + 132 * (9 * 64 * 64 + 64) + 100 * 32 * 32 * 64)
+    # In fp32 the filters fit for half of the outputs at a time.
+    assert by_case["forward", layers[2], "bf16"].kernel == "halo<128>"
+    assert by_case["forward", layers[2], "tf32"].kernel == "halo<64>"
+
+
 def test_report_of_the_kernels_for_few_channels(cuobjdump: str) -> None:
-    rows = list(cuda_report.report())
+    layers = [layer for layer in cuda_report.LAYERS if min(layer.channels, layer.outputs) <= 4]
+    rows = list(cuda_report.report(layers))
     assert {row.kernel for row in rows} == {"few_in", "few_out<1>", "few_out<3>", "few_grad_weight"}
     assert {(row.operator, row.layer) for row in rows} == {
-        (operator, layer) for operator in native.cuda.PASSES for layer in cuda_report.LAYERS
+        (operator, layer) for operator in native.cuda.PASSES for layer in layers
     }
     for row in rows:
         assert row.code.spills == 0 and row.code.matrix == "fma" and row.code.loop > 0, row
@@ -89,6 +131,7 @@ def test_report_of_the_kernels_for_few_channels(cuobjdump: str) -> None:
 
 def test_build_info_names_compiler_and_architectures() -> None:
     assert re.search(r"nvcc \d+\.\d+.* (80|90)", native.cuda.build_info())
+    assert "90a-real" in native.cuda.build_info()
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch is built with CUDA")

@@ -1,0 +1,16 @@
+// What the dispatch asks of the device.
+#include <cuda_runtime.h>
+
+#include "kernels.h"
+
+namespace myconv2d::cuda {
+
+int compute_capability() {
+  int device, major, minor;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
+  return known ? 10 * major + minor : 0;
+}
+
+}  // namespace myconv2d::cuda

@@ -1,0 +1,162 @@
+"""The halo kernel, run on the host thread by thread, equals a naive convolution (halo_emulation.cpp).
+
+Its tensor-core instruction is played from the bits of its descriptors, and its asynchronous copies arrive as early and
+as late as the hardware may have them (halo_machine.h). Address and alignment sanitizers watch every access.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from emulated import CSRC, SANITIZE, Case, with_slip
+
+OPERATORS = ("forward", "grad_input")
+TYPES = ("tf32", "16-bit")
+ARRIVALS = ("early", "late")
+WEIGHTS = ("contiguous", "channels_last", "permuted")  # layouts
+AS_CHOSEN = 0, (0, 0, 0)  # filters of a block, patches of a tile
+NOT_SERVED = 3  # exit code
+TF32_BOUND = 2e-3  # of the largest result, as test_device.py has it
+
+
+def layer(n: int, c: int, h: int, w: int, k: int) -> Case:
+    return Case(n, c, h, w, k, 3, 3, padding=(1, 1))
+
+
+CASES = {
+    "one patch": layer(1, 32, 8, 8, 32),
+    "32 to 64 @16": layer(2, 32, 16, 16, 64),
+    "64 to 64 @8": layer(3, 64, 8, 8, 64),
+    "128 to 32 @8": layer(2, 128, 8, 8, 32),
+    "64 to 128": layer(1, 64, 9, 10, 128),
+    "64 to 24, filters beyond whole groups": layer(2, 64, 7, 9, 24),
+    "odd sides": layer(2, 24, 13, 11, 40),
+    "a row": layer(2, 16, 1, 37, 16),
+    "a column": layer(3, 16, 41, 1, 16),
+    "a pixel": layer(5, 8, 1, 1, 8),
+    "8 to 8: chunks and planes of zeros": layer(1, 8, 6, 5, 8),
+    "40 to 72, a part of a block of channels": layer(1, 40, 10, 7, 72),
+    "144 to 136, filters in parts": layer(1, 144, 5, 6, 136),
+    "more tiles than blocks": layer(560, 8, 4, 3, 8),
+}
+
+
+def emulate(
+    program: Path,
+    operator: str,
+    type: str,
+    case: Case,
+    arrivals: str = "late",
+    weight: str = "channels_last",
+    columns: int = 0,
+    tile: tuple[int, int, int] = (0, 0, 0),
+):
+    arguments = [operator, type, arrivals, weight, str(columns), *map(str, tile), *case.arguments()]
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def emulation(compile_emulation: Callable[..., Path]) -> Path:
+    return compile_emulation("halo_emulation.cpp", CSRC, "-O1", *SANITIZE)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_naive_convolution(emulation: Path, operator: str, name: str) -> None:
+    number = list(CASES).index(name)
+    for turn, type in enumerate(TYPES):
+        for arrivals in ARRIVALS:
+            weight = WEIGHTS[(number + turn) % len(WEIGHTS)]
+            result = emulate(emulation, operator, type, CASES[name], arrivals, weight)
+            assert result.returncode == 0, f"{type}, {arrivals}, {weight}: {result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("columns", [32, 64, 128])
+@pytest.mark.parametrize(
+    "tile", [(1, 2, 2), (1, 1, 4), (1, 4, 1), (2, 1, 2), (4, 1, 1), (2, 1, 1), (1, 1, 1)], ids=str
+)
+def test_every_tile(emulation: Path, tile: tuple[int, int, int], columns: int, type: str) -> None:
+    case = layer(3, 24, 17, 18, 32)
+    for operator, arrivals in zip(OPERATORS, ARRIVALS, strict=True):
+        result = emulate(emulation, operator, type, case, arrivals, "contiguous", columns, tile)
+        assert result.returncode == 0, f"{operator}: {result.stdout}{result.stderr}"
+        assert f"{columns} of {case.K if operator == 'forward' else case.C} filters" in result.stdout
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_layers(emulation: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(25):
+        sides = draw.choice([1, 3, 8, 9, 15, 16, 17]), draw.choice([1, 2, 7, 8, 16, 19, 33])
+        case = layer(draw.randint(1, 6), 8 * draw.randint(1, 9), *sides, 8 * draw.randint(1, 9))
+        how = draw.choice(ARRIVALS), draw.choice(WEIGHTS), draw.choice([0, 32, 64])
+        operator, type = draw.choice(OPERATORS), draw.choice(TYPES)
+        result = emulate(emulation, operator, type, case, *how)
+        assert result.returncode == 0, f"{operator}, {type}, {how}, {case}: {result.stdout}{result.stderr}"
+
+
+def test_filters_in_channels_last_are_read_in_place(emulation: Path) -> None:
+    case = CASES["64 to 64 @8"]
+    assert "filters in place" in emulate(emulation, "forward", "16-bit", case).stdout
+    assert "filters packed" in emulate(emulation, "forward", "16-bit", case, weight="contiguous").stdout
+    assert "filters packed" in emulate(emulation, "grad_input", "16-bit", case).stdout
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_tf32_keeps_the_bound_although_images_are_cut(emulation: Path, operator: str) -> None:
+    for case in CASES["128 to 32 @8"], CASES["8 to 8: chunks and planes of zeros"]:
+        said = emulate(emulation, operator, "random", case).stdout
+        error, of_products = map(float, said.split()[-2:])
+        assert 1e-5 < error < TF32_BOUND  # and not that of fp32
+        assert of_products < 2 * 2**-10  # of each result, as bench/oracle.py has it
+
+
+def test_what_it_does_not_serve(emulation: Path) -> None:
+    reasons = {
+        "3x3 kernels": Case(1, 16, 9, 9, 16, 3, 3),  # without padding
+        "not whole units": layer(1, 12, 9, 9, 16),
+        "do not fit": layer(1, 512, 9, 9, 16),
+        "nothing to compute": layer(0, 16, 9, 9, 16),
+    }
+    for reason, case in reasons.items():
+        result = emulate(emulation, "forward", "16-bit", case)
+        assert result.returncode == NOT_SERVED and reason in result.stdout
+
+
+# Wrong kernels, each a plausible slip: what halo.h (or another file) says, the slip.
+WRONG = {
+    "strides of chunks and rows swapped": ("16, plane, columns * 16)", "16, columns * 16, plane)"),
+    "halo as wide as its tile": ("columns = shape.tile.halo_columns(),", "columns = shape.tile.columns(),"),
+    "patches a row apart": ("row_ = in_image / tile.across * patch_side", "row_ = in_image / tile.across"),
+    "filters without padding": ("shape.filter_plane(), 8 * 16)", "shape.columns * 16, 8 * 16)"),
+    "filters in their own order": ("column_of(filter) * 16", "filter * 16"),
+    "taps not turned": ("halo_taps - 1 - tap : tap", "tap : tap"),
+    "descriptor in bytes": ("next_rows >> 4) << 32", "next_rows) << 32", "wgmma.h"),
+    "halo off by one": ("x = corner.x + column - 1", "x = corner.x + column"),
+    "chunks multiplied twice": ("a += step_chunks * plane / 16", "a += plane / 16"),
+    "sum of the tile before": ("add = multiplied_.block != 0", "add = true"),
+    "bias of other filters": ("bias()[filter + i]", "bias()[i]"),
+    "edge forgotten": ("x >= shape.width) continue", "x >= shape.width - 1) continue"),
+    "copies not waited for": ("wait<halo_stages - 2>", "wait<halo_stages - 1>"),
+    "copies not published": ("    Machine::publish();\n", ""),
+    "stage overwritten": ("stage == halo_stages - 1 ? 0", "stage == halo_stages - 2 ? 0"),
+    "chunk of zeros left out": ("first_chunk + plane >= shape.chunks)", "first_chunk + plane >= shape.chunks - 1)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", WRONG)
+def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
+    right, wrong, *file = WRONG[slip]
+    program = compile_emulation("halo_emulation.cpp", with_slip(tmp_path, *(file or ["halo.h"]), right, wrong))
+    operator = "grad_input" if slip == "taps not turned" else "forward"
+    arrivals = "early" if slip == "stage overwritten" else "late"
+    case = layer(2, 72, 19, 18, 40)
+    result = emulate(program, operator, "16-bit", case, arrivals, columns=32, tile=(1, 2, 2))
+    assert result.returncode == 1
+    assert re.search("expected|not allowed", result.stdout), result.stdout + result.stderr
