@@ -82,20 +82,23 @@ inline void set_tile(HaloShape& shape, const HaloTile& tile) {
   shape.tiles = ceil_div(shape.batch, tile.images) * shape.tiles_down * shape.tiles_across;
 }
 
-// The tile for which the busiest multiprocessor loads the fewest bytes, halos and filters; the largest of several.
-inline void choose_halo_tile(HaloShape& shape) {
+// Of the tiles that fit, the one for which the busiest multiprocessor loads the fewest bytes, halos and filters; the
+// largest of several. False if none fits.
+inline bool choose_halo_tile(HaloShape& shape) {
   constexpr HaloTile tiles[] = {{1, 2, 2}, {1, 1, 4}, {1, 4, 1}, {2, 1, 2}, {2, 2, 1},
                                 {4, 1, 1}, {1, 1, 2}, {1, 2, 1}, {2, 1, 1}, {1, 1, 1}};
   HaloTile best{};
   int64_t least = INT64_MAX;
   for (const HaloTile& tile : tiles) {
     set_tile(shape, tile);
+    if (shape.shared_bytes() > block_shared) continue;
     const int64_t rounds = ceil_div(shape.tiles * shape.splits, multiprocessors);
     const int64_t bytes = rounds * tile.halo_pixels() * shape.chunks * 16 +
                           smaller<int64_t>(rounds, shape.resident()) * shape.filter_bytes();
     if (bytes < least) least = bytes, best = tile;
   }
-  set_tile(shape, best);
+  if (least < INT64_MAX) set_tile(shape, best);
+  return least < INT64_MAX;
 }
 
 // The widest block of filters that fits, not wider than needed. False if not even the narrowest does.
@@ -113,8 +116,7 @@ inline bool choose_halo_shape(const Conv2d& conv, bool transposed, int element_b
   while (shape.columns < widest_halo && shape.columns < shape.filters) shape.columns *= 2;
   for (; shape.columns >= narrowest_halo; shape.columns /= 2) {
     shape.splits = static_cast<int>(ceil_div(shape.filters, shape.columns));
-    choose_halo_tile(shape);
-    if (shape.shared_bytes() > block_shared) continue;
+    if (!choose_halo_tile(shape)) continue;
     shape.halo_columns = Divisor(shape.tile.halo_columns());
     shape.halo_image = Divisor(shape.tile.halo_rows() * shape.tile.halo_columns());
     shape.tap_chunks = Divisor(shape.chunks);
