@@ -1,9 +1,9 @@
-// Which kernel serves a pass on CUDA: the one place where that is decided, by shape and type, and for the halo
-// kernel by memory layout and device.
+// Which kernel serves a pass on CUDA: the one place where that is decided, by shape and type, and for the
+// halo kernel by memory layout and device.
 //
 // With 4 channels or fewer on one side a convolution is bound by DRAM, and the tile of an implicit GEMM would
-// be mostly padding: those layers have kernels of their own. So have 3×3 layers on Hopper's tensor cores, to load
-// each halo once. Everything else is an implicit GEMM.
+// be mostly padding: those layers have kernels of their own. So have 3×3 layers on Hopper's tensor cores, to
+// load each halo once. Everything else is an implicit GEMM.
 #pragma once
 
 #include "few_grad_weight_shape.h"

@@ -1,4 +1,5 @@
-// What a launch of the kernels for few channels or of the halo kernel takes, counted on the host: for myconv2d.cuda_report.
+// What a launch of the kernels for few channels or of the halo kernel takes, counted on the host: for
+// myconv2d.cuda_report.
 #pragma once
 
 #include "algorithm.h"

@@ -64,10 +64,11 @@ myconv2d::Conv2d convolution(const int64_t* numbers) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers; the fields of Setting.
+// Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers; the fields of
+// Setting.
 
-const char* myconv2d_cuda_algorithm(const int64_t* numbers, int type, int pass, int allow_tf32, int channels_last,
-                                    int capability) {
+const char* myconv2d_cuda_algorithm(const int64_t* numbers, int type, int pass, int allow_tf32,
+                                    int channels_last, int capability) {
   using namespace myconv2d;
   const cuda::Setting setting{allow_tf32 != 0, channels_last != 0, capability};
   return cuda::algorithm_name(cuda::choose_algorithm(convolution(numbers), static_cast<Type>(type),
@@ -87,8 +88,9 @@ const char* myconv2d_cuda_halo_problem(const int64_t* numbers, int type, int pas
 void myconv2d_cuda_cost(const int64_t* numbers, int type, int pass, int allow_tf32, int channels_last,
                         int capability, int64_t* cost) {
   using namespace myconv2d;
-  const cuda::Cost found = cuda::cost(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass),
-                                      {allow_tf32 != 0, channels_last != 0, capability});
+  const cuda::Cost found =
+      cuda::cost(convolution(numbers), static_cast<Type>(type), static_cast<cuda::Pass>(pass),
+                 {allow_tf32 != 0, channels_last != 0, capability});
   static_assert(sizeof found == 5 * sizeof(int64_t), "one number per field");
   std::memcpy(cost, &found, sizeof found);
 }

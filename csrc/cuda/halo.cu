@@ -54,8 +54,8 @@ void correlate(const Conv2d& conv, bool transposed, ConstImage image, ConstImage
 
 }  // namespace
 
-void correlate_halo(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight, ConstVector bias,
-                    Image out, const Context& context) {
+void correlate_halo(const Conv2d& conv, bool transposed, ConstImage image, ConstImage weight,
+                    ConstVector bias, Image out, const Context& context) {
   switch (context.type) {
     case Type::f16:
       return correlate<Fp16>(conv, transposed, image, weight, bias, out, context);

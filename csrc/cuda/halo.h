@@ -1,14 +1,15 @@
-// Forward and grad_input of a 3×3 convolution on Hopper's tensor cores: the halo of a tile is loaded once, and
-// wgmma multiplies nine shifted views of it; one thread's part. halo_shape.h has tiles and shared memory.
+// Forward and grad_input of a 3×3 convolution on Hopper's tensor cores: the halo of a tile is loaded once,
+// and wgmma multiplies nine shifted views of it; one thread's part. halo_shape.h has tiles and shared memory.
 //
 // In a plane of the halo, 16 bytes of channels a pixel, eight neighbouring pixels of a row are a core matrix
-// wherever they begin. So a patch is an A of eight core matrices a halo row apart, its next channels are a plane
-// further, and tap (r, s) is the same descriptor moved on by r rows and s pixels: no copy, no im2col. B are the
-// filters, [tap][chunk][filter][16 bytes]. Their order gives each thread of D the 16 bytes of filters that it
-// stores at once: of the columns 8·j + 2·q + e of thread q of four those of its Chunk<T>::size / 2 first j.
+// wherever they begin. So a patch is an A of eight core matrices a halo row apart, its next channels are a
+// plane further, and tap (r, s) is the same descriptor moved on by r rows and s pixels: no copy, no im2col. B
+// are the filters, [tap][chunk][filter][16 bytes], in an order of its own: of D, thread q of four has the
+// columns 8·j + 2·q + e, and there stand, for a few j, neighbouring filters: 16 bytes, stored at once.
 //
-// Bound by DRAM where there are up to some 64 channels: every tensor moves once, and the rims of the halos.
-// The tensor core reads TF32 from fp32 words and ignores their 13 low bits: images are cut so, the filters are
+// Bound by DRAM up to some 40 channels, as every tensor moves once, and the rims of the halos; above that by
+// the tensor cores, and by shared memory where N is small, as a wgmma reads 64 + N rows of 32 bytes there.
+// TF32 are fp32 words of which the tensor core ignores the 13 low bits: images are cut so, the filters
 // rounded to nearest before (Machine::round).
 #pragma once
 
@@ -17,7 +18,7 @@
 
 namespace myconv2d::cuda {
 
-// Pixels whose channels lie side by side; strides in elements, those within an image such that 32 bits reach all.
+// Pixels whose channels lie side by side; strides in elements, 32 bits of which reach all pixels of an image.
 template <class T>
 struct HaloImages {
   T* data;
@@ -36,7 +37,7 @@ template <class T>
 struct HaloArguments {
   HaloShape shape;
   HaloImages<const T> image;
-  const T* filter;       // packed (pack.h), not padded: a filter's taps one after another, all channels of each
+  const T* filter;       // packed (pack.h): a filter's taps one after another, all channels of each
   int64_t filter_pitch;  // elements from filter to filter
   bool turned;           // grad_input: tap (r, s) meets the pixel at (1 − r, 1 − s), not at (r − 1, s − 1)
   const T* bias;         // null for none
@@ -87,7 +88,7 @@ class HaloThread {
   }
 
   HOST_DEVICE int steps() const { return steps_; }
-  HOST_DEVICE float (&sums())[N / 2] { return sum_; }
+  HOST_DEVICE float (&sums()) [N / 2] { return sum_; }
 
   // Bias and filters, those beyond the last one as zeros; they count to the first step's copies.
   HOST_DEVICE void load_filters() {
@@ -120,9 +121,9 @@ class HaloThread {
                   column = in_image - row * shape.halo_columns.value;
         const int n = corner.n + image, y = corner.y + row - 1, x = corner.x + column - 1,
                   channel = (first_chunk + plane) * shape.chunk;
-        const bool inside = n < shape.batch && static_cast<uint32_t>(y) < static_cast<uint32_t>(shape.height) &&
-                            static_cast<uint32_t>(x) < static_cast<uint32_t>(shape.width) &&
-                            channel < shape.channels;
+        const bool inside =
+            n < shape.batch && static_cast<uint32_t>(y) < static_cast<uint32_t>(shape.height) &&
+            static_cast<uint32_t>(x) < static_cast<uint32_t>(shape.width) && channel < shape.channels;
         Machine::copy(stage + plane * shape.tile.plane() + pixel * 16,
                       inside ? args_.image.at(n, y, x) + channel : args_.image.data, inside);
       }
@@ -145,7 +146,8 @@ class HaloThread {
     const HaloShape& shape = args_.shape;
     const int columns = shape.tile.halo_columns(), plane = shape.tile.plane();
     const int pixel = (image_ * shape.tile.halo_rows() + row_) * columns + column_;
-    const int first_chunk = multiplied_.block * halo_planes, halves = (shape.chunks - first_chunk) / step_chunks;
+    const int first_chunk = multiplied_.block * halo_planes,
+              halves = (shape.chunks - first_chunk) / step_chunks;
     const int to_next_tap = shape.chunks * shape.filter_plane() / 16;
     uint64_t a = operand(stages_ + multiplied_.stage * shape.tile.stage() + pixel * 16, plane, columns * 16);
     uint64_t b = operand(filters_ + first_chunk * shape.filter_plane(), shape.filter_plane(), 8 * 16);
@@ -208,7 +210,8 @@ class HaloThread {
   HOST_DEVICE Corner corner_of(uint32_t tile) const {
     const HaloShape& shape = args_.shape;
     const int across = split_off(tile, shape.tiles_across), down = split_off(tile, shape.tiles_down);
-    return {static_cast<int>(tile) * shape.tile.images, down * shape.tile.rows(), across * shape.tile.columns()};
+    return {static_cast<int>(tile) * shape.tile.images, down * shape.tile.rows(),
+            across * shape.tile.columns()};
   }
 
   HOST_DEVICE float* bias() const { return reinterpret_cast<float*>(shared_); }
@@ -216,7 +219,7 @@ class HaloThread {
   // The column of B, and so of D, that a filter has: see above.
   HOST_DEVICE static int column_of(int filter) {
     const int group = filter / (4 * vector), q = filter / vector % 4, i = filter % vector;
-    return 8 * (group * (vector / 2) + i / 2) + 2 * q + i % 2;
+    return d_column(q, group * (vector / 2) + i / 2, i % 2);
   }
 
   // Neighbouring threads have neighbouring chunks of a filter.

@@ -13,14 +13,14 @@
 namespace myconv2d::cuda {
 
 constexpr int patch_side = 8;
-constexpr int warpgroup = 128;         // threads
-constexpr int most_patches = 4;        // of a tile, so the warpgroups of a block
-constexpr int halo_taps = 9;           // of 3×3
-constexpr int halo_planes = 4;         // of a stage
-constexpr int halo_stages = 3;         // two on their way while one is multiplied
-constexpr int step_chunks = 2;         // of 16 bytes: the k of one wgmma, in every type
-constexpr int narrowest_halo = 32;     // filters of a block, and
-constexpr int widest_halo = 128;       // … of the widest
+constexpr int warpgroup = 128;      // threads
+constexpr int most_patches = 4;     // of a tile, so the warpgroups of a block
+constexpr int halo_taps = 9;        // of 3×3
+constexpr int halo_planes = 4;      // of a stage
+constexpr int halo_stages = 3;      // two on their way while one is multiplied
+constexpr int step_chunks = 2;      // of 16 bytes: the k of one wgmma, in every type
+constexpr int narrowest_halo = 32;  // filters of a block, and
+constexpr int widest_halo = 128;    // … of the widest
 constexpr int block_shared = 227 << 10, multiprocessor_shared = 228 << 10;  // bytes, compute capability 9.0
 
 // The patches of a tile.
@@ -54,14 +54,12 @@ struct HaloShape {
   int64_t tiles;
   Divisor halo_columns, halo_image, tap_chunks, filter_chunks;  // of the loops that load
 
-  // Bytes from a chunk of all filters to the next: one chunk more than these, so that the chunks of one filter,
-  // which neighbouring threads copy, lie in different banks.
+  // Bytes from a chunk of all filters to the next: one chunk more than these, so that the chunks of one
+  // filter, which neighbouring threads copy, lie in different banks.
   HOST_DEVICE int filter_plane() const { return (columns + 1) * 16; }
   HOST_DEVICE int filter_bytes() const { return halo_taps * chunks * filter_plane(); }
   HOST_DEVICE int bias_bytes() const { return columns * static_cast<int>(sizeof(float)); }
-  HOST_DEVICE int shared_bytes() const {
-    return bias_bytes() + filter_bytes() + halo_stages * tile.stage();
-  }
+  HOST_DEVICE int shared_bytes() const { return bias_bytes() + filter_bytes() + halo_stages * tile.stage(); }
 
   // Blocks that run side by side on a multiprocessor; a thread has up to 128 registers.
   int resident() const {
@@ -82,8 +80,8 @@ inline void set_tile(HaloShape& shape, const HaloTile& tile) {
   shape.tiles = ceil_div(shape.batch, tile.images) * shape.tiles_down * shape.tiles_across;
 }
 
-// Of the tiles that fit, the one for which the busiest multiprocessor loads the fewest bytes, halos and filters; the
-// largest of several. False if none fits.
+// Of the tiles that fit, the one for which the busiest multiprocessor loads the fewest bytes, halos and
+// filters; the largest of several. False if none fits.
 inline bool choose_halo_tile(HaloShape& shape) {
   constexpr HaloTile tiles[] = {{1, 2, 2}, {1, 1, 4}, {1, 4, 1}, {2, 1, 2}, {2, 2, 1},
                                 {4, 1, 1}, {1, 1, 2}, {1, 2, 1}, {2, 1, 1}, {1, 1, 1}};
@@ -134,9 +132,11 @@ struct Setting {
 };
 
 // Whether the kernel can load, or store, the pixels of such an image, `channels` deep.
-inline bool suits_halo(const Conv2d& conv, Type type, int64_t channels, const Strides& strides, const void* data) {
-  const bool vectors = type == Type::f32 ? moves_vectors(strides, channels, static_cast<const float*>(data))
-                                         : moves_vectors(strides, channels, static_cast<const uint16_t*>(data));
+inline bool suits_halo(const Conv2d& conv, Type type, int64_t channels, const Strides& strides,
+                       const void* data) {
+  const bool vectors = type == Type::f32
+                           ? moves_vectors(strides, channels, static_cast<const float*>(data))
+                           : moves_vectors(strides, channels, static_cast<const uint16_t*>(data));
   const auto small = [](int64_t stride) { return stride >= 0 && stride <= INT32_MAX; };
   return vectors && small(strides.h) && small(strides.w) &&
          conv.in_height * strides.h + conv.in_width * strides.w <= INT32_MAX;

@@ -1,4 +1,5 @@
-// The filters as a correlation's kernel reads them: in place if they are packed already, else a packed copy (pack.h).
+// The filters as a correlation's kernel reads them: in place if they are packed already, else a packed copy
+// (pack.h).
 #pragma once
 
 #include "launch.cuh"

@@ -1,5 +1,5 @@
-// The instructions of the halo kernel (halo.h) for sm_90a: asynchronous copies and wgmma. PTX ISA, "cp.async" and
-// "wgmma.mma_async".
+// The instructions of the halo kernel (halo.h) for sm_90a: asynchronous copies and wgmma. PTX ISA, "cp.async"
+// and "wgmma.mma_async".
 #pragma once
 
 #include "mma.cuh"
@@ -7,31 +7,30 @@
 
 namespace myconv2d::cuda {
 
-// D += A·B, or D = A·B: 64 × N, of 32 bytes of k; both operands by descriptor. D lies in registers that nothing
-// may touch before the wait.
+// D += A·B, or D = A·B: 64 × N, of 32 bytes of k; both operands by descriptor. D lies in registers that
+// nothing may touch before the wait.
 template <class Arithmetic, int N>
 struct Wgmma;
 
-#define MYCONV2D_16(d, i)                                                                                  \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
-      "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), "+f"(d[i + 12]),    \
-      "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
+#define MYCONV2D_16(d, i)                                                                               \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),           \
+      "+f"(d[i + 6]), "+f"(d[i + 7]), "+f"(d[i + 8]), "+f"(d[i + 9]), "+f"(d[i + 10]), "+f"(d[i + 11]), \
+      "+f"(d[i + 12]), "+f"(d[i + 13]), "+f"(d[i + 14]), "+f"(d[i + 15])
 
-#define MYCONV2D_LIST_32 \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define MYCONV2D_LIST_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define MYCONV2D_REST_32 "%16, %17, p"
 #define MYCONV2D_ADD_32 "%18"
 #define MYCONV2D_D_32(d) MYCONV2D_16(d, 0)
 
-#define MYCONV2D_LIST_64 \
+#define MYCONV2D_LIST_64                                   \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define MYCONV2D_REST_64 "%32, %33, p"
 #define MYCONV2D_ADD_64 "%34"
 #define MYCONV2D_D_64(d) MYCONV2D_16(d, 0), MYCONV2D_16(d, 16)
 
-#define MYCONV2D_LIST_128 \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
+#define MYCONV2D_LIST_128                                            \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"           \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
   "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
   "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -39,21 +38,22 @@ struct Wgmma;
 #define MYCONV2D_ADD_128 "%66"
 #define MYCONV2D_D_128(d) MYCONV2D_16(d, 0), MYCONV2D_16(d, 16), MYCONV2D_16(d, 32), MYCONV2D_16(d, 48)
 
-#define MYCONV2D_WGMMA(Arithmetic, columns, instruction, majors)                                              \
-  template <>                                                                                                 \
-  struct Wgmma<Arithmetic, columns> {                                                                         \
-    __device__ __forceinline__ static void multiply(float (&d)[columns / 2], uint64_t a, uint64_t b, bool add) { \
-      asm volatile("{.reg .pred p; setp.ne.s32 p, " MYCONV2D_ADD_##columns                                     \
-                   ", 0; wgmma.mma_async.sync.aligned.m64n" #columns instruction                               \
-                   " {" MYCONV2D_LIST_##columns "}, " MYCONV2D_REST_##columns ", 1, 1" majors ";}"              \
-                   : MYCONV2D_D_##columns(d)                                                                   \
-                   : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                              \
-    }                                                                                                         \
+#define MYCONV2D_WGMMA(Arithmetic, columns, instruction, majors)                                     \
+  template <>                                                                                        \
+  struct Wgmma<Arithmetic, columns> {                                                                \
+    __device__ __forceinline__ static void multiply(float (&d)[columns / 2], uint64_t a, uint64_t b, \
+                                                    bool add) {                                      \
+      asm volatile("{.reg .pred p; setp.ne.s32 p, " MYCONV2D_ADD_##columns                           \
+                   ", 0; wgmma.mma_async.sync.aligned.m64n" #columns instruction                     \
+                   " {" MYCONV2D_LIST_##columns "}, " MYCONV2D_REST_##columns ", 1, 1" majors ";}"   \
+                   : MYCONV2D_D_##columns(d)                                                         \
+                   : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                    \
+    }                                                                                                \
   }
 
-#define MYCONV2D_WGMMAS(columns)                                          \
+#define MYCONV2D_WGMMAS(columns)                                              \
   MYCONV2D_WGMMA(Bf16, columns, "k16.f32.bf16.bf16", ", 0, 0"); /* K-major */ \
-  MYCONV2D_WGMMA(Fp16, columns, "k16.f32.f16.f16", ", 0, 0");             \
+  MYCONV2D_WGMMA(Fp16, columns, "k16.f32.f16.f16", ", 0, 0");                 \
   MYCONV2D_WGMMA(Tf32, columns, "k8.f32.tf32.tf32", "") /* knows no other */
 
 MYCONV2D_WGMMAS(32);
@@ -123,7 +123,9 @@ struct Sm90 {
 
   // Around a group of products.
   __device__ __forceinline__ static void open() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-  __device__ __forceinline__ static void close() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+  __device__ __forceinline__ static void close() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  }
 
   template <int registers>
   __device__ __forceinline__ static void multiply(float (&d)[registers], uint64_t a, uint64_t b, bool add) {

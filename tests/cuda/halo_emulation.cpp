@@ -1,9 +1,10 @@
-// Runs the halo kernel's blocks on the host, thread by thread between barriers, and compares with a naive convolution,
-// as emulation.cpp does for the implicit GEMMs; halo_machine.h plays copies and tensor cores. Arguments: operator type
-// (tf32, 16-bit, random for tf32 of random numbers) arrivals (early, late) weight's layout, filters of a block (0: as
-// chosen) images × rows × columns of patches in a tile (0: as chosen) N C H W K R S stride(2) padding(2) dilation(2)
-// groups. Prints the tile, the number of blocks and "ok", or the first differing element and exits with 1; of random
-// numbers the largest errors. Exits with 3, and says why, where the kernel does not serve.
+// Runs the halo kernel's blocks on the host, thread by thread between barriers, and compares with a naive
+// convolution, as emulation.cpp does for the implicit GEMMs; halo_machine.h plays copies and tensor cores.
+// Arguments: operator type (tf32, 16-bit, random for tf32 of random numbers) arrivals (early, late) weight's
+// layout, filters of a block (0: as chosen) images × rows × columns of patches in a tile (0: as chosen) N C H
+// W K R S stride(2) padding(2) dilation(2) groups. Prints the tile, the number of blocks and "ok", or the
+// first differing element and exits with 1; of random numbers the largest errors. Exits with 3, and says why,
+// where the kernel does not serve.
 
 #include <cmath>
 #include <cstring>
@@ -61,7 +62,8 @@ int largest_errors(Tensor<T>& actual, Tensor<double>& expected, Tensor<double>& 
     for (int64_t c = 0; c < actual.size[1]; ++c)
       for (int64_t h = 0; h < actual.size[2]; ++h)
         for (int64_t w = 0; w < actual.size[3]; ++w) {
-          const double exact = expected.at(n, c, h, w), here = std::abs(double(actual.at(n, c, h, w)) - exact);
+          const double exact = expected.at(n, c, h, w),
+                       here = std::abs(double(actual.at(n, c, h, w)) - exact);
           largest = std::max(largest, std::abs(exact));
           error = std::max(error, here);
           of_products = std::max(of_products, here / magnitude.at(n, c, h, w));
@@ -121,8 +123,9 @@ int run(const Conv2d& conv, bool transposed, const Options& options) {
   args.out = halo_images(result.data.data(), result.strides);
 
   const HaloTile& tile = args.shape.tile;
-  std::printf("%dx%dx%d patches, %d of %d filters, %d blocks, filters %s: ", tile.images, tile.down, tile.across,
-              args.shape.columns, args.shape.filters, int(args.shape.blocks()), in_place ? "in place" : "packed");
+  std::printf("%dx%dx%d patches, %d of %d filters, %d blocks, filters %s: ", tile.images, tile.down,
+              tile.across, args.shape.columns, args.shape.filters, int(args.shape.blocks()),
+              in_place ? "in place" : "packed");
   std::fflush(stdout);
   switch (args.shape.columns) {
     case 32:

@@ -1,10 +1,10 @@
-// The processor under the halo kernel (csrc/cuda/halo.h), played on the host: shared memory, asynchronous copies and
-// wgmma, after the PTX ISA.
+// The processor under the halo kernel (csrc/cuda/halo.h), played on the host: shared memory, asynchronous
+// copies and wgmma, after the PTX ISA.
 //
-// Shared memory exists twice, as threads see it and as the tensor core does: a write reaches the latter with its
-// thread's fence alone. When a copy that may be under way arrives is up to the hardware, so both ends are played:
-// `late` ones arrive with the wait that covers them, others at once. Products are done when they are waited for, after
-// whatever the threads did in the meantime.
+// Shared memory exists twice, as threads see it and as the tensor core does: a write reaches the latter with
+// its thread's fence alone. When a copy that may be under way arrives is up to the hardware, so both ends are
+// played: `late` ones arrive with the wait that covers them, others at once. Products are done when they are
+// waited for, after whatever the threads did in the meantime.
 #pragma once
 
 #include <array>
@@ -31,7 +31,8 @@ struct HaloMachine {
   using Chunk = std::array<unsigned char, 16>;
   static constexpr bool rounds = std::is_same_v<T, float>;
   static constexpr int k = 32 / sizeof(T), warpgroup = 128;
-  static constexpr uint32_t begin = 1040;  // of a block's own memory: at a multiple of 16, as is promised, no more
+  static constexpr uint32_t begin =
+      1040;  // of a block's own memory: at a multiple of 16, as is promised, no more
 
   struct Write {
     uint32_t target;
@@ -144,7 +145,8 @@ struct HaloMachine {
     for (int t = 0; t < warpgroup; ++t) {
       const Product& own = threads[first + t].products[i];
       must(!(own != product), "a warpgroup that is not of one mind");
-      for (int index = 0; index < product.registers; ++index) {  // fragment of D: PTX ISA, "wgmma.mma_async.m64nNk16"
+      for (int index = 0; index < product.registers;
+           ++index) {  // fragment of D: PTX ISA, "wgmma.mma_async.m64nNk16"
         const int row = t / 32 * 16 + t % 32 / 4 + index / 2 % 2 * 8,
                   column = index / 4 * 8 + t % 4 * 2 + index % 2;
         double sum = own.add ? own.d[index] : 0;
@@ -158,12 +160,14 @@ struct HaloMachine {
   static std::vector<double> operand(uint64_t descriptor, int rows) {
     const auto field = [descriptor](int bit) { return static_cast<size_t>(descriptor >> bit & 0x3fff) << 4; };
     const size_t start = field(0), leading = field(16), stride = field(32);
-    must((descriptor & ~0x00003fff3fff3fffull) == 0, "a descriptor with bits that K-major without swizzle has not");
+    must((descriptor & ~0x00003fff3fff3fffull) == 0,
+         "a descriptor with bits that K-major without swizzle has not");
     std::vector<double> values(rows * k);
     for (int row = 0; row < rows; ++row)
       for (int l = 0; l < k; ++l) {
         constexpr int chunk = 16 / sizeof(T);
-        const size_t at = start + row / 8 * stride + row % 8 * 16 + l / chunk * leading + l % chunk * sizeof(T);
+        const size_t at =
+            start + row / 8 * stride + row % 8 * 16 + l / chunk * leading + l % chunk * sizeof(T);
         must(at + sizeof(T) <= tensor_core_memory.size(), "an operand beyond shared memory");
         values[row * k + l] = element(&tensor_core_memory[at]);
       }
