@@ -118,7 +118,9 @@ def _setting(input: Tensor) -> native.Setting:
     return native.Setting(allow_tf32(), channels_last, 10 * major + minor)
 
 
-def _cuda_lines(sizes: tuple[Any, ...], dtype: torch.dtype, setting: native.Setting) -> list[str]:
+def _cuda_lines(
+    sizes: tuple[Any, Any, Any, Any], dtype: torch.dtype, setting: native.Setting
+) -> list[str]:
     lines = []
     for name, algorithm in native.cuda.algorithms(*sizes, dtype, *setting).items():
         why = ""
