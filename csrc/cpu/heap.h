@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
-#include <unordered_map>
+#include <new>
 
 namespace myconv2d {
 
@@ -35,29 +35,23 @@ class Heap {
     if (bytes > SIZE_MAX / 2) return nullptr;
     bytes = rounded(bytes, line) + apart;
     const std::lock_guard lock(mutex_);
-    auto range = free_.begin();
-    while (range != free_.end() && range->second < bytes) ++range;
-    if (range == free_.end()) {
-      release_idle(0, nullptr);
-      const size_t size = rounded(bytes > least_region ? bytes : least_region, page);
-      char* const region = map(size);
-      if (!region) return nullptr;
-      regions_[region] = size;
-      range = free_.emplace(region, size).first;
+    try {
+      auto range = free_.begin();
+      while (range != free_.end() && range->second < bytes) ++range;
+      if (range == free_.end() && (range = grow(bytes)) == free_.end()) return nullptr;
+      if (range->second > bytes) free_.emplace(range->first + bytes, range->second - bytes);
+      range->second = bytes;
+      return used_.insert(free_.extract(range)).position->first;
+    } catch (const std::bad_alloc&) {  // by a map, before anything is lost
+      return nullptr;
     }
-    const auto [data, size] = *range;
-    free_.erase(range);
-    if (size > bytes) free_[data + bytes] = size - bytes;
-    used_[data] = bytes;
-    return data;
   }
 
-  // From any thread.
+  // From any thread. Allocates nothing, so it cannot fail.
   void give_back(void* data) {
     const std::lock_guard lock(mutex_);
     const auto used = used_.find(static_cast<char*>(data));
-    auto range = join_with_next(free_.emplace(*used).first);
-    used_.erase(used);
+    auto range = join_with_next(free_.insert(used_.extract(used)).position);
     if (range != free_.begin() && can_join(std::prev(range))) range = join_with_next(std::prev(range));
     const auto region = regions_.find(range->first);
     if (region != regions_.end() && region->second == range->second) release_idle(most_idle, region->first);
@@ -71,7 +65,7 @@ class Heap {
     return result;
   }
 
-  // Gives the system back what it can; returns how many bytes.
+  // Gives the system back the regions of which nothing is in use; returns how many bytes.
   size_t release() {
     const std::lock_guard lock(mutex_);
     return release_idle(0, nullptr);
@@ -87,7 +81,7 @@ class Heap {
   static constexpr size_t rounded(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
   static char* map(size_t bytes) {
-    void* const all = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const all = mmap(nullptr, bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED) return nullptr;
     const uintptr_t address = reinterpret_cast<uintptr_t>(all);
     const size_t before = rounded(address, page) - address;
@@ -98,6 +92,22 @@ class Heap {
     madvise(region, bytes, MADV_HUGEPAGE);  // changes nothing where the system has none
 #endif
     return region;
+  }
+
+  // A free range of a new region; the end where there is none.
+  Ranges::iterator grow(size_t bytes) {
+    release_idle(0, nullptr);
+    const size_t size = rounded(bytes > least_region ? bytes : least_region, page);
+    char* const region = map(size);
+    if (!region) return free_.end();
+    try {
+      regions_.emplace(region, size);
+      return free_.emplace(region, size).first;
+    } catch (...) {
+      regions_.erase(region);
+      munmap(region, size);
+      throw;
+    }
   }
 
   bool can_join(Ranges::iterator range) const {
@@ -138,8 +148,7 @@ class Heap {
   }
 
   std::mutex mutex_;
-  Ranges free_, regions_;
-  std::unordered_map<char*, size_t> used_;
+  Ranges free_, used_, regions_;
 };
 
 }  // namespace myconv2d

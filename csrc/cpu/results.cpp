@@ -14,8 +14,15 @@ extern "C" __attribute__((weak, visibility("default"))) AOTITorchError torch_fro
 namespace myconv2d {
 namespace {
 
+thread_local void* last_given_back;
+
+void give_back(void* data, void*) {
+  last_given_back = data;
+  Heap::instance().give_back(data);
+}
+
 bool kept() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(MYCONV2D_SANITIZED)
   return false;
 #else
   return torch_from_blob != nullptr;
@@ -32,12 +39,12 @@ AtenTensorHandle in_kept_memory(int32_t dtype, int64_t dim, const int64_t* sizes
   if (!kept() || bytes < least) return nullptr;
   void* const data = Heap::instance().take(static_cast<size_t>(bytes));
   if (!data) return nullptr;
-  const auto give_back = [](void* data, void*) { Heap::instance().give_back(data); };
   AtenTensorHandle result = nullptr;
+  last_given_back = nullptr;
   const auto error = torch_from_blob(data, dim, sizes, strides, 0, dtype, aoti_torch_device_type_cpu(), -1, &result,
                                      aoti_torch_layout_strided(), nullptr, 0, give_back, nullptr);
   if (error == AOTI_TORCH_SUCCESS) return result;
-  give_back(data, nullptr);
+  if (last_given_back != data) give_back(data, nullptr);  // it fails before or after it has the deleter
   return nullptr;
 }
 

@@ -6,10 +6,11 @@ from . import native
 
 
 def release_memory() -> int:
-    """Gives the system back the memory that is kept for large results and not in use; returns how many bytes.
+    """Gives the system back the memory that is kept for large results, where none lives; returns how many bytes.
 
-    A result of 256 KiB or more lies in memory that stays with the process when the tensor dies, up to 1 GiB of it:
-    fresh pages cost more than a small layer. myconv2d itself never needs this call, as with `torch.cuda.empty_cache`.
+    A result of 256 KiB or more lies in a region of 64 MiB or more that stays with the process when its tensors die, up
+    to 1 GiB of such idle regions: fresh pages cost more than a small layer. This gives the idle ones back; a region of
+    which something is in use stays whole. myconv2d itself never needs this call, as with `torch.cuda.empty_cache`.
     The storage of such a result cannot grow (`resize_`), as with `torch.from_numpy`.
 
         >>> output = myconv2d.conv2d(torch.rand(1, 16, 256, 256), torch.rand(16, 16, 3, 3))
@@ -24,5 +25,5 @@ def description() -> str:
     """For `info`: whose the memory of results is, and how much of it there is."""
     kept = native.cpu.kept_memory()
     if kept is None:
-        return "malloc's, fresh each time: torch takes no other before version 2.11"
+        return "malloc's, fresh each time: torch takes no other before version 2.11, and a sanitizer's build gives none"
     return f"kept: {kept[0] / 2**20:.0f} MiB, {kept[1] / 2**20:.1f} of them in use"

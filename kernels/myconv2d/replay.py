@@ -31,12 +31,12 @@ def _without_copies(calls: list[Call], tape: Tape) -> list[Call]:
     last = {number: at for at, call in enumerate(calls) for number in call.uses()}
     in_place_of: dict[int, int] = {}  # the original: its copy
     dropped = set()
-    for at, (empty, copy) in enumerate(pairwise(calls)):
+    for at, (empty, copy) in reversed(list(enumerate(pairwise(calls)))):  # a copy's copy is there before it
         if empty.operator is _EMPTY and copy.operator is _COPY and copy.args[0].number == empty.results[0]:
             original, result = copy.args[1].number, copy.args[0].number
             fits = empty.args[0].number == original and tape.alike(original, result)
             if fits and tape.is_alone(original) and last[original] == at + 1:
-                in_place_of[original] = result
+                in_place_of[original] = in_place_of.get(result, result)
                 dropped |= {at, at + 1}
     renamed = [call.renamed(in_place_of) for call in calls]
     return [call for at, call in enumerate(renamed) if at not in dropped]

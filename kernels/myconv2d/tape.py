@@ -77,7 +77,7 @@ class Tape(TorchDispatchMode):
         return Use(self._numbers[id(tensor)])
 
     def alike(self, one: int, other: int) -> bool:
-        """Whether two tensors have the same size, strides and type."""
+        """Whether two tensors have the same size, strides, type and device."""
         a, b = self._alive[one], self._alive[other]
         return (a.shape, a.stride(), a.dtype, a.device) == (b.shape, b.stride(), b.dtype, b.device)
 

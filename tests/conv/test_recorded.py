@@ -159,7 +159,9 @@ def test_gradients_are_not_copied():
     lambda x: ((y := x * 2)[:1], copied(y).add_(1)),
     lambda x: (copied(y := x * 2).add_(1), y + 1),
     lambda x: (copied(x).add_(1), x * 1),
-], ids=["given", "seen through a view", "read later", "an input"])  # fmt: skip
+    lambda x: copied(copied(x * 2)).add_(1),
+    lambda x: (y := copied(x * 2), copied(y).add_(1)),
+], ids=["given", "seen through a view", "read later", "an input", "a copy's", "a copy's, given"])  # fmt: skip
 def test_other_copies_are_made(function):
     replayed = myconv2d.recorded(function)
     for _ in range(4):
