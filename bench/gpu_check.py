@@ -8,6 +8,7 @@ whatever ends the command, what was finished is on the disk.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -123,16 +124,20 @@ def gpu_check(
     if not chosen:
         console.print(f"No part is named like {escape(', '.join(parts))}; there are {', '.join(names)}.")
         return 2
-    keep_compiled_kernels()
+    give_triton_a_folder()
     return _Check(device, out, console, time.time() + 60 * minutes).run(chosen, jobs, plan.missing, workers)
 
 
-def keep_compiled_kernels() -> None:
-    """Gives Triton, here and in the parts' processes, a temporary folder where it cannot write to the home folder."""
+def give_triton_a_folder() -> None:
+    """A temporary one, for this process and those of the parts, where none is named and home cannot be written to."""
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
     with suppress(RuntimeError):  # nobody's home is known
         if os.access(os.environ.get("TRITON_HOME") or Path.home(), os.W_OK):
             return
-    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="triton-"))
+    folder = tempfile.TemporaryDirectory(prefix="triton-")
+    atexit.register(folder.cleanup)
+    os.environ["TRITON_CACHE_DIR"] = folder.name
 
 
 class _Check:

@@ -11,7 +11,9 @@ int compute_capability() {
       cudaGetDevice(&device) == cudaSuccess &&
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess;
-  return known ? 10 * major + minor : 0;
+  if (known) return 10 * major + minor;
+  cudaGetLastError();  // clears it: the next check_launch would report it as its own
+  return 0;
 }
 
 }  // namespace myconv2d::cuda

@@ -5,7 +5,7 @@
 //
 // Shared memory holds the bias, the filters of all nine taps for the block's life, and a ring of stages. A
 // stage is the halo of a tile for one block of channels, 64 bytes of each pixel, as four planes of 16 bytes a
-// pixel. So one plane after another, and not the depth of the images, decides what fits.
+// pixel. So the depth of the images decides what fits by the filters alone.
 #pragma once
 
 #include "few_channels.h"
@@ -99,10 +99,17 @@ inline bool choose_halo_tile(HaloShape& shape) {
   return least < INT64_MAX;
 }
 
+// Whether 32 bits hold what the kernel counts; patches, of which there are as many as tiles or more, are.
+inline bool halo_counts(const Conv2d& conv) {
+  const int64_t patches =
+      conv.batch * ceil_div(conv.in_height, patch_side) * ceil_div(conv.in_width, patch_side);
+  return fits(conv) && larger(conv.in_channels, conv.out_channels) <= INT16_MAX &&
+         larger(conv.batch, patches) <= INT32_MAX;
+}
+
 // The widest block of filters that fits, not wider than needed. False if not even the narrowest does.
 inline bool choose_halo_shape(const Conv2d& conv, bool transposed, int element_bytes, HaloShape& shape) {
   shape = {};
-  if (larger(conv.in_channels, conv.out_channels) > INT16_MAX) return false;  // whatever they are
   shape.batch = static_cast<int>(conv.batch);
   shape.height = static_cast<int>(conv.in_height), shape.width = static_cast<int>(conv.in_width);
   shape.channels = static_cast<int>(transposed ? conv.out_channels : conv.in_channels);
@@ -119,7 +126,7 @@ inline bool choose_halo_shape(const Conv2d& conv, bool transposed, int element_b
     shape.halo_image = Divisor(shape.tile.halo_rows() * shape.tile.halo_columns());
     shape.tap_chunks = Divisor(shape.chunks);
     shape.filter_chunks = Divisor(halo_taps * shape.chunks);
-    return shape.tiles <= INT32_MAX;
+    return true;
   }
   return false;
 }
@@ -159,9 +166,9 @@ inline const char* halo_problem(const Conv2d& conv, Type type, bool transposed, 
     return "channels are not whole units of 16 bytes";
   if (!setting.channels_last) return "image or result is not in channels_last";
   if (conv.batch * conv.in_pixels() * conv.in_channels * conv.out_channels == 0) return "nothing to compute";
+  if (!halo_counts(conv)) return "more than 32767 channels, or sizes beyond 32 bits";
   HaloShape shape;
-  if (conv.batch > INT32_MAX || !fits(conv) || !choose_halo_shape(conv, transposed, element_bytes, shape))
-    return "the filters do not fit shared memory";
+  if (!choose_halo_shape(conv, transposed, element_bytes, shape)) return "the filters do not fit shared memory";
   return nullptr;
 }
 

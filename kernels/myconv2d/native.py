@@ -174,7 +174,7 @@ class Cost(NamedTuple):
 class CudaLibrary(NativeLibrary):
     """The CUDA library; it loads, and says which kernel would serve a call, on machines without a GPU too.
 
-    `algorithms` takes the fields of a `Setting` in the end.
+    `algorithms` takes the fields of a `Setting` in the end, and raises TypeError without them.
     """
 
     TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -182,6 +182,11 @@ class CudaLibrary(NativeLibrary):
     def _bind(self) -> None:
         super()._bind()
         self._function("halo_problem").restype = ctypes.c_char_p
+        numbers = ctypes.POINTER(ctypes.c_int64)
+        asked = [numbers, *[ctypes.c_int] * 5]  # a convolution, type, pass, the fields of a Setting
+        for name in ("algorithm", "halo_problem"):
+            self._function(name).argtypes = asked
+        self._function("cost").argtypes = [*asked, numbers]
 
     def halo_problem(self, *sizes, dtype: torch.dtype, pass_name: str, setting: Setting) -> str | None:
         """Why the halo kernel does not serve forward or grad_input; sizes and numbers as in `algorithms`."""

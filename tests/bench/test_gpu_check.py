@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +43,23 @@ def test_a_real_run_on_the_cpu(tmp_path: Path) -> None:
     assert "| reference cpu fp32 | 12 | 0 | 0 |" in markdown_file.read_text()
 
 
-def test_compiled_kernels_are_kept_where_there_is_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_has_a_temporary_folder_where_home_is_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that it is as before afterwards
     monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
     monkeypatch.setenv("TRITON_HOME", str(tmp_path))
-    gpu_check.keep_compiled_kernels()
-    assert "TRITON_CACHE_DIR" not in os.environ
+    gpu_check.give_triton_a_folder()
+    assert "TRITON_CACHE_DIR" not in os.environ and not at_exit
     monkeypatch.setenv("TRITON_HOME", str(tmp_path / "nowhere"))
-    gpu_check.keep_compiled_kernels()
-    assert Path(os.environ["TRITON_CACHE_DIR"]).is_dir()
+    for _ in range(2):  # the second time it is named
+        gpu_check.give_triton_a_folder()
+        (folder,) = tmp_path.iterdir()
+        assert os.environ["TRITON_CACHE_DIR"] == str(folder)
+    (remove,) = at_exit
+    remove()
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

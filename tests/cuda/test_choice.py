@@ -80,7 +80,10 @@ def test_layers_of_3x3_have_the_halo_kernel_on_hopper(channels: tuple[int, int])
         ("3x3 kernels", (64, 64, 3, 3, 2, 1), torch.half, HOPPER),
         ("3x3 kernels", (64, 64, 3, 3, 1, 2), torch.half, HOPPER),
         ("units of 16 bytes", (12, 64, 3, 3, 1, 1), torch.half, HOPPER),
-        ("do not fit", (512, 64, 3, 3, 1, 1), torch.half, HOPPER),
+        ("do not fit", (360, 64, 3, 3, 1, 1), torch.half, HOPPER),
+        ("do not fit", (180, 64, 3, 3, 1, 1), torch.float32, HOPPER),
+        ("more than 32767 channels", (32768, 64, 3, 3, 1, 1), torch.half, HOPPER),
+        ("more than 32767 channels", (64, 32768, 3, 3, 1, 1), torch.half, HOPPER),
     ],
     ids=str,
 )
@@ -88,6 +91,32 @@ def test_what_the_halo_kernel_does_not_serve(why: str, layer: tuple, dtype: torc
     assert kernels(layer, dtype, setting)[0] == GEMM
     problem = native.cuda.halo_problem(*sizes(layer), dtype=dtype, pass_name="forward", setting=setting)
     assert why in problem
+
+
+@needs_library
+@pytest.mark.parametrize(("batch", "height", "width"), [(2**31, 1, 1), (1, 2**31, 1), (2**16, 2**10, 2**11)], ids=str)
+def test_the_halo_kernel_counts_in_32_bits(batch: int, height: int, width: int) -> None:
+    def problem(n: int, h: int, w: int) -> str | None:
+        size, numbers = (n, 64, h, w), Numbers((1, 1), (1, 1), (1, 1), 1)
+        sizes = size, size, (64, 64, 3, 3), numbers
+        return native.cuda.halo_problem(*sizes, dtype=torch.half, pass_name="forward", setting=HOPPER)
+
+    assert "beyond 32 bits" in problem(batch, height, width)
+    assert problem(batch // 2 or 1, height // 2 or 1, width // 2 or 1) is None
+
+
+@needs_library
+def test_the_widest_layers_of_the_halo_kernel() -> None:
+    """As docs/gpu.md has them: of the image that is read."""
+    for channels, dtype in (352, torch.half), (352, torch.bfloat16), (176, torch.float32):
+        assert kernels((channels, 64, 3, 3, 1, 1), dtype, HOPPER)[:2] == (HALO, HALO)
+        assert kernels((64, channels + 8, 3, 3, 1, 1), dtype, HOPPER)[:2] == (HALO, GEMM)
+
+
+@needs_library
+def test_the_choice_takes_a_whole_setting() -> None:
+    with pytest.raises(TypeError, match="at least 6 arguments"):
+        native.cuda.algorithms(*sizes((64, 64, 3, 3, 1, 1)), torch.half)
 
 
 @needs_library

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,7 +170,18 @@ def test_reasons() -> None:
     assert "'mps'" in kernels.unsupported("mps", torch.float32)
     if not torch.cuda.is_available():
         assert "no CUDA device" in kernels.unsupported("cuda", torch.float32)
-        assert "Triton cannot start kernels" in kernels._no_launcher()
+
+
+def test_reason_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler() -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    driver = SimpleNamespace(get_current_target=no_compiler)
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=driver))
+    said = kernels._no_launcher()
+    assert said.startswith("Triton cannot start kernels") and said.endswith("(Failed to find C compiler.)")
+    driver.get_current_target = lambda: None
+    assert kernels._no_launcher() is None
 
 
 def test_reason_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
