@@ -52,7 +52,9 @@ def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
     for row in found:
         copies = {int(a): int(b) for a, b in re.findall(r"(\d+) B × (\d+)", row.code.asynchronous)}
         whole = sum(width * count for width, count in copies.items())
-        assert 16 * copies[16] >= 0.9 * whole, row  # Triton 3.8 also copies scale and shift, of 4 bytes, this way
+        # Triton 3.8 copies scale, shift and the pool's index, in pieces of 4 and 8 bytes, this way too: the same for each
+        # of eight warps, among which the image is divided.
+        assert 16 * copies[16] >= 0.75 * whole, row
 
 
 @pytest.mark.parametrize(
