@@ -15,7 +15,7 @@
 
 #include "conv2d.h"
 #if !defined(USE_CUDA)
-#include "cpu/results.h"
+#include "results.h"
 #endif
 
 namespace myconv2d {

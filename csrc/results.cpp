@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "heap.h"
+#include "cpu/heap.h"
 
 // Part of the stable ABI since torch 2.11; null where torch is older.
 extern "C" __attribute__((weak, visibility("default"))) AOTITorchError torch_from_blob(
