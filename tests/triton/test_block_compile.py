@@ -52,8 +52,8 @@ def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
     for row in found:
         copies = {int(a): int(b) for a, b in re.findall(r"(\d+) B × (\d+)", row.code.asynchronous)}
         whole = sum(width * count for width, count in copies.items())
-        # Triton 3.8 copies scale, shift and the pool's index, in pieces of 4 and 8 bytes, this way too: the same for each
-        # of eight warps, among which the image is divided.
+        # Triton 3.8 copies scale, shift and the pool's index, in pieces of 4 and 8 bytes, this way too: the same for
+        # each of eight warps, among which the image is divided.
         assert 16 * copies[16] >= 0.75 * whole, row
 
 
