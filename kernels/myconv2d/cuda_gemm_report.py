@@ -20,7 +20,6 @@ import torch
 from .cuda_report import Layer, cuobjdump
 from .native import cuda
 from .sass import INSTRUCTION, loop, occupancy, widths
-from .shapes import Numbers, output_size
 
 ARITHMETIC = {  # name → type, allow_tf32
     "tf32": (torch.float32, True),
@@ -100,14 +99,14 @@ def _launches(
     layer: Layer, arithmetic: str, layout: str, operator: str
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     dtype, allow_tf32 = ARITHMETIC[arithmetic]
-    pad, stride = layer.kernel // 2, layer.stride
-    numbers = Numbers((stride, stride), (pad, pad), (1, 1), 1)
-    input_size = layer.batch, layer.channels, layer.size, layer.size
-    weight_size = layer.outputs, layer.channels, layer.kernel, layer.kernel
-    sizes = input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size
     channels_last = layout == "channels_last"
     return cuda.gemm_launches(
-        *sizes, numbers, dtype=dtype, allow_tf32=allow_tf32, channels_last=channels_last, pass_name=operator
+        *layer.sizes,
+        layer.numbers,
+        dtype=dtype,
+        allow_tf32=allow_tf32,
+        channels_last=channels_last,
+        pass_name=operator,
     )
 
 

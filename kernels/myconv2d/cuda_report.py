@@ -44,6 +44,18 @@ class Layer(NamedTuple):
         extra = f" {self.kernel}×{self.kernel}/{self.stride}" if (self.kernel, self.stride) != (3, 1) else ""
         return f"{self.channels}→{self.outputs} @{self.size}{extra}"
 
+    @property
+    def numbers(self) -> Numbers:
+        pad = self.kernel // 2
+        return Numbers((self.stride, self.stride), (pad, pad), (1, 1), 1)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Of input, output and weight."""
+        input_size = self.batch, self.channels, self.size, self.size
+        weight_size = self.outputs, self.channels, self.kernel, self.kernel
+        return input_size, output_size(input_size, weight_size, *self.numbers[:3]), weight_size
+
 
 LAYERS = (
     Layer(1, 32, 32), Layer(3, 32, 32), Layer(3, 64, 32), Layer(3, 3, 32), Layer(32, 3, 16), Layer(32, 3, 32),
@@ -149,15 +161,12 @@ def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[R
     )
     found: dict[tuple[str, str], Code] = {}
     for layer in layers:
-        pad, stride = layer.kernel // 2, layer.stride
-        numbers = Numbers((stride, stride), (pad, pad), (1, 1), 1)
-        input_size = layer.batch, layer.channels, layer.size, layer.size
-        weight_size = layer.outputs, layer.channels, layer.kernel, layer.kernel
-        sizes = input_size, output_size(input_size, weight_size, *numbers[:3]), weight_size
+        sizes, numbers = layer.sizes, layer.numbers
         elements = sum(torch.Size(size).numel() for size in sizes)
         for name in arithmetic:
             dtype, setting = TYPES[name], Setting(name == "tf32", True, arch)
-            for operator, algorithm in cuda.algorithms(*sizes, numbers, dtype, *setting).items():
+            algorithms = cuda.algorithms(sizes[0], sizes[1], sizes[2], numbers, dtype, *setting)
+            for operator, algorithm in algorithms.items():
                 cost = cuda.cost(*sizes, numbers, dtype=dtype, pass_name=operator, setting=setting)
                 if not cost.blocks or (name == "tf32" and algorithm != HALO):
                     continue  # not counted, or a row of fp32: few channels have no TF32
