@@ -79,7 +79,8 @@ def assert_exact_to_rounding(implementation, case, memory, dtype):
     """Values within the oracle's bound, the promised form, operands untouched, the same bits twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "drawn", memory)
-        report = check(backend(implementation), case, dtype, "drawn")
+        # not beside the framework's own: oneDNN's bfloat16 AMX kernels crash where no row of taps meets the image
+        report = check(backend(implementation), case, dtype, "drawn", beside=False)
     assert report.passed, f"{case!r}, {memory}\n{report}"
 
 
