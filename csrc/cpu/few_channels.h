@@ -6,6 +6,7 @@
 // belong if they lie there as the register tile holds them, and by way of a band in L1 otherwise.
 //   few_in.h           few source channels: F(2, 3) along the rows
 //   few_out.h          few result channels: vectors of pixels
+//   few_out_one.h      one, under 3×3 taps: a sum for each tap column
 //   few_grad_weight.h  few on either side
 //   few_feeds.h        what fused blocks read and write as planes (included by block.cpp)
 //   few_in_pooled.h    the backward of pooled blocks with few source channels (included by block.cpp)

@@ -4,7 +4,7 @@
 // Bound: L1 loads, most of which cross a cache line.
 #pragma once
 
-#include "few_windows.h"
+#include "few_out_one.h"
 
 namespace myconv2d::MYCONV2D_ISA {
 
@@ -12,11 +12,6 @@ namespace myconv2d::MYCONV2D_ISA {
 constexpr int few_out_vectors(int channels) {
   return channels == 1 ? 8 : channels == 2 ? 6 : channels == 3 || MYCONV2D_VECTOR_BYTES == 64 ? 4 : 3;
 }
-
-struct PlanesRead {
-  const float* planes;
-  int64_t channels, kernel_h, kernel_w, row_step, plane_step;
-};
 
 // to[k · plane + position] (or, interleaved, to[position · channels + k]) ← bias[k] + Σ_(c, r, s) weights[(c, r, s)][k]
 // · planes[c][r][position + s] for `few_out_vectors` vectors of positions, read from[v] and written to[v] floats on.
@@ -125,33 +120,42 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
   }
   if (packing.only) return;
 
+  const bool one = out_channels == 1 && suits_one(p, source.width, width);
   const int64_t row_floats = most(in_channels * (width + p.kernel_w - 1), out_channels * width);
-  const RowBlocks blocks(result.height, row_floats * sizeof(float), in_memory<Sink> ? 65536 : 16384);
+  const RowBlocks blocks(result.height, row_floats * sizeof(float), in_memory<Sink> ? 65536 : 16384, one ? 6 : 2);
   begin_tasks(result, p.groups * p.batch * blocks.per_image);
   parallel_for(threads, p.groups * p.batch * blocks.per_image, [&](int64_t task) {
     const int64_t g = task % p.groups;
     const Window window = blocks.at(task / p.groups, width), halo = with_halo(window, p);
-    const int64_t row_step = halo.columns, plane_step = plane_stride(halo.rows * row_step + lanes);
-    float* planes = static_cast<float*>(scratch(Scratch::panel, in_channels * plane_step * sizeof(float)));
-    read_planes(of_group(source, g), halo, planes, row_step, plane_step);
-    const PlanesRead read{planes, in_channels, p.kernel_h, p.kernel_w, row_step, plane_step};
+    const PlanesRead read = one ? planes_for_one(of_group(source, g), halo)
+                                : planes_copied(of_group(source, g), halo, p.kernel_h, p.kernel_w);
     const float* weights = packed + g * size;
     const float* start = weights + size - out_channels;
     const Sink sink = for_task(of_group(result, g), task);
+    const auto multiply_for_one = [&](auto* to, int64_t row_step) {
+      multiply_one(read, source.width, p.padding_w, window.rows, width, weights, *start, to, row_step);
+    };
     if constexpr (in_memory<Sink>) {
       using T = typename ElementOf<Sink>::type;
+      if (sink.strides.w == 1 && one)
+        return multiply_for_one(sink.data + window.image * sink.strides.n + window.y * sink.strides.h, sink.strides.h);
       if (sink.strides.w == 1) return multiply_window<T, false>(read, window, weights, start, sink);
       if (sink.strides.c == 1 && sink.strides.w == out_channels)
         return multiply_window<T, true>(read, window, weights, start, sink);
     }
     const int64_t plane = plane_stride(window.rows * width + lanes);
     float* band = static_cast<float*>(scratch(Scratch::accumulators, plane * out_channels * sizeof(float)));
-    if constexpr (requires { write_planes(band, width, plane, window, sink); }) {
+    constexpr bool as_planes = requires { write_planes(band, width, plane, window, sink); };
+    if (one)
+      multiply_for_one(band, width);
+    else if (as_planes)
       multiply_rows<float, false>(read, window.rows, width, weights, start, out_channels, band, width, plane);
-      return write_planes(band, width, plane, window, sink);
-    }
-    multiply_rows<float, true>(read, window.rows, width, weights, start, out_channels, band, width * out_channels, 0);
-    write_pixels(band, out_channels, window, 0, out_channels, sink);
+    else
+      multiply_rows<float, true>(read, window.rows, width, weights, start, out_channels, band, width * out_channels, 0);
+    if constexpr (as_planes)
+      write_planes(band, width, plane, window, sink);
+    else
+      write_pixels(band, out_channels, window, 0, out_channels, sink);
   });
 }
 

@@ -10,6 +10,23 @@ namespace myconv2d::MYCONV2D_ISA {
 
 inline Lanes load_once(const float* from) { return in_register(load_vector<float>(from)); }
 
+// Floats from one plane of a band to the next: an odd number of cache lines, so that the planes of many channels do
+// not all fall into the same few sets.
+inline int64_t plane_stride(int64_t floats) { return round_up(floats, 32) + 16; }
+
+struct PlanesRead {  // what a product of few channels reads, halo included
+  const float* planes;
+  int64_t channels, kernel_h, kernel_w, row_step, plane_step;
+};
+
+template <typename Source>
+PlanesRead planes_copied(const Source& source, const Window& halo, int64_t kernel_h, int64_t kernel_w) {
+  const int64_t row_step = halo.columns, plane_step = plane_stride(halo.rows * row_step + lanes);
+  float* planes = static_cast<float*>(scratch(Scratch::panel, source.channels * plane_step * sizeof(float)));
+  read_planes(source, halo, planes, row_step, plane_step);
+  return {planes, source.channels, kernel_h, kernel_w, row_step, plane_step};
+}
+
 inline float sum_of_lanes(Lanes value) {
   float part[lanes];
   std::memcpy(part, &value, sizeof part);
@@ -18,13 +35,13 @@ inline float sum_of_lanes(Lanes value) {
   return part[0];
 }
 
-// Windows of full-width rows. All but an image's last have an even number of rows, so that none cuts a 2×2 pooling
-// window, and as many as fit `budget` bytes.
+// Windows of full-width rows. All but an image's last have a multiple of `unit` rows, an even number, so that none cuts a
+// 2×2 pooling window, and as many as fit `budget` bytes.
 struct RowBlocks {
   int64_t height, rows, per_image;
 
-  RowBlocks(int64_t height, int64_t row_bytes, int64_t budget) : height(height) {
-    rows = least(most(height, 1), most(1, budget / most(row_bytes, 1) / 2) * 2);
+  RowBlocks(int64_t height, int64_t row_bytes, int64_t budget, int64_t unit = 2) : height(height) {
+    rows = least(most(height, 1), most(1, budget / most(row_bytes, 1) / unit) * unit);
     per_image = ceil_div(height, rows);
   }
   Window at(int64_t task, int64_t width) const {
@@ -37,10 +54,6 @@ inline Window with_halo(const Window& w, const Correlation& p) {
   return {w.image, w.y * p.stride_h - p.padding_h, w.x * p.stride_w - p.padding_w,
           (w.rows - 1) * p.stride_h + p.kernel_h, (w.columns - 1) * p.stride_w + p.kernel_w};
 }
-
-// Floats from one plane of a band to the next: an odd number of cache lines, so that the planes of many channels do
-// not all fall into the same few sets.
-inline int64_t plane_stride(int64_t floats) { return round_up(floats, 32) + 16; }
 
 // The element type of a result in memory, float if it is handed over as a band.
 template <typename Sink>

@@ -67,3 +67,13 @@ def test_padding_and_groups(channels, isa) -> None:
     assert problems(case(channels, (5, 18), (3, 3), groups=2), isa) == []
     assert problems(case(channels, (3, 4), (3, 5), padding=(5, 6)), isa) == []
     assert problems(case(channels, (7, 36), (3, 3), padding=(0, 0)), isa) == []
+
+
+@pytest.mark.parametrize("channels", [(1, 40), (40, 1)], ids=str)
+@pytest.mark.parametrize("padding", [0, 1, 2, 4])
+def test_one_result_channel(channels, padding, isa) -> None:
+    """Under 3×3 taps it is computed in groups of rows, which may end within, or reach out of, the image or a window."""
+    for size in *itertools.product((1, 3, 6, 7), (16, 33)), (20, 200):
+        if size[0] + 2 * padding >= 3:
+            assert problems(case(channels, size, (3, 3), padding=(padding, padding)), isa) == []
+    assert problems(case(channels, (9, 18), (3, 3), padding=(padding, padding), groups=2), isa) == []

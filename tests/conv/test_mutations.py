@@ -178,6 +178,9 @@ MUTATIONS = {
         "*to++ = bias ? load<float>(bias[(g * out_channels + k)",
         "*to++ = bias ? load<float>(bias[(k)",
     ),
+    "one result channel: the sums of a tap column a pixel off": Mutation(
+        "conv2d conv2d_grad_input", "cpu/few_out_one.h", "*b = a + step + 1,", "*b = a + step,"
+    ),
     "rounding: bfloat16 is cut off": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",
         "cpu/vector.h",
