@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from . import ROOT
 from .isa import Isa, limit
+from .options import RESULTS, Out
+from .trainings import epoch, handout, presets, superres
 from .trust.commands import app as trust
 
 app = typer.Typer(
@@ -19,7 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(trust, name="trust")
 
 _WORKERS = max(1, min(14, (os.cpu_count() or 1) - 1))
 
@@ -48,7 +48,7 @@ def gpu_check(
     device: Annotated[
         Device, typer.Option(help="cpu: everything but the device itself, to try the command")
     ] = Device.cuda,
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+    out: Out = RESULTS,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="correctness of a few cases and types: about a minute and a half of it"),
@@ -86,7 +86,7 @@ def gpu_code(
         list[str] | None, typer.Option(help="only this one, such as bf16; may be given several times")
     ] = None,
     arch: Annotated[Arch, typer.Option(help="compute capability × 10")] = Arch.sm_90,
-    out: Annotated[Path, typer.Option(help="folder for the result file")] = ROOT / "bench" / "results",
+    out: Out = RESULTS,
 ) -> None:
     """Compiles every GPU kernel without a GPU; prints registers, spills, occupancy, instructions and bytes of each.
 
@@ -104,45 +104,6 @@ def gpu_code(
         typer.echo(why, err=True)
         raise typer.Exit(2)
     raise typer.Exit(run(chosen, out))
-
-
-@app.command()
-def handout(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders that `colourize train` made")],
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
-) -> None:
-    """Writes trained runs beside the handout's published figures and the baselines without any network.
-
-    Example: python -m bench handout runs/*
-    """
-    from .handout import collect
-
-    typer.echo(collect(runs, out).read_text())
-
-
-@app.command()
-def superres(
-    crops: Annotated[Path, typer.Option(help="folder of pictures to train on, such as CBSD68")],
-    test: Annotated[list[Path], typer.Option(metavar="FOLDER", help="pictures to measure on, such as Set5")],
-    preset: Annotated[list[str] | None, typer.Option(help="of best-superres, best-superres3, best-superres4")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
-    runs: Annotated[Path, typer.Option(help="folder of the trainings; finished ones are taken from it")] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
-) -> None:
-    """Trains the presets of super-resolution on the CPU and measures them beside bicubic interpolation and SRCNN.
-
-    Example: python -m bench superres --crops CBSD68 --test Set5 --test Set14
-    """
-    import torch
-
-    from .superres import PRESETS
-    from .superres import superres as run
-
-    if threads:
-        torch.set_num_threads(threads)
-    if unknown := set(preset or ()) - set(PRESETS):
-        raise typer.BadParameter(f"unknown preset {', '.join(sorted(unknown))}; known are {', '.join(PRESETS)}")
-    typer.echo(run(preset or list(PRESETS), crops, test, runs, out).read_text())
 
 
 @app.command()
@@ -182,7 +143,7 @@ def report(
     add: Annotated[
         Path | None, typer.Option(metavar="FILE", help="an earlier report's .json: its rows are kept")
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
+    out: Out = RESULTS,
 ) -> None:
     """Measures speed beside the best rivals, checks accuracy in the same run; writes samples, tables and pictures.
 
@@ -230,64 +191,6 @@ def report(
 
 
 @app.command()
-def epoch(
-    data: Annotated[str, typer.Option(help="pictures, as `colourize train` names them")] = "cifar10",
-    data_dir: Annotated[Path | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")] = None,
-    network: Annotated[str, typer.Option(help="unet or cnn")] = "unet",
-    epochs: Annotated[int, typer.Option(min=2, help="of a training; the first is not counted")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="trainings of each side, in turns")] = 2,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="of both sides; torch's if not given")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
-) -> None:
-    """Times epochs of `colourize train classification` beside the same training in plain PyTorch, on the CPU.
-
-    Exit status: 0 done, 1 the two sides did not compute the same.
-
-    Example: python -m bench epoch --data-dir cifar-10
-    """
-    import torch
-
-    from colourize.settings import Settings
-
-    from .epoch import epoch as run
-
-    if threads:
-        torch.set_num_threads(threads)
-    folder = str(data_dir) if data_dir else None
-    options = {"data": data, "data_dir": folder, "epochs": epochs, "limit": limit}
-    raise typer.Exit(run(Settings("classification", network, **options), rounds, out))
-
-
-@app.command()
-def presets(
-    names: Annotated[list[str], typer.Argument(metavar="PRESET...", help="of `colourize train`")],
-    data: Annotated[str, typer.Option(help="pictures, as `colourize train` names them")] = "cifar10",
-    data_dir: Annotated[str | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")] = None,
-    palette: Annotated[str | None, typer.Option(help="file of a palette, if not to be fitted")] = None,
-    seed: Annotated[int, typer.Option(help="of the training")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="if not the preset's own")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="torch's if not given")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the result files")] = ROOT / "bench" / "results",
-) -> None:
-    """Trains presets, scores them beside the baselines and times both, and a photograph of a megapixel.
-
-    Example: python -m bench presets best-colour best-mean vivid-colour --data-dir cifar-10
-    """
-    import torch
-
-    from .presets import measure
-
-    if threads:
-        torch.set_num_threads(threads)
-    given = {"data": data, "data_dir": data_dir, "palette": palette, "seed": seed, "epochs": epochs, "limit": limit}
-    given = {name: value for name, value in given.items() if value is not None}
-    for file in measure(names, given, out):
-        typer.echo(file)
-
-
-@app.command()
 def draw(report: Annotated[Path, typer.Argument(metavar="REPORT", help="the .json of a report")]) -> None:
     """Draws the pictures of a report anew, beside its file.
 
@@ -317,6 +220,10 @@ def compare(
 
     raise typer.Exit(run(old, new))
 
+
+for _command in (handout, superres, epoch, presets):
+    app.command()(_command)
+app.add_typer(trust, name="trust")
 
 if __name__ == "__main__":
     app(prog_name="python -m bench")

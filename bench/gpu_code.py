@@ -1,20 +1,21 @@
 """`python -m bench gpu-code`: what the compilers made of the GPU kernels, in one dated table. No GPU is needed.
 
 Triton's kernels are compiled as a call on the GPU would compile them (myconv2d.triton.compile_report); the CUDA library
-is read as it is installed (myconv2d.cuda_report, cuda_gemm_report). Counted, not timed.
+is read as it is installed (myconv2d.cuda_code, of which cuda_report and cuda_gemm_report ask). Counted, not timed.
 """
 
 from __future__ import annotations
 
 import datetime
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from colourize.files import atomic_write
-from myconv2d import cuda_gemm_report, cuda_report
+from myconv2d import cuda_code, cuda_gemm_report, cuda_report
 from myconv2d.native import cuda
+from myconv2d.sass import Code
 from myconv2d.triton import compile_report, plans
 from myconv2d.triton.compile_cases import Case
 from myconv2d.triton.interpreter import INTERPRETED
@@ -77,7 +78,7 @@ def problem(chosen: Chosen) -> str | None:
         return "TRITON_INTERPRET=1 is set: Triton's kernels are interpreted, not compiled"
     if cuda.problem is not None:
         return cuda.problem
-    if cuda_report.cuobjdump() is None:
+    if cuda_code.cuobjdump() is None:
         return "cuobjdump is neither in a CUDA toolkit nor in Triton's package"
     known = {(case.operator, case.arithmetic) for case in _cases()}
     for option, given, names in zip(
@@ -107,7 +108,7 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
     print(_FORM.format(*_COLUMNS))
     parts: dict[str, Callable[[Chosen], Iterator[Line]]] = {
         "Triton": _triton,
-        "CUDA C++, few channels and halo": _cuda,
+        "CUDA C++, few channels and halo": _few_and_halo,
         "CUDA C++, implicit GEMM": _gemm,
         "CUDA C++, every kernel as it is built": _built,
     }
@@ -137,30 +138,23 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
 def _triton(chosen: Chosen) -> Iterator[Line]:
     cases = (case for case in _cases() if chosen.takes(case.operator, case.arithmetic))
     for row in compile_report.report(cases, TARGETS[chosen.arch]):
-        case, code = row.case, row.code
+        case, code = row.case, row.code._replace(asynchronous=row.asynchronous)
         what = row.kernel, case.operator, case.task, case.arithmetic, case.layout, str(row.programs)
-        used = str(code.registers), str(code.spills), str(code.shared), f"{code.occupancy} %", code.matrix
-        loads = row.asynchronous, code.loads, row.plan or "–"
+        used = _code(code, f"{row.occupancy} %", *_moved(row.moved, row.floor))
         complaint = row.complaint if chosen.arch == 90 or code.spills else None
-        yield (*what, *used, str(code.loop or "–"), *_moved(row.moved, row.floor), *loads), complaint
+        yield (*what, *used, row.plan or "–"), complaint
 
 
-def _cuda(chosen: Chosen) -> Iterator[Line]:
-    types = [name for name in cuda_report.TYPES if name in (chosen.types or cuda_report.TYPES)]
-    for row in cuda_report.report(arithmetic=types, arch=chosen.arch):
-        if not chosen.takes(row.operator, row.arithmetic):
-            continue
-        code = row.code
-        what = row.kernel, row.operator, str(row.layer), row.arithmetic, row.layout, str(row.blocks)
-        used = str(code.registers), str(code.spills), str(row.shared), f"{row.occupancy} %", code.matrix
-        yield (
-            (*what, *used, str(code.loop), *_moved(row.moved, row.floor), code.asynchronous, code.loads, "–"),
-            row.complaint,
-        )
+def _few_and_halo(chosen: Chosen) -> Iterator[Line]:
+    return _cuda(chosen, cuda_report.report(arch=chosen.arch))
 
 
 def _gemm(chosen: Chosen) -> Iterator[Line]:
-    for row in cuda_gemm_report.report(arch=chosen.arch):
+    return _cuda(chosen, cuda_gemm_report.report(arch=chosen.arch))
+
+
+def _cuda(chosen: Chosen, rows: Iterable[cuda_report.Row]) -> Iterator[Line]:
+    for row in rows:
         if chosen.takes(row.operator, row.arithmetic):
             what = row.kernel, row.operator, str(row.layer), row.arithmetic, row.layout, str(row.blocks)
             used = _code(row.code, f"{row.occupancy} %", *_moved(row.moved, row.floor))
@@ -169,11 +163,11 @@ def _gemm(chosen: Chosen) -> Iterator[Line]:
 
 def _built(chosen: Chosen) -> Iterator[Line]:
     """Without a layer: no operator, programs, occupancy and traffic."""
-    for name, code in cuda_gemm_report.kernels(chosen.arch).items() if chosen.everything else ():
+    for name, code in cuda_code.kernels(chosen.arch).items() if chosen.everything else ():
         yield (name, *"–––––", *_code(code, "–", "–", "–"), "–"), "spills registers" if code.spills else None
 
 
-def _code(code: cuda_gemm_report.Code, occupancy: str, *moved: str) -> tuple[str, ...]:
+def _code(code: Code, occupancy: str, *moved: str) -> tuple[str, ...]:
     used = str(code.registers), str(code.spills), str(code.shared), occupancy, code.matrix
     return *used, str(code.loop or "–"), *moved, code.asynchronous, code.loads
 

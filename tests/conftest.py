@@ -1,10 +1,13 @@
-"""What every test starts from: one seed, the framework's default settings, and hypothesis without a clock."""
+"""What every test starts from: one seed, the framework's default settings, hypothesis without a clock, and no given
+width of the terminal."""
 
 import os
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+os.environ.pop("COLUMNS", None)  # rich's consoles, made on import, would keep this width whatever a test sets
 
 slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=slow)

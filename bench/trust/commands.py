@@ -8,15 +8,13 @@ from typing import Annotated
 
 import typer
 
-from .. import ROOT
+from ..options import RESULTS, Out
 
 app = typer.Typer(help="Looks for failures; one command a check.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="folder for the result files")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed draws the same cases")]
 Minutes = Annotated[float, typer.Option(min=0.01, help="after so long nothing new is begun")]
 Quick = Annotated[bool, typer.Option("--quick", help="a few seconds, as in the tests")]
-RESULTS = ROOT / "bench" / "results"
 
 
 def _run(check: str, out: Path, *options) -> None:

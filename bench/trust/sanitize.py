@@ -34,9 +34,12 @@ TESTS = (
     "tests/conv/test_few_channels.py",
     "tests/conv/test_depthwise.py",
     "tests/conv/test_block_operators.py",
+    "tests/conv/test_block_calls.py",
     "tests/conv/test_block_derivatives.py",
     "tests/conv/test_freeze.py",
+    "tests/conv/test_freeze_refusals.py",
     "tests/conv/test_loss.py",
+    "tests/conv/test_loss_drop_in.py",
     "tests/conv/test_bad_input.py",
     "tests/bench/test_trust.py::test_sixteen_threads_at_once",
 )

@@ -1,32 +1,25 @@
-"""What nvcc made of the CUDA library's kernels for few channels and of its halo kernel, and the bytes they move; no GPU
-needed.
+"""The CUDA library's launches of its kernels for few channels and of its halo kernel: their machine code, and the bytes
+they move; no GPU needed.
 
-`python -m bench gpu-code` prints the rows. The installed library is read with cuobjdump (the CUDA toolkit's, or the one
-in Triton's package). Counted, not timed.
+`python -m bench gpu-code` prints the rows. Read (cuda_code.py) and counted (csrc/cuda/cost.h), not timed.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import shutil
-import subprocess
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from . import operators  # noqa: F401 (loads the library)
+from .cuda_code import kernels
 from .native import Setting, cuda
-from .sass import INSTRUCTION, loop, occupancy, widths
+from .sass import Code, occupancy
 from .shapes import Numbers, output_size
 
 TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# As the compiler writes them in names: element types, and for the halo kernel the arithmetic of mma.cuh.
-ELEMENTS = {"fp32": "f", "bf16": "13__nv_bfloat16", "fp16": "6__half"}
-ARITHMETICS = {"tf32": "4Tf32", "bf16": "4Bf16", "fp16": "4Fp16"}
+ELEMENTS = {"fp32": "float", "bf16": "__nv_bfloat16", "fp16": "__half"}  # names in C++
+ARITHMETICS = {"tf32": "Tf32", "bf16": "Bf16", "fp16": "Fp16"}  # of mma.cuh, for the halo kernel
 HALO = "halo by wgmma"
 
 
@@ -65,101 +58,33 @@ LAYERS = (
 )  # fmt: skip
 
 
-class Code(NamedTuple):
-    """What one kernel of the library uses."""
-
-    registers: int  # per thread
-    spills: int  # instructions that access local memory
-    matrix: str  # wgmma, mma, or fma where no tensor core is used
-    loop: int  # instructions of the shortest loop around a product
-    asynchronous: str  # global → shared: bytes per thread × instructions
-    loads: str  # global loads: bytes per thread × instructions, widest first
-
-
 class Row(NamedTuple):
-    """One kernel of one layer. `moved` counts what all blocks load and store, halos and filters as often as they are
-    loaded, mostly from the L2 cache; `floor` each tensor once."""
+    """One launch of one layer. `moved` counts what all blocks load, halos and filters as often as they are loaded,
+    mostly from the L2 cache, and store; `floor` each tensor once, workspaces not at all."""
 
-    kernel: str
+    kernel: str  # its name in C++
     operator: str
     layer: Layer
     arithmetic: str
     layout: str
     blocks: int
-    shared: int  # bytes per block
     occupancy: int  # of 100 warps that a multiprocessor can hold
     moved: int  # bytes
     floor: int  # bytes
     code: Code
+    wanted: str | None  # the instruction that its products should use; None without products
 
     @property
     def complaint(self) -> str | None:
         """What should not be."""
         if self.code.spills:
             return "spills registers"
-        if self.kernel.startswith("halo") and self.code.matrix != "wgmma":
-            return "does not use wgmma"
-        return None
-
-
-def cuobjdump() -> str | None:
-    """NVIDIA's disassembler."""
-    spec = importlib.util.find_spec("triton")
-    packages = (spec.submodule_search_locations or []) if spec else []
-    folders = [str(Path(folder) / "backends" / "nvidia" / "bin") for folder in packages]
-    found = (shutil.which("cuobjdump", path=folder) for folder in (None, "/usr/local/cuda/bin", *folders))
-    return next(filter(None, found), None)
-
-
-def kernels(option: str, arch: int | str) -> dict[str, str]:
-    """What cuobjdump says of each kernel: {mangled name: text}."""
-    command = [cuobjdump() or "cuobjdump", option, "-arch", f"sm_{arch}", str(cuda.path)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"Function\s*:?\s+", text)[1:]
-    return {part.split()[0].rstrip(":"): part for part in parts}
-
-
-def read(usage: str, sass: str) -> Code:
-    instructions = INSTRUCTION.findall(sass)
-    operations = [operation for _, operation, _ in instructions]
-    names = Counter(operation.split(".")[0] for operation in operations)
-    registers = re.findall(r"REG:(\d+)", usage)
-    return Code(
-        int(registers[0]),
-        names["LDL"] + names["STL"],
-        "wgmma" if names["HGMMA"] else "mma" if names["HMMA"] else "fma",
-        loop(instructions),
-        widths(operations, "LDGSTS") or "–",
-        widths(operations, "LDG") or "–",
-    )
-
-
-def kernel_of(algorithm: str, operator: str, layer: Layer, filters: int) -> str:
-    """Its name, and its number of filters where there is a kernel for each."""
-    if algorithm == HALO:
-        return f"halo<{filters}>"
-    if algorithm == "few channels":
-        return "few_grad_weight"
-    if algorithm == "few in channels":
-        return "few_in"
-    return f"few_out<{layer.channels if operator == 'grad_input' else layer.outputs}>"
-
-
-def mangled(kernel: str, arithmetic: str) -> str:
-    """What of the kernel's name in the library tells it from all others."""
-    base, _, filters = kernel.rstrip(">").partition("<")
-    argument = f"NS0_{ARITHMETICS[arithmetic]}E" if base == "halo" else ELEMENTS[arithmetic]
-    return f"{len(base)}{base}I{argument}" + (f"Li{filters}E" if filters else "")
+        return None if self.wanted in (None, self.code.matrix) else f"has no {self.wanted}"
 
 
 def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[Row]:
     """A row for every pass that a kernel for few channels serves, or the halo kernel in channels_last."""
-    architectures = (arch, "90a") if arch == 90 else (arch,)
-    usage, sass = (
-        {name: text for each in architectures for name, text in kernels(option, each).items()}
-        for option in ("-res-usage", "-sass")
-    )
-    found: dict[tuple[str, str], Code] = {}
+    codes = kernels(arch)
     for layer in layers:
         sizes, numbers = layer.sizes, layer.numbers
         elements = sum(torch.Size(size).numel() for size in sizes)
@@ -170,13 +95,22 @@ def report(layers=LAYERS, arithmetic=tuple(TYPES), arch: int = 90) -> Iterator[R
                 cost = cuda.cost(*sizes, numbers, dtype=dtype, pass_name=operator, setting=setting)
                 if not cost.blocks or (name == "tf32" and algorithm != HALO):
                     continue  # not counted, or a row of fp32: few channels have no TF32
-                kernel = kernel_of(algorithm, operator, layer, cost.filters)
-                if (kernel, name) not in found:
-                    (full,) = (known for known in usage if mangled(kernel, name) in known)
-                    found[kernel, name] = read(usage[full], sass[full])
-                code = found[kernel, name]
+                kernel = _kernel(algorithm, operator, layer, name, cost.filters)
+                code = codes[kernel]._replace(shared=cost.shared)  # which the compiler does not know
+                occupied = occupancy(arch, code.registers, code.shared, cost.threads // 32)
                 floor = (elements + (0 if operator == "grad_input" else layer.outputs)) * dtype.itemsize
-                occupied = occupancy(arch, code.registers, cost.shared, cost.threads // 32)
-                layout = "channels_last" if algorithm == HALO else "any"
+                layout, wanted = ("channels_last", "wgmma") if algorithm == HALO else ("any", "fma")
                 what = kernel, operator, layer, name, layout
-                yield Row(*what, cost.blocks, cost.shared, occupied, cost.moved, floor, code)
+                yield Row(*what, cost.blocks, occupied, cost.moved, floor, code, wanted)
+
+
+def _kernel(algorithm: str, operator: str, layer: Layer, arithmetic: str, filters: int) -> str:
+    """Its name in C++; `filters` of a block of the halo kernel."""
+    if algorithm == HALO:
+        return f"halo<{ARITHMETICS[arithmetic]}, {filters}>"
+    element = ELEMENTS[arithmetic]
+    if algorithm == "few channels":
+        return f"few_grad_weight<{element}>"
+    if algorithm == "few in channels":
+        return f"few_in<{element}>"
+    return f"few_out<{element}, {layer.channels if operator == 'grad_input' else layer.outputs}>"

@@ -1,4 +1,4 @@
-"""What NVIDIA's disassembly (SASS, from cuobjdump) says of a kernel; for cuda_report.py and triton/machine_code.py."""
+"""What NVIDIA's disassembly (SASS, from cuobjdump) says of a kernel; for cuda_code.py and triton/machine_code.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,39 @@ from typing import NamedTuple
 
 # " /*0a10*/   @!P0 HGMMA.64x64x16.F32 R24, ..." → address, operation with its modifiers, operands
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)([^;]*)", re.MULTILINE)
+NONE = "–"  # no such instruction
+MATRIX = {"wgmma": ("HGMMA",), "mma": ("HMMA", "DMMA"), "fma": ("FFMA", "DFMA")}  # of products, the fastest first
+PRODUCTS = {name for names in MATRIX.values() for name in names}
+
+
+class Code(NamedTuple):
+    """What one compiled kernel uses."""
+
+    registers: int  # per thread
+    spills: int  # instructions that access local memory
+    shared: int  # bytes per program (block)
+    matrix: str  # wgmma, mma, or fma where no tensor core is used; – without products
+    loop: int  # instructions of the shortest loop around a product; 0 if there is none
+    asynchronous: str  # global → shared: boxes by the copy engine, or bytes per thread × instructions
+    loads: str  # ordinary global loads, likewise
+
+
+def read(usage: str, sass: str, arch: int) -> Code:
+    """One kernel, from what cuobjdump says with -res-usage and with -sass; shared memory as the compiler knows it."""
+    instructions = INSTRUCTION.findall(sass)
+    operations = [operation for _, operation, _ in instructions]
+    names = Counter(operation.split(".")[0] for operation in operations)
+    (registers,), (shared,) = (map(int, re.findall(rf"\b{name}:(\d+)", usage)) for name in ("REG", "SHARED"))
+    boxes = f"box × {names['UTMALDG']}" if names["UTMALDG"] else ""
+    return Code(
+        registers,
+        names["LDL"] + names["STL"],
+        max(shared - 1024, 0) if arch >= 90 else shared,  # from there on with what the system takes
+        next((unit for unit, wanted in MATRIX.items() if any(map(names.get, wanted))), NONE),
+        loop(instructions),
+        ", ".join(filter(None, (boxes, widths(operations, "LDGSTS")))) or NONE,
+        widths(operations, "LDG") or NONE,
+    )
 
 
 class Multiprocessor(NamedTuple):
@@ -43,7 +76,7 @@ def loop(instructions: list[tuple[str, str, str]]) -> int:
         if target and (start := int(target[1], 16)) < addresses[i]:
             body = [name for address, name, _ in instructions[:i] if int(address, 16) >= start]
             parts = {name.split(".")[0] for name in body}
-            if "EXIT" not in parts and parts & {"HGMMA", "HMMA", "DMMA", "FFMA", "DFMA"}:
+            if "EXIT" not in parts and parts & PRODUCTS:
                 lengths.append(len(body) + 1)
     return min(lengths, default=0)
 

@@ -1,17 +1,16 @@
 """Several processes train what one would have trained, resume to the bit, and end together when one of them does."""
 
 import csv
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from processes import Processes, launch, options
 
 from colourize import checkpoint, cli, distributed, networks, sharing, tasks, training
 from colourize import step as steps
@@ -22,63 +21,7 @@ from colourize.files import UserError
 from colourize.runs import CHECKPOINTS, WEIGHTS
 from colourize.training import train
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["colourize.cli", "torch._dynamo"])  # once for all processes of these tests
 FILES = {"settings.toml", "palette.npy", "metrics.csv", "curves.png", "samples.png", *CHECKPOINTS, *WEIGHTS.values()}
-
-
-def become(rank, size, port, output, more, target, *args):
-    """In a process of its own: is started as torchrun would start it, and calls `target`."""
-    with open(f"{output}.{rank}", "wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    os.environ.update({name: str(number) for name, number in numbers.items()})
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "COLUMNS": "200", **more})
-    torch.set_num_threads(1)
-    target(*args)
-
-
-class Processes:
-    """So many processes that call `target`, and what they print."""
-
-    def __init__(self, size, folder, target, *args, **environment):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.output = folder / f"output-{port}"
-        common = size, port, str(self.output), environment, target, *args
-        self.all = [CONTEXT.Process(target=become, args=(rank, *common)) for rank in range(size)]
-        for process in self.all:
-            process.start()
-
-    def codes(self):
-        """Their exit codes; none of them may take forever."""
-        for process in self.all:
-            process.join(120)
-        hanging = [process for process in self.all if process.exitcode is None]
-        for process in hanging:
-            process.kill()
-        assert not hanging, self.printed()
-        return [process.exitcode for process in self.all]
-
-    def printed(self):
-        texts = [self.output.with_name(f"{self.output.name}.{rank}") for rank in range(len(self.all))]
-        return [text.read_text() if text.exists() else "" for text in texts]
-
-
-def options(settings, out, *more):
-    """The command line that means these settings."""
-    line = ["train", settings.task, settings.network, "--threads", "1", "--out", str(out)]
-    for name in ("data", "size", "colours", "filters", "epochs", "batch_size", "lr", "schedule", "limit"):
-        if (value := getattr(settings, name)) is not None:
-            line += [f"--{name.replace('_', '-')}", str(value)]
-    return [*line, *more]
-
-
-def launch(size, settings, out, *more, **environment):
-    return Processes(size, out.parent, cli.main, options(settings, out, *more), **environment)
 
 
 def metrics(folder):
@@ -302,22 +245,3 @@ def test_cores_are_shared_unless_the_environment_says_otherwise(monkeypatch, sai
     assert used == [3] and not said()
     distributed._share_cores(None, 4)
     assert used == [3] and "--threads 3" in said()[0]
-
-
-def test_events_for_tensorboard(eights, tmp_path):
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(eights, tmp_path / "run", events=True)
-    run = train(eights.replace(epochs=3), tmp_path / "run", resume=True, events=True)
-    found = reader.EventAccumulator(str(run.folder / "tensorboard"))
-    found.Reload()
-    for tag, name in (("loss/train", "train_loss"), ("psnr/validation", "validation_psnr")):
-        expected = [(row["epoch"], pytest.approx(row[name])) for row in run.metrics]
-        assert [(event.step, event.value) for event in found.Scalars(tag)] == expected
-    assert [event.step for event in found.Images("samples")] == [2, 3]
-
-
-def test_without_tensorboard_its_extra_is_named(eights, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.tensorboard.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--tensorboard needs tensorboard, of the extra \[tensorboard\]"):
-        train(eights, tmp_path / "run", events=True)
-    assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from myconv2d import block_operators
 from myconv2d.operators import overload
 
 __all__ = ["BOUND", "CASES", "EPS", "KINDS", "NO_NORM", "NOT_KEPT", "ORDER", "OVERLOADS", "POSITIONS", "UPSAMPLED",
-           "Case", "composed", "convolution", "error", "image", "operator", "wide"]  # fmt: skip
+           "Case", "backward_arguments", "composed", "convolution", "error", "image", "operator", "wide"]  # fmt: skip
 OVERLOADS = ["reference", *(["native"] if block_operators.unavailable() is None else [])]
 BOUND = {torch.float64: 1e-11, torch.float32: BOUNDS["fp32"]}  # relative to the largest value
 NO_NORM = None, None, None, None, 0.0  # of block_inference
@@ -71,6 +71,21 @@ def operator(name: str, suffix: str):
         return call(*args)
 
     return checked
+
+
+def backward_arguments(suffix: str, args: tuple, wanted: list[bool]) -> tuple:
+    """Arguments of block_backward after a forward pass, with random gradients."""
+    raw, full, index, scale, shift, mean, var = operator("block", suffix)(*args)
+    norm, pool = args[11] is not None, args[14]
+    grads = (
+        torch.randn_like(raw),
+        *((torch.randn_like(scale), torch.randn_like(shift)) if norm else (None, None)),
+    )
+    statistics = (mean, var) if norm else (None, None)
+    weight, bias, padding, gamma, _, eps, _ = args[8:]
+    y = full if pool else raw
+    after = eps, y, index, pool, bias is not None, wanted
+    return *grads, *args[:8], weight, padding, gamma, *statistics, *after
 
 
 def convolution(suffix: str, args: tuple, raw: Tensor, full: Tensor) -> Tensor:

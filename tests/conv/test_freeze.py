@@ -1,4 +1,4 @@
-"""freeze(): the same results as the model for every network and shape, and a refusal of what cannot be recorded."""
+"""freeze(): the same results as the model, for every network and shape, in every mode, thread and copy."""
 
 import copy
 import io
@@ -7,25 +7,16 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from freezing import Uses, needs_native, network, pictures
 from torch import nn
 
-import myconv2d
 from bench.modules import randomise
 from colourize import networks
-from myconv2d import ConvBlock, MyConv2d, conv_concat, freeze, native, use_backend
+from myconv2d import ConvBlock, MyConv2d, conv_concat, freeze, native
 
-pytestmark = pytest.mark.skipif(native.cpu.problem is not None, reason="no native CPU library")
+pytestmark = needs_native
 
 BOUND = 5e-6  # of the largest value: folding batch norm moves roundings through six layers
-
-
-def network(name: str = "unet", **settings: int) -> nn.Module:
-    torch.manual_seed(0)
-    return randomise(networks.create(name, **settings)).eval()
-
-
-def pictures(*size: int) -> torch.Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size)))
 
 
 def assert_same(frozen: nn.Module, model: nn.Module, input: torch.Tensor) -> None:
@@ -243,132 +234,3 @@ def test_more_shapes_than_are_kept():
     frozen = freeze(model, pictures(1, 1, 4, 4))
     for width in [*range(1, 70), 1, 2]:
         assert_same(frozen, model, pictures(1, 1, 4, width))
-
-
-class Uses(nn.Module):
-    def __init__(self, work):
-        super().__init__()
-        self.layer, self.work = MyConv2d(1, 8, 3, padding=1), work
-
-    def forward(self, input):
-        return self.work(self, input)
-
-
-def _by_value(self, input):
-    return self.layer(input) if input.sum() > 0 else self.layer(-input)
-
-
-def _random_weight(self, input):
-    return myconv2d.conv2d(input, torch.ones(1, 1, 3, 3))
-
-
-@pytest.mark.parametrize(
-    "work, words",
-    [
-        (lambda self, x: F.relu(self.layer(x)), "aten.relu"),
-        (lambda self, x: self.layer(x).sigmoid(), "aten.sigmoid"),
-        (lambda self, x: self.layer(x) + 1, "aten.add"),
-        (lambda self, x: self.layer(x).mul_(2), "aten.mul_"),
-        (lambda self, x: self.layer(F.pad(x, (1, 1, 1, 1))), "aten.constant_pad_nd"),
-        (lambda self, x: F.interpolate(self.layer(x), scale_factor=2), "aten.upsample_nearest2d"),
-        (lambda self, x: F.conv2d(x, self.layer.weight), "aten.convolution"),
-        (_by_value, "aten.sum"),
-        (_random_weight, "aten.ones"),
-        (lambda self, x: self.layer(x * (x.max().item() > 0)), "aten.max"),
-        (lambda self, x: self.layer(torch.from_numpy(x.numpy().copy())), "Tensor.numpy"),
-        (lambda self, x: self.layer(x) if x.tolist()[0] else None, "Tensor.tolist"),
-        (lambda self, x: (self.layer(x), x), "tuple where only"),
-        (lambda self, x: x, "gives its input back"),
-        (lambda self, x: self.layer.weight, "where only the input"),
-        (lambda self, x: self.layer(x)[:, 1:], "some of the batch, of the channels"),
-        (lambda self, x: self.layer(x)[..., ::2], "every few pixels"),
-    ],
-)
-def test_what_cannot_be_recorded_is_named(work, words):
-    with pytest.raises(RuntimeError, match=r"freeze\(\): .*" + words.replace(".", r"\.")):
-        freeze(Uses(work), pictures(1, 1, 8, 8))
-
-
-def test_weights_from_elsewhere_are_refused():
-    stray = torch.ones(1, 1, 3, 3)
-    with pytest.raises(RuntimeError, match="neither a parameter nor a buffer"):
-        freeze(Uses(lambda self, x: myconv2d.conv2d(x, stray)), pictures(1, 1, 8, 8))
-
-
-def test_batch_statistics_are_refused():
-    model = nn.Sequential(ConvBlock(1, 8))
-    model[0].norm = nn.BatchNorm2d(8, track_running_stats=False)
-    with pytest.raises(RuntimeError, match="statistics of the batch"):
-        freeze(model, pictures(2, 1, 8, 8))
-
-
-def test_hooks_see_plain_modules_and_so_are_refused():
-    model = network()
-    model.rfconv.conv.register_forward_hook(lambda *args: None)
-    with pytest.raises(RuntimeError, match="aten"):
-        freeze(model, pictures(1, 1, 8, 8))
-
-
-def test_a_program_that_differs_from_its_network_is_refused(monkeypatch):
-    from myconv2d import recording
-
-    fold = recording._folded
-    monkeypatch.setattr(recording, "_folded", lambda *args: (fold(*args)[0], fold(*args)[1] + 0.1))
-    with pytest.raises(RuntimeError, match="differs from the network by"):
-        freeze(network(), pictures(1, 1, 16, 16))
-
-
-@pytest.mark.parametrize(
-    "bad", [pictures(1, 8, 8), pictures(1, 1, 8, 8).double(), torch.empty(1, 1, 8, 8, device="meta"), [1.0]]
-)
-def test_bad_inputs(bad):
-    with pytest.raises(TypeError, match="a frozen network takes"):
-        freeze(network(), bad)
-    frozen = freeze(network(), pictures(1, 1, 8, 8))
-    with pytest.raises(TypeError, match="a frozen network takes"):
-        frozen(bad)
-
-
-def test_the_same_shape_of_another_type():
-    frozen = freeze(network(), pictures(1, 1, 8, 8))
-    for bad in (pictures(1, 1, 8, 8).double(), torch.empty(1, 1, 8, 8, device="meta")):
-        with pytest.raises(TypeError, match="float32"):
-            frozen(bad)
-
-
-def test_no_derivatives():
-    frozen, input = freeze(network(), pictures(1, 1, 8, 8)), pictures(1, 1, 8, 8).requires_grad_()
-    with pytest.raises(RuntimeError, match="no derivatives"):
-        frozen(input)
-    with torch.no_grad():
-        assert not frozen(input).requires_grad
-
-
-def test_no_module_and_no_library(monkeypatch):
-    with pytest.raises(TypeError, match=r"must be an nn\.Module, got function"):
-        freeze(lambda x: x, pictures(1, 1, 8, 8))
-    with use_backend("reference"), pytest.raises(RuntimeError, match="not by 'reference'"):
-        freeze(network(), pictures(1, 1, 8, 8))
-    monkeypatch.setattr(native.cpu, "problem", "it was not built")
-    with pytest.raises(RuntimeError, match="it was not built"):
-        freeze(network(), pictures(1, 1, 8, 8))
-
-
-def test_a_program_out_of_bounds_is_refused_natively():
-    frozen, input = freeze(network(), pictures(1, 1, 8, 8)), pictures(1, 1, 8, 8)
-    program = frozen._programs[input.shape]
-    for column, value in [
-        (0, 9),
-        (1, 7),
-        (3, 90),
-        (5, 0),
-        (5, 10**6),
-        (14, 0),
-        (17, 10**9),
-        (18, 10**9),
-        (19, 10**9),
-    ]:
-        steps = program.steps.clone()
-        steps[1, column] = value
-        with pytest.raises(RuntimeError, match="myconv2d"):
-            torch.ops.myconv2d.replay(input, steps, program.constants)

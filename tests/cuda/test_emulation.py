@@ -7,12 +7,11 @@ Address and alignment sanitizers watch every access.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, SANITIZE, Case, with_slip
+from emulated import CSRC, SANITIZE, Case, assert_caught, assert_right, emulate, with_slip
 
 OPERATORS = ["forward", "grad_input", "grad_weight"]
 LAYOUTS = ["contiguous", "channels_last", "permuted", "expanded"]
@@ -43,12 +42,6 @@ CASES = {
 }
 
 
-def emulate(program: Path, operator: str, arithmetic: str, columns: int, layout: str, case: Case):
-    """Runs one case; exit code 0 means that every element of the result is right."""
-    arguments = [operator, arithmetic, str(columns), layout, *case.arguments()]
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
 def emulation(compile_emulation: Callable[..., Path]) -> Path:
     return compile_emulation("emulation.cpp", CSRC, *SANITIZE)
@@ -60,10 +53,7 @@ def test_equals_naive_convolution(emulation: Path, operator: str, name: str) -> 
     case, number = CASES[name], list(CASES).index(name)
     for i, (arithmetic, widths) in enumerate(WIDTHS.items()):
         columns, layout = widths[(number + i) % len(widths)], LAYOUTS[(number + i) % len(LAYOUTS)]
-        result = emulate(emulation, operator, arithmetic, columns, layout, case)
-        assert result.returncode == 0, (
-            f"{arithmetic}, {columns} columns, {layout}: {result.stdout}{result.stderr}"
-        )
+        assert_right(emulate(emulation, case, operator, arithmetic, columns, layout))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -72,22 +62,21 @@ def test_equals_naive_convolution(emulation: Path, operator: str, name: str) -> 
 def test_every_tile_in_every_layout(emulation: Path, operator: str, arithmetic: str, layout: str) -> None:
     case = Case(2, 16, 10, 9, 34, 3, 2, stride=(2, 1), padding=(1, 1), dilation=(1, 2), groups=2)
     for columns in WIDTHS[arithmetic]:
-        result = emulate(emulation, operator, arithmetic, columns, layout, case)
-        assert result.returncode == 0, f"{columns} columns: {result.stdout}{result.stderr}"
+        assert_right(emulate(emulation, case, operator, arithmetic, columns, layout))
 
 
 def test_channels_last_is_read_in_place_16_bytes_at_a_time(emulation: Path) -> None:
     case = Case(2, 32, 6, 5, 16, 3, 3, padding=(1, 1))
     for arithmetic in WIDTHS:
-        said = emulate(emulation, "forward", arithmetic, 8, "channels_last", case).stdout
+        said = emulate(emulation, case, "forward", arithmetic, 8, "channels_last").stdout
         assert said == "filters in place, 16-byte loads: ok\n"
-        said = emulate(emulation, "grad_input", arithmetic, 8, "channels_last", case).stdout
+        said = emulate(emulation, case, "grad_input", arithmetic, 8, "channels_last").stdout
         assert said == "filters packed, 16-byte loads: ok\n"
 
 
 def test_splits_follow_from_the_shape_and_are_many(emulation: Path) -> None:
     case = CASES["many splits"]
-    output = [emulate(emulation, "grad_weight", "simt", 8, "contiguous", case).stdout for _ in range(2)]
+    output = [emulate(emulation, case, "grad_weight", "simt", 8, "contiguous").stdout for _ in range(2)]
     assert output[0] == output[1]
     assert int(output[0].split()[0]) > 10
 
@@ -108,6 +97,4 @@ def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_pa
     operator, *change = WRONG[slip]
     program = compile_emulation("emulation.cpp", with_slip(tmp_path, *change), "-DSIMT_ONLY")
     case = Case(2, 8, 29, 13, 6, 3, 3, stride=(2, 2), padding=(1, 1), groups=2)
-    result = emulate(program, operator, "simt", 8, "contiguous", case)
-    assert result.returncode == 1
-    assert "expected" in result.stdout
+    assert_caught(emulate(program, case, operator, "simt", 8, "contiguous"))

@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 
 import myconv2d.operators  # noqa: F401 (loads the libraries)
-from myconv2d import cuda_gemm_report, native
-from myconv2d.cuda_report import Layer, cuobjdump
+from myconv2d import cuda_code, cuda_gemm_report, native
+from myconv2d.cuda_report import Layer, Row
 
 if native.cuda.problem is not None:
     pytest.skip(native.cuda.problem, allow_module_level=True)
-if cuobjdump() is None:
+if cuda_code.cuobjdump() is None:
     pytest.skip("cuobjdump is neither in a CUDA toolkit nor in Triton's package", allow_module_level=True)
 
 LAYER = Layer(64, 64, 8)
 IMAGE, WEIGHT = 100 * 64 * 8 * 8, 64 * 64 * 9  # elements
 
 
-def rows(arithmetic: str, layout: str, layer: Layer = LAYER) -> list[cuda_gemm_report.Row]:
+def rows(arithmetic: str, layout: str, layer: Layer = LAYER) -> list[Row]:
     return list(cuda_gemm_report.report([(arithmetic, layout, layer)]))
 
 
 def test_every_kernel_has_a_name_and_spills_nothing() -> None:
-    found = cuda_gemm_report.kernels()
+    found = cuda_code.kernels()
     tiles = {"SimtTile", "MmaTile<Tf32", "MmaTile<Bf16", "MmaTile<Fp16", "MmaTile<Fp64"}
     assert all(any(name.startswith(f"correlate<{tile}") for name in found) for tile in tiles)
     assert {"few_in<float>", "few_out<__half, 4>", "pack_filters<double>"} <= found.keys()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 import torch
 
 import myconv2d.operators  # noqa: F401 (loads the libraries)
-from myconv2d import cuda_report, native
+from myconv2d import cuda_code, cuda_report, native
 
 if native.cuda.problem is not None:
     pytest.skip(native.cuda.problem, allow_module_level=True)
+if cuda_code.cuobjdump() is None:
+    pytest.skip("cuobjdump is neither in a CUDA toolkit nor in Triton's package", allow_module_level=True)
 
 MATRIX = {
     "Bf16": "HMMA.16816.F32.BF16",
@@ -25,27 +26,10 @@ FILTERS = 32, 64, 128  # of a block of the halo kernel
 HALO = re.compile(r"4haloINS0_4(\w{4})ELi(\d+)E")
 
 
-@pytest.fixture(scope="module")
-def cuobjdump() -> str:
-    return cuda_report.cuobjdump() or pytest.skip("cuobjdump is neither in a CUDA toolkit nor in Triton's package")
-
-
-def dump(cuobjdump: str, option: str) -> dict[tuple[str, str], str]:
-    """What cuobjdump says of each kernel of the library: {(architecture, mangled name): text}."""
-    text = subprocess.run(
-        [cuobjdump, option, str(native.cuda.path)], capture_output=True, text=True, check=True
-    ).stdout
-    kernels = {}
-    for part in re.split(r"^arch = ", text, flags=re.MULTILINE)[1:]:
-        architecture = part.split()[0]
-        for kernel in re.split(r"Function\s*:?\s+", part)[1:]:
-            kernels[architecture, kernel.split()[0].rstrip(":")] = kernel
+def test_registers_and_shared_memory_suffice() -> None:
+    kernels = cuda_code.dump("-res-usage")
     assert kernels
-    return kernels
-
-
-def test_registers_and_shared_memory_suffice(cuobjdump: str) -> None:
-    for kernel, text in dump(cuobjdump, "--dump-resource-usage").items():
+    for kernel, text in kernels.items():
         used = {name: int(n) for name, n in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
         assert used["STACK"] == used["LOCAL"] == 0, f"{kernel} spills or keeps an array in local memory"
         if re.search(r"few_(in|out|grad_weight)I", kernel[1]):
@@ -56,9 +40,9 @@ def test_registers_and_shared_memory_suffice(cuobjdump: str) -> None:
         assert used["SHARED"] <= 48 * 1024, kernel
 
 
-def test_tensor_cores_where_they_belong(cuobjdump: str) -> None:
+def test_tensor_cores_where_they_belong() -> None:
     seen = set()
-    for (architecture, name), sass in dump(cuobjdump, "-sass").items():
+    for (architecture, name), sass in cuda_code.dump("-sass").items():
         matrix = set(re.findall(r"\b[HD]MMA[.\w]*", sass))
         if arithmetic := re.search(r"MmaTileINS0_4(\w{4})E", name):
             assert matrix, f"{name} for {architecture} does not use the tensor cores"
@@ -75,10 +59,10 @@ def test_tensor_cores_where_they_belong(cuobjdump: str) -> None:
     assert seen == set(MATRIX)
 
 
-def test_the_halo_kernel_keeps_the_tensor_cores_busy(cuobjdump: str) -> None:
+def test_the_halo_kernel_keeps_the_tensor_cores_busy() -> None:
     """Nine products follow each other, waited for once; copies are asynchronous, results stored 16 bytes at a time."""
     seen = set()
-    for (architecture, name), sass in dump(cuobjdump, "-sass").items():
+    for (architecture, name), sass in cuda_code.dump("-sass").items():
         if (match := HALO.search(name)) is None:
             continue
         assert architecture == "sm_90a"
@@ -93,28 +77,35 @@ def test_the_halo_kernel_keeps_the_tensor_cores_busy(cuobjdump: str) -> None:
     assert seen == {(arithmetic, filters) for arithmetic in WGMMA for filters in FILTERS}
 
 
-def test_report_of_the_halo_kernel(cuobjdump: str) -> None:
+def test_report_of_the_halo_kernel() -> None:
     layers = [cuda_report.Layer(64, 64, 32), cuda_report.Layer(128, 32, 8), cuda_report.Layer(64, 128, 32)]
     rows = list(cuda_report.report(layers))
     assert len(rows) == 3 * 2 * 3 and {row.arithmetic for row in rows} == {"tf32", "bf16", "fp16"}
     for row in rows:
         assert row.complaint is None and row.code.matrix == "wgmma" and row.code.loop > 9, row
         assert row.layout == "channels_last" and row.code.asynchronous.startswith("16 B"), row
-        assert 0 < row.blocks <= 4 * 132 and row.shared <= 227 * 1024 and row.moved >= row.floor, row
+        assert 0 < row.blocks <= 4 * 132 and row.code.shared <= 227 * 1024 and row.moved >= row.floor, row
     by_case = {(row.operator, row.layer, row.arithmetic): row for row in rows}
     wide = by_case["forward", layers[0], "bf16"]
     # 4 tiles of 16×16 an image read 17 rows and columns of them; 132 blocks all filters.
-    assert wide.blocks == 132 and wide.kernel == "halo<64>"
+    assert wide.blocks == 132 and wide.kernel == "halo<Bf16, 64>"
     assert wide.moved == 2 * (100 * 34 * 34 * 64 + 132 * (9 * 64 * 64 + 64) + 100 * 32 * 32 * 64)
     # In fp32 the filters fit for half of the outputs at a time.
-    assert by_case["forward", layers[2], "bf16"].kernel == "halo<128>"
-    assert by_case["forward", layers[2], "tf32"].kernel == "halo<64>"
+    assert by_case["forward", layers[2], "bf16"].kernel == "halo<Bf16, 128>"
+    assert by_case["forward", layers[2], "tf32"].kernel == "halo<Tf32, 64>"
 
 
-def test_report_of_the_kernels_for_few_channels(cuobjdump: str) -> None:
+def test_report_of_the_kernels_for_few_channels() -> None:
     layers = [layer for layer in cuda_report.LAYERS if min(layer.channels, layer.outputs) <= 4]
     rows = list(cuda_report.report(layers))
-    assert {row.kernel for row in rows} == {"few_in", "few_out<1>", "few_out<3>", "few_grad_weight"}
+    assert {row.kernel for row in rows} == {
+        kernel
+        for element in ("float", "__half", "__nv_bfloat16")
+        for kernel in (
+            *(f"few_in<{element}>", f"few_out<{element}, 1>"),
+            *(f"few_out<{element}, 3>", f"few_grad_weight<{element}>"),
+        )
+    }
     assert {(row.operator, row.layer) for row in rows} == {
         (operator, layer) for operator in native.cuda.PASSES for layer in layers
     }
@@ -122,7 +113,7 @@ def test_report_of_the_kernels_for_few_channels(cuobjdump: str) -> None:
         assert row.code.spills == 0 and row.code.matrix == "fma" and row.code.loop > 0, row
         assert row.blocks > 0 and row.moved >= row.floor, row
         assert row.occupancy >= 25, row
-        assert row.shared <= 99 * 1024, row
+        assert row.code.shared <= 99 * 1024, row
     forward = {(row.layer, row.arithmetic): row for row in rows if row.operator == "forward"}
     edge = forward[cuda_report.Layer(1, 32, 32), "fp32"]
     # 4 rectangles of 8 rows an image read 9, 10, 10 and 9 of them, and all filters each.

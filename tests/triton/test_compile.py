@@ -17,12 +17,12 @@ from myconv2d.triton.interpreter import INTERPRETED
 if INTERPRETED:
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
 
-from myconv2d.sass import occupancy
+from myconv2d.sass import NONE, occupancy
 from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo, plans
 from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
 from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
-from myconv2d.triton.machine_code import NONE, SM_80, SM_90, compile_for
+from myconv2d.triton.machine_code import SM_80, SM_90, compile_for
 from myconv2d.triton.traffic import traffic
 from myconv2d.triton.tuning import Decision, decisions
 

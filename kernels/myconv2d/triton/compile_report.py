@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from triton.backends.compiler import GPUTarget
 
+from ..sass import NONE, Code, occupancy
 from .block_cases import blocks
 from .compile_cases import Case, convolutions
 from .launch import Gpu, assumed, intercept, set_in
-from .machine_code import NONE, SM_90, Code, compile_for, read
+from .machine_code import SM_90, compile_for, read
 from .traffic import WITHOUT_PRODUCTS, traffic, why_synchronous
 from .tuning import Decision, decisions
 
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     case: Case
     plan: str  # the key of the plan; empty for blocks
     programs: int
+    occupancy: int  # of 100 warps that a multiprocessor can hold
     moved: int | None  # bytes
     floor: int
     code: Code
@@ -73,7 +75,9 @@ def report(cases: Iterable[Case], target: GPUTarget = SM_90) -> Iterator[Row]:
         ):
             case.run()
         for key, kernel, programs, arguments, options in launches:
-            code = read(compile_for(target, kernel, *arguments, **options))
+            compiled = compile_for(target, kernel, *arguments, **options)
+            code = read(compiled)
+            occupied = occupancy(target.arch, code.registers, code.shared, compiled.metadata.num_warps)
             moved, floor = traffic(kernel, programs, arguments, options)
             excuse = why_synchronous(kernel, arguments, options)
-            yield Row(kernel.__name__, case, key, programs, moved, floor, code, excuse)
+            yield Row(kernel.__name__, case, key, programs, occupied, moved, floor, code, excuse)
