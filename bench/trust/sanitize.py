@@ -1,5 +1,5 @@
-"""The native CPU library under the compilers' sanitizers, AddressSanitizer with UBSan and ThreadSanitizer, and with memory
-between pages that nobody may touch.
+"""The native CPU library under the compilers' sanitizers, AddressSanitizer with UBSan and ThreadSanitizer, and with its
+memory between pages that nobody may touch.
 
 Each has a build folder of its own, build/sanitize-…/, with a copy of the Python package (links) whose library is the
 instrumented one. Python is not instrumented, so the sanitizer's runtime is loaded before it, and what Python and torch
@@ -164,7 +164,8 @@ def sanitize(name: str, isas: Sequence[str], tests: Sequence[str], minutes: floa
         passed += sum(int(n) for n in _PASSED.findall(output))
         found = [f"{test}: {finding}" for finding in findings(output)]
         problems += found or [f"{test} ends with {status}:\n{output[-2000:]}"] * bool(status)
-    figure = f"{passed} tests under {SANITIZERS[name].words} ({', '.join((*isas, 'portable'))}): {len(problems)} findings"
+    built_for = ", ".join((*isas, "portable"))
+    figure = f"{passed} tests under {SANITIZERS[name].words} ({built_for}): {len(problems)} findings"
     numbers = {
         "tests": passed,
         "build seconds": round(built - begin),

@@ -265,12 +265,12 @@ print("alive")
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
-@pytest.mark.parametrize("where, seen_by", [("none", ""), ("freed", "begin end"), ("after", "end"), ("before", "begin")])
+@pytest.mark.parametrize("where, seen_at", {"none": "", "freed": "begin end", "after": "end", "before": "begin"}.items())
 @pytest.mark.parametrize("guard", ["begin", "end"])
-def test_guard_pages(guard, where, seen_by) -> None:
+def test_guard_pages(guard, where, seen_at) -> None:
     environment = os.environ | {"LD_PRELOAD": sanitize.runtime("guard.c"), "GUARD": guard}
     run = subprocess.run([sys.executable, "-c", BEYOND, where], env=environment, text=True, capture_output=True)
-    if guard in seen_by:
+    if guard in seen_at:
         assert run.returncode == -signal.SIGSEGV
     elif where == "none":
         assert run.stdout == "alive\n", run.stderr
