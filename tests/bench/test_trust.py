@@ -265,7 +265,9 @@ print("alive")
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
-@pytest.mark.parametrize("where, seen_at", {"none": "", "freed": "begin end", "after": "end", "before": "begin"}.items())
+@pytest.mark.parametrize(
+    "where, seen_at", [("none", ""), ("freed", "begin end"), ("after", "end"), ("before", "begin")]
+)
 @pytest.mark.parametrize("guard", ["begin", "end"])
 def test_guard_pages(guard, where, seen_at) -> None:
     environment = os.environ | {"LD_PRELOAD": sanitize.runtime("guard.c"), "GUARD": guard}
