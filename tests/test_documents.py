@@ -47,6 +47,13 @@ def test_links_lead_somewhere(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_have_as_many_cells_in_every_row(page):
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+        rows = [re.sub(r"`[^`]*`|\\\|", "", row) for row in table.splitlines()]
+        assert {row.count("|") for row in rows} == {rows[1].count("|")}, table
+
+
 @pytest.mark.parametrize("name", ["", *myconv2d.__all__])
 def test_every_public_name_has_an_example_that_runs(name):
     """In its docstring; and the package in its own."""

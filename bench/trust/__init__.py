@@ -3,7 +3,7 @@
     python -m bench trust fuzz          random convolutions and fused blocks beside the float64 oracle
     python -m bench trust corrupt       damaged and hostile files
     python -m bench trust kill          a training killed again and again; a disk that is full
-    python -m bench trust sanitize      the native library under AddressSanitizer, UBSan and ThreadSanitizer
+    python -m bench trust sanitize      the native library under three sanitizers, and between guard pages
     python -m bench trust concurrency   threads, forks, worker processes
     python -m bench trust overflow      sizes that no integer and no memory holds
     python -m bench trust framework     the framework's own test material, counted

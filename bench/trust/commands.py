@@ -74,7 +74,7 @@ def kill(
 @app.command()
 def sanitize(
     sanitizer: Annotated[
-        str, typer.Argument(help="address (with undefined behaviour) or thread")
+        str, typer.Argument(help="address (with undefined behaviour), thread, guard-end or guard-begin")
     ] = "address",
     tests: Annotated[list[str] | None, typer.Argument(help="tests to run, as pytest names them")] = None,
     isas: Annotated[str, typer.Option(help="instruction sets to build, beside the portable one")] = (
@@ -83,7 +83,7 @@ def sanitize(
     minutes: Minutes = 30.0,
     out: Out = RESULTS,
 ) -> None:
-    """Builds the native CPU library under a sanitizer, into build/, and runs tests with it.
+    """Builds the native CPU library under a sanitizer, into build/, and runs tests with it; guard: between guard pages.
 
     Example: python -m bench trust sanitize address tests/conv/test_operators.py
     """

@@ -1,4 +1,5 @@
-"""The native CPU library under the compilers' sanitizers: AddressSanitizer with UBSan, and ThreadSanitizer.
+"""The native CPU library under the compilers' sanitizers, AddressSanitizer with UBSan and ThreadSanitizer, and with its
+memory between pages that nobody may touch.
 
 Each has a build folder of its own, build/sanitize-…/, with a copy of the Python package (links) whose library is the
 instrumented one. Python is not instrumented, so the sanitizer's runtime is loaded before it, and what Python and torch
@@ -6,7 +7,7 @@ leak is no finding of ours. Findings are what the sanitizer prints, each with th
 
 The tests run with two threads. How torch's thread pool hands work over, which ThreadSanitizer cannot see,
 csrc/thread_pool.h tells it. Masked and streaming intrinsics GCC does not instrument: what AVX2 and AVX-512 access with
-them is seen in the portable kernels only.
+them is seen in the portable kernels, and, of the library as it is shipped, by the pages around each tensor (guard.c).
 """
 
 from __future__ import annotations
@@ -44,16 +45,22 @@ TESTS = (
     "tests/bench/test_trust.py::test_sixteen_threads_at_once",
 )
 _FINDING = re.compile(
-    r"^(?:.*runtime error: .*|==\d+==ERROR: AddressSanitizer.*|WARNING: ThreadSanitizer.*)$", re.MULTILINE
+    r"^(?:.*runtime error: .*|==\d+==ERROR: AddressSanitizer.*|WARNING: ThreadSanitizer.*"
+    r"|.*Fatal Python error: (?:Segmentation fault|Bus error).*)$",
+    re.MULTILINE,
 )
 _NUMBERS = re.compile(r"0x[0-9a-f]+|==\d+==|pid=\d+")  # that differ where the finding is the same
 _PASSED = re.compile(r"(\d+) passed")
 
 
 class Sanitizer(NamedTuple):
-    flags: str  # of -fsanitize
-    runtimes: tuple[str, ...]
+    flags: str  # of -fsanitize; none: the code as it is shipped, but with all memory from malloc
+    runtimes: tuple[str, ...]  # loaded first; a source is compiled
     options: dict[str, str]
+
+    @property
+    def words(self) -> str:
+        return self.flags or f"guard pages, blocks at their {self.options['GUARD']}"
 
 
 SANITIZERS = {
@@ -70,18 +77,22 @@ SANITIZERS = {
         ("libtsan.so",),
         {"TSAN_OPTIONS": "halt_on_error=0:report_signal_unsafe=0:ignore_noninstrumented_modules=1"},
     ),
+    "guard-end": Sanitizer("", ("guard.c",), {"GUARD": "end"}),
+    "guard-begin": Sanitizer("", ("guard.c",), {"GUARD": "begin"}),
 }
 
 
 def build(name: str, isas: Sequence[str]) -> Path:
     """Builds the instrumented library; returns the folder to put first on PYTHONPATH."""
-    folder = ROOT / "build" / f"sanitize-{name}"
+    folder = ROOT / "build" / f"sanitize-{name.partition('-')[0]}"
     compiled = folder / "c"
+    flags = SANITIZERS[name].flags
     options = {
         "CMAKE_BUILD_TYPE": "Release",
         "MYCONV2D_CUDA": "OFF",
         "MYCONV2D_ISAS": ";".join(isas),
-        "MYCONV2D_SANITIZE": SANITIZERS[name].flags,
+        "MYCONV2D_SANITIZE": flags,
+        "CMAKE_CXX_FLAGS": "" if flags else "-DMYCONV2D_SANITIZED",
         "TORCH_FOLDER": Path(torch.__file__).parent,
         "TORCH_VERSION": torch.__version__,
     }
@@ -100,8 +111,14 @@ def build(name: str, isas: Sequence[str]) -> Path:
     return package.parent
 
 
-def _runtime(name: str) -> str:
-    """The full path of a sanitizer's library, as the compiler knows it."""
+def runtime(name: str) -> str:
+    """The full path of a sanitizer's library, as the compiler knows it, or of what a source here becomes."""
+    if name.endswith(".c"):
+        library = ROOT / "build" / Path(name).with_suffix(".so")
+        library.parent.mkdir(exist_ok=True)
+        source = Path(__file__).with_name(name)
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+        return str(library)
     found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
     return found.stdout.strip()
 
@@ -110,7 +127,7 @@ def run(name: str, python: Path, tests: Sequence[str], minutes: float) -> Iterat
     """Each of the tests, what it prints, and its exit status; what is late is ended."""
     sanitizer, deadline = SANITIZERS[name], time.monotonic() + 60 * minutes
     environment = os.environ | sanitizer.options | {"TEST_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
-    environment["LD_PRELOAD"] = ":".join(map(_runtime, (*sanitizer.runtimes, "libstdc++.so")))
+    environment["LD_PRELOAD"] = ":".join(map(runtime, (*sanitizer.runtimes, "libstdc++.so")))
     environment["PYTHONPATH"] = os.pathsep.join([str(python), str(ROOT)])
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=no"]
     for test in tests:
@@ -150,8 +167,8 @@ def sanitize(name: str, isas: Sequence[str], tests: Sequence[str], minutes: floa
         passed += sum(int(n) for n in _PASSED.findall(output))
         found = [f"{test}: {finding}" for finding in findings(output)]
         problems += found or [f"{test} ends with {status}:\n{output[-2000:]}"] * bool(status)
-    flags = SANITIZERS[name].flags
-    figure = f"{passed} tests under {flags} ({', '.join((*isas, 'portable'))}): {len(problems)} findings"
+    built_for = ", ".join((*isas, "portable"))
+    figure = f"{passed} tests under {SANITIZERS[name].words} ({built_for}): {len(problems)} findings"
     numbers = {
         "tests": passed,
         "build seconds": round(built - begin),

@@ -7,7 +7,9 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +245,37 @@ def test_findings_of_sanitizers() -> None:
         "a.h:3:4: runtime error: signed integer overflow: 1\n  #0 f csrc/a.h:3",
         "==7==ERROR: AddressSanitizer: heap",
     ]
+
+
+BEYOND = """
+import ctypes, sys
+where = sys.argv[1]
+libc, block = ctypes.CDLL(None), ctypes.c_void_p()
+libc.free.argtypes = [ctypes.c_void_p]
+for size in (1, 100, 4096, 5000):
+    assert libc.posix_memalign(ctypes.byref(block), 64, size) == 0 and block.value % 64 == 0
+    ctypes.memset(block, 1, size)
+    kept = block.value
+    if where in ("freed", "none"): libc.free(block)
+    if where == "freed": ctypes.string_at(kept, 1)
+    if where == "after": ctypes.string_at(kept + (size + 63) // 64 * 64, 1)
+    if where == "before": ctypes.string_at(kept - 1, 1)
+print("alive")
+"""
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")
+@pytest.mark.parametrize(
+    "where, seen_at", [("none", ""), ("freed", "begin end"), ("after", "end"), ("before", "begin")]
+)
+@pytest.mark.parametrize("guard", ["begin", "end"])
+def test_guard_pages(guard, where, seen_at) -> None:
+    environment = os.environ | {"LD_PRELOAD": sanitize.runtime("guard.c"), "GUARD": guard}
+    run = subprocess.run([sys.executable, "-c", BEYOND, where], env=environment, text=True, capture_output=True)
+    if guard in seen_at:
+        assert run.returncode == -signal.SIGSEGV
+    elif where == "none":
+        assert run.stdout == "alive\n", run.stderr
 
 
 def test_smaller_cases_are_convolutions() -> None:
