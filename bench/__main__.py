@@ -64,8 +64,9 @@ def gpu_check(
     """Checks a GPU: is everything right, and how fast is it beside PyTorch? Writes dated results and pictures.
 
     The parts, in order: correctness (every backend over the table of cases, and behaviours such as CUDA graphs), cases
-    (layers), steps (of training and inference, in CUDA graphs), the same against torch.compile, throughput (images
-    per second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk.
+    (layers), steps (of training and inference, in CUDA graphs), plans (of Triton's kernels, the best of a dozen each,
+    into a file of the folder; MYCONV2D_CACHE=FOLDER uses it), steps against torch.compile, throughput (images per
+    second of a training), large, bf16, blocks, layers against torch.compile. What is finished is on the disk.
 
     Exit status: 0 if all passed, 1 if not, 2 if there is nothing to check.
 

@@ -1,9 +1,9 @@
 """`python -m bench gpu-check`: what is right and what is fast on this GPU, in one command of a few minutes.
 
 Parts, the most telling first: what is here; is it right (correctness.py); then speed, each part a `bench report` in a
-process of its own that adds its rows to one file. Every part has its share of the time that is left, so what one does
-not need goes to those behind it; one that goes on for too long is ended by force. Results are written as they come:
-whatever ends the command, what was finished is on the disk.
+process of its own that adds its rows to one file; and Triton's plans, measured and written beside it. Every part has
+its share of the time that is left, so what one does not need goes to those behind it; one that goes on for too long is
+ended by force. Results are written as they come: whatever ends the command, what was finished is on the disk.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -42,6 +42,7 @@ from .tables import grid
 GRACE = 20.0  # seconds that a part may go on for beyond its time
 _START = 10.0  # seconds in which a process imports, finds its device and measures the roofs
 CORRECTNESS = "correctness", 150.0
+PLANS = "plans", 70.0  # Triton's in TF32, measured; most of it is compiling
 
 
 class Part(NamedTuple):
@@ -76,14 +77,14 @@ _LARGE = "kernelbench-2-1-17-31-46:forward", "c64-k64-256px-n16:forward", "fused
 # whoever may be the best rival has to be there again.
 _COMPILED = "ours*", "torch contiguous", "torch contiguous in a CUDA graph", "torch channels_last*"
 PARTS = (
-    Part("cases", 90, "tf32", _LAYERS, ("--no-compile", "--budget", "0.4")),
+    Part("cases", 80, "tf32", _LAYERS, ("--no-compile", "--budget", "0.4")),
     Part("steps", 40, "tf32", _STEPS),
-    Part("steps against torch.compile", 110, "tf32", _STEPS, (), _COMPILED),
+    Part("steps against torch.compile", 100, "tf32", _STEPS, (), _COMPILED),
     Part("throughput", 25, "tf32", ("throughput",), ("--no-compile", "--budget", "1")),
-    Part("large", 35, "tf32", _LARGE, ("--no-compile", "--budget", "0.4")),
-    Part("bf16", 60, "bf16", (*_STEPS, *_LAYERS), ("--no-compile", "--budget", "0.3")),
+    Part("large", 30, "tf32", _LARGE, ("--no-compile", "--budget", "0.4")),
+    Part("bf16", 55, "bf16", (*_STEPS, *_LAYERS), ("--no-compile", "--budget", "0.3")),
     Part("blocks", 20, "tf32", ("fused",), ("--no-compile", "--budget", "0.2")),
-    Part("layers against torch.compile", 40, "tf32", ("ten:forward",), ("--budget", "0.4")),
+    Part("layers against torch.compile", 30, "tf32", ("ten:forward",), ("--budget", "0.4")),
 )
 
 
@@ -119,7 +120,8 @@ def gpu_check(
     if not jobs:
         console.print(f"No job is named like {escape(repr(only))}.")
         return 2
-    names = CORRECTNESS[0], *(part.name for part in PARTS)
+    names = [CORRECTNESS[0], *(part.name for part in PARTS)]
+    names.insert(3, PLANS[0])
     chosen = [name for name in names if not parts or any(fnmatchcase(name, pattern) for pattern in parts)]
     if not chosen:
         console.print(f"No part is named like {escape(', '.join(parts))}; there are {', '.join(names)}.")
@@ -151,11 +153,11 @@ class _Check:
         date = datetime.now().astimezone().isoformat(timespec="seconds")
         stamp = date[:16].replace("T", "-").replace(":", "")
         out = out.absolute()  # for parts run in another folder
-        self.stem, self.speed = (out / f"{stamp}-gpu-{what}-{card}" for what in ("check", "speed"))
+        self.stem, self.speed, self.plans = (out / f"{stamp}-gpu-{what}-{card}" for what in ("check", "speed", "plans"))
         self.result: dict[str, Any] = {"date": date, "environment": facts, "parts": [], "passed": True}
 
     def run(self, names: Sequence[str], jobs: list[Job], missing: dict[str, str], workers: int) -> int:
-        shares = dict([CORRECTNESS], **{part.name: part.share for part in PARTS})
+        shares = dict([CORRECTNESS, PLANS], **{part.name: part.share for part in PARTS})
         self._here()
         left = [shares[name] for name in names]
         try:
@@ -166,6 +168,8 @@ class _Check:
                     self._timed(name, lambda s=seconds: self._correctness(jobs, missing, workers, s))
                 elif seconds < 1:
                     self._timed(name, lambda: "not begun: the time was up")
+                elif name == PLANS[0]:
+                    self._timed(name, lambda s=seconds: self._measure_plans(s))
                 else:
                     [part] = (part for part in PARTS if part.name == name)
                     self._timed(name, lambda p=part, s=seconds: self._report(p, s))
@@ -174,6 +178,8 @@ class _Check:
         self.console.print(f"\n{escape(self._verdict())}\nWritten: {self.stem}.json and .md", soft_wrap=True)
         if self.speed.with_suffix(".md").exists():
             self.console.print(f"Written: {self.speed}.json, .md and pictures", soft_wrap=True)
+        if self.plans.with_suffix(".txt").exists():
+            self.console.print(f"Written: {self.plans}.txt, and the plans beside it", soft_wrap=True)
         return 0 if self.result["passed"] else 1
 
     def _verdict(self) -> str:
@@ -225,26 +231,49 @@ class _Check:
         return found["verdict"]
 
     def _report(self, part: Part, seconds: float) -> str:
-        command = part.command(self.device, self.speed.with_suffix(".json"), seconds)
+        status = self._run(part.command(self.device, self.speed.with_suffix(".json"), seconds), seconds)
+        if status is None:
+            self._draw()
+            return f"ended by force after {seconds + GRACE:.0f} s; what it had measured is there"
+        if status == 1:
+            return "FAILED: a result of ours is not accurate"
+        return "done" if status == 0 else f"FAILED: it ended with status {status}"
+
+    def _measure_plans(self, seconds: float) -> str:
+        """What was measured goes into a plan file in the folder, which MYCONV2D_CACHE names to use it."""
+        if self.device == "cpu":
+            return "left out: plans are measured on a GPU"
+        if (problem := backends.problem("triton", self.device, torch.float32)) is not None:
+            return f"left out: {problem}"
+        minutes = f"{max(seconds - _START, 1) / 60:.3f}"
+        command = [sys.executable, "-m", "myconv2d.triton.measure", "--near", "--type", "fp32", "--minutes", minutes]
+        log = self.plans.with_suffix(".txt")
+        with log.open("w") as said:
+            status = self._run(command, seconds, {"MYCONV2D_CACHE": str(log.parent)}, said)
+        if status is None:
+            return f"ended by force after {seconds + GRACE:.0f} s; what it had measured is there"
+        return f"done: {log.name}" if status == 0 else f"FAILED: it ended with status {status}, see {log.name}"
+
+    def _run(
+        self, command: list[str], seconds: float, settings: Mapping[str, str] | None = None, output: IO | None = None
+    ) -> int | None:
+        """A part's process to its end; its exit status, or None where it had to be killed."""
         paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | (settings or {})
+        options = {"cwd": ROOT, "env": environment, "start_new_session": True}
+        process = subprocess.Popen(command, stdout=output, stderr=output, **options)
         try:
-            status = process.wait(seconds + GRACE)
+            return process.wait(seconds + GRACE)
         except subprocess.TimeoutExpired:
             _signal(process, signal.SIGKILL)
             process.wait()
-            self._draw()
-            return f"ended by force after {seconds + GRACE:.0f} s; what it had measured is there"
+            return None
         except KeyboardInterrupt:
             _signal(process, signal.SIGINT)  # it writes what it has
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             _signal(process, signal.SIGKILL)
             raise
-        if status == 1:
-            return "FAILED: a result of ours is not accurate"
-        return "done" if status == 0 else f"FAILED: it ended with status {status}"
 
     def _draw(self) -> None:
         """The pictures of a report that could not draw them itself."""

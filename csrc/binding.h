@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/shim_utils.h>  // TORCH_ERROR_CODE_CHECK: the check that headers of 2.10 have
 
 #include <array>
 #include <exception>
@@ -67,7 +68,7 @@ inline double elements(int64_t dim, const int64_t* sizes) {  // for messages: wh
 // A fresh tensor. Not torch::stable::empty, which looks its operator up by name, as slow as a tiny layer.
 inline Tensor empty_strided(const Tensor& like, int32_t dtype, int64_t dim, const int64_t* sizes, const int64_t* strides) {
   int32_t device;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
 #if !defined(USE_CUDA)
   if (device == aoti_torch_device_type_cpu())
     if (const AtenTensorHandle kept = in_kept_memory(dtype, dim, sizes, strides)) return Tensor(kept);
@@ -90,7 +91,7 @@ inline Tensor empty_beside(const Tensor& a, const Tensor& b, const std::array<in
     STD_TORCH_CHECK(!__builtin_mul_overflow(next, size, &next), "myconv2d: the result is too large for any memory");
   }
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(a.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(a.get(), &dtype));
   return empty_strided(a, dtype, 4, sizes.data(), strides.data());
 }
 

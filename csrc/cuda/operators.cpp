@@ -24,7 +24,7 @@ void* current_stream(int32_t device) {
       get_stream,
       "myconv2d: the CUDA operators need a torch built with CUDA (libtorch_cuda.so is not loaded)");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
   return stream;
 }
 

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import triton
 from .block import block, hindrance
 from .info import explain
 from .modules import MyConv2d
+from .operators import allow_tf32
 from .parts import Image, Operands, Parts, changed, convolution_operands, materialised
 from .triton import UNTRIED
 
@@ -120,6 +122,8 @@ def conv_concat(conv: MyConv2d, input: Image, skip: Image | None = None) -> Tens
 def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> str:
     """Whether a block would be fused with these arguments, or why not and which backend serves its convolution.
 
+    For Triton: by which kernels, with which plans (tile, warps, stages), and whether those were measured.
+
     `FusedSequential.explain` says it of the blocks in a Sequential.
 
         >>> block = myconv2d.ConvBlock(8, 8, stride=2)
@@ -129,9 +133,19 @@ def explain_block(block: ConvBlock, input: Image, skip: Image | None = None) -> 
     """
     operands = block._operands(block._parts(), input, skip)
     if not isinstance(operands, str):
-        untried = f" ({UNTRIED})" if operands.backend == "triton" else ""
-        return f"{operands.backend} serves this block, fused: {operands.reason}{untried}"
+        served = f"{operands.backend} serves this block, fused: {operands.reason}"
+        if operands.backend != "triton":
+            return served
+        return "\n".join([f"{served} ({UNTRIED})", *_plans(block, operands)])
     conv = block.conv
     numbers = conv.stride, conv.padding, conv.dilation, conv.groups
     served = explain(materialised(input, skip), conv.weight, conv.bias, *numbers)
     return f"composed of plain modules: {operands}\nconvolution: {served}"
+
+
+def _plans(of: ConvBlock, operands: Operands) -> list[str]:
+    first, second, weight, bias, padding, *_ = operands
+    vectors = (None, None, 0.0) if of.norm is None else (of.norm.weight, of.norm.bias, of.norm.eps)
+    feeds = *first, *(second or (None, None, None, False))
+    arguments = *feeds, weight, bias, padding, *vectors, of.resize == "pool"
+    return triton.explain_block(*arguments, allow_tf32=allow_tf32())

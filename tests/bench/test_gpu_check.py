@@ -3,6 +3,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,28 @@ def test_a_part_that_breaks_fails_the_check(monkeypatch: pytest.MonkeyPatch, tmp
     assert "**cases: FAILED: it ended with status 2**" in markdown_file.read_text()
 
 
+def test_measured_plans_go_into_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    check = _Check("cpu", tmp_path, gpu_check.Console(quiet=True), 0.0)
+    assert check._measure_plans(70) == "left out: plans are measured on a GPU"
+    check.device = "cuda"
+    monkeypatch.setattr(gpu_check.backends, "problem", lambda *asked: "no Triton")
+    assert check._measure_plans(70) == "left out: no Triton"
+    monkeypatch.setattr(gpu_check.backends, "problem", lambda *asked: None)
+    asked = []
+
+    def popen(command, env, stdout, **options):
+        asked.append((command[1:], env["MYCONV2D_CACHE"]))
+        return started([sys.executable, "-c", "import sys; print('measured'); sys.exit(3)"], env=env, stdout=stdout)
+
+    started = gpu_check.subprocess.Popen
+    monkeypatch.setattr(gpu_check.subprocess, "Popen", popen)
+    log = check.plans.with_suffix(".txt")
+    assert check._measure_plans(70) == f"FAILED: it ended with status 3, see {log.name}"
+    options = ["--near", "--type", "fp32", "--minutes", "1.000"]
+    assert asked == [(["-m", "myconv2d.triton.measure", *options], str(tmp_path))]
+    assert log.read_text() == "measured\n"
+
+
 class Clock:
     """Time that parts use up."""
 
@@ -259,7 +282,7 @@ def test_time_that_a_part_does_not_need_goes_to_those_behind_it(
 
 @pytest.mark.filterwarnings("ignore:myconv2d. torch.float32 convolutions on cuda are served by")
 def test_the_parts_ask_for_what_there_is() -> None:
-    assert gpu_check.CORRECTNESS[1] + sum(part.share for part in PARTS) <= 9 * 60 + 60
+    assert sum((gpu_check.CORRECTNESS[1], gpu_check.PLANS[1], *(part.share for part in PARTS))) <= 9 * 60 + 60
     everything = subjects(torch.device("cuda"), compiled=True)
     for part in PARTS:
         found = choose(everything, part.cases)

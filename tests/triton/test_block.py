@@ -30,7 +30,15 @@ from bench.block_check import BOUNDS, error, wide  # noqa: E402
 from bench.precision import PRECISIONS  # noqa: E402
 from myconv2d import ConvBlock, block_operators, block_reference, explain_block, use_backend  # noqa: E402
 from myconv2d.operators import overload  # noqa: E402
-from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, block_statistics, unsupported  # noqa: E402
+from myconv2d.triton import (  # noqa: E402
+    block_forward,
+    block_grad_input,
+    block_grad_weight,
+    block_statistics,
+    plans,
+    unsupported,
+)
+from myconv2d.triton.plans import Choice, Plan  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 BOUND = {torch.float32: BOUNDS["fp32"], torch.float16: BOUNDS["fp16"], torch.bfloat16: BOUNDS["bf16"]}
@@ -120,6 +128,12 @@ def test_statistics_of_a_large_mean() -> None:
 def test_more_tiles_than_the_last_kernels_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_statistics, "at_once", lambda tiles: 2)
     test_operators(Case(("affine",), (3,), 4, size=(17, 8)), "fp32")
+
+
+@pytest.mark.parametrize("plan", [Plan(16, 16, 16, 1, 1), Plan(32, 128, 64, 4, 2), Plan(256, 32, 16, 8, 3)], ids=str)
+def test_any_plan_gives_the_right_results(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "find", lambda shape, gpu: Choice(plan, "", ""))
+    test_operators(Case(("both", "affine"), (20, 3), 40, size=(6, 10), pool=True), "fp32")
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -256,7 +270,9 @@ def test_default_operator_and_words() -> None:
     block = ConvBlock(3, 4, kernel_size=5).to(DEVICE)  # which the CPU's fused kernels do not serve
     x = torch.randn(1, 3, 6, 6, device=DEVICE)
     with use_backend("triton"):
-        assert explain_block(block, x).startswith("triton serves this block, fused: asked for (not yet run on a GPU")
+        said = explain_block(block, x)
+        assert said.startswith("triton serves this block, fused: asked for (not yet run on a GPU")
+        assert "\nforward: block_forward kernel (fused), " in said and "\nbackward: block_grad_weight kernel" in said
         assert "not torch.float64" in explain_block(block.double(), x.double())
     weight = torch.randn(4, 3, 3, 3, device=DEVICE)
     assert block_operators.problem("triton", weight, x) is None

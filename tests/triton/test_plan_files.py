@@ -68,8 +68,10 @@ def test_there_is_a_shipped_plan_for_every_kernel_and_arithmetic() -> None:
             for a in ("half", "tf32", "fp32", "fp64")
         ),
         *((kernel, a) for kernel in ("halo", "grad_weight_halo") for a in ("half", "tf32")),
+        *((f"block_{part}", a) for part in ("forward", "grad_input", "grad_weight") for a in ("half", "tf32", "fp32")),
     ):
-        for layout in ("channels_last", "contiguous") if "halo" in kernel else ("wide", "narrow"):
+        layouts = ("channels_last", "contiguous") if "halo" in kernel else ("wide", "narrow")
+        for layout in ("channels_last",) if "block" in kernel else layouts:
             choice = plans.find(Shape(kernel, arithmetic, layout, 24, 24, (3, 3), (5, 5), (1, 1)), None)
             assert choice.key.startswith(f"{kernel} {arithmetic}")
             assert choice.origin == "shipped, not measured"
@@ -162,10 +164,12 @@ def test_the_fastest_candidate_is_remembered(user_path: Path, capsys: pytest.Cap
             + plan.stages / 1e9
         )
 
-    tuning.measure(SHAPE, ran.append, timer, GPU)
+    tuning.measure(SHAPE, tuning.candidates(SHAPE), ran.append, timer, GPU)
     assert ran == tuning.candidates(SHAPE)
     assert plans.find(SHAPE, GPU)[:2] == (Plan(128, 32, 16, 4, 3), str(SHAPE))
-    assert str(SHAPE) in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{SHAPE}: {Plan(128, 32, 16, 4, 3)}: 4.0 µs, the best of " in said
+    assert "the shipped one: 68.1 µs" in said
 
 
 def test_a_shape_is_measured_once_if_asked_for(user_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +184,7 @@ def test_a_shape_is_measured_once_if_asked_for(user_path: Path, monkeypatch: pyt
 
     serve()
     assert (len(ran), len(timed), user_path.exists()) == (1, 0, False)
-    with set_in(tuning.requested, True):
+    with set_in(tuning.requested, tuning.candidates):
         capturing = True
         with pytest.warns(UserWarning, match="CUDA graph is being captured"):
             serve()
@@ -201,6 +205,15 @@ def test_candidates() -> None:
     assert candidates[0] == plans.find(SHAPE, None).plan
     assert len(set(candidates)) == len(candidates) > 10
     assert all(Plan.parse(str(plan)) == plan for plan in candidates)
+    near = tuning.near(SHAPE)
+    assert near[0] == candidates[0] and set(near) < set(candidates) and 5 < len(near) < 15
+
+
+def test_of_every_plan_the_kernels_can_be_looked_at(user_path: Path) -> None:
+    ran = []
+    with set_in(tuning.every, tuning.near):
+        tuning.serve(SHAPE, torch.device("meta"), ran.append)
+    assert ran == tuning.near(SHAPE)
 
 
 def test_explain_names_kernel_reason_and_plan(user_path: Path) -> None:
@@ -221,6 +234,21 @@ def test_explain_names_kernel_reason_and_plan(user_path: Path) -> None:
     with set_in(assumed, Gpu((8, 0), None)):
         older = kernels.explain(input, weight, ((1, 1), (1, 1), (1, 1), 1), True)
     assert "gather kernel (this GPU has no copy engine for tensors)" in older[0]
+
+
+def test_explain_of_a_block_names_kernels_plans_and_copies(user_path: Path) -> None:
+    shape = Shape("block_grad_weight", "fp32", "channels_last", 4, 8, (3, 3), (6, 6), (1, 1))
+    plans.remember(GPU, {str(shape): PLAN})
+    picture = torch.empty(2, 3, 6, 6)
+    skip = torch.empty(2, 1, 3, 3, requires_grad=True)
+    weight, vector = torch.empty(8, 4, 3, 3), torch.empty(8)
+    arguments = picture, None, None, False, skip, None, None, True, weight, vector, (1, 1), vector, vector, 0.1, True
+    with set_in(assumed, Gpu((9, 0), GPU)):
+        copied, forward, to_skip, to_weight = kernels.explain_block(*arguments, allow_tf32=False)
+    assert copied == "input: copied to channels_last first"  # the skip of one channel is both
+    assert forward.startswith("forward: block_forward kernel (fused), 64 pixels × 32 outputs × 16 channels, 4 warps")
+    assert to_skip.startswith("backward: block_grad_input kernel") and to_skip.endswith("shipped, not measured)")
+    assert to_weight == f"backward: block_grad_weight kernel (fused), {PLAN} ('{shape}', measured: {user_path})"
 
 
 def test_only_a_gpu_can_be_measured_on() -> None:

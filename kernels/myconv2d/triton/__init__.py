@@ -14,7 +14,7 @@ import functools
 
 import torch
 
-__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "explain", "tune", "unsupported"]
+__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "explain", "explain_block", "tune", "unsupported"]
 
 UNTRIED = "not yet run on a GPU: proved in Triton's interpreter and compiled for sm_90"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,6 +52,16 @@ def explain(*arguments) -> list[str]:
     from .explanation import explain
 
     return explain(*arguments)
+
+
+def explain_block(*arguments, allow_tf32: bool) -> list[str]:
+    """The arguments of the operator `block` → what it copies, and the kernels and plans that serve it.
+
+    See explanation.py.
+    """
+    from .explanation import explain_block
+
+    return explain_block(*arguments, allow_tf32=allow_tf32)
 
 
 def tune(*arguments, **numbers) -> None:

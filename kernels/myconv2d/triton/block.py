@@ -19,7 +19,7 @@ from .block_grad_weight import grad_weight
 from .block_statistics import normalise, through_norm
 
 
-def _dense(image: Tensor) -> Tensor:
+def dense(image: Tensor) -> Tensor:
     """An image in channels_last without gaps; the same one if it is that already."""
     _, c, h, w = image.shape
     strides = zip(image.shape, image.stride(), (h * w * c, 1, w * c, c), strict=True)
@@ -38,7 +38,7 @@ def _vector(vector: Tensor | None) -> Tensor | None:
 
 def _feeds(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample) -> list[Feed]:
     feeds = [(input, scale, shift, upsample), (skip, skip_scale, skip_shift, skip_upsample)]
-    return [Feed(_dense(t), _vector(s), _vector(b), up) for t, s, b, up in feeds[: 1 if skip is None else 2]]
+    return [Feed(dense(t), _vector(s), _vector(b), up) for t, s, b, up in feeds[: 1 if skip is None else 2]]
 
 
 def _convolved(feeds: list[Feed], weight: Tensor, padding: tuple[int, int]) -> tuple[int, ...]:
@@ -60,7 +60,7 @@ def block(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsa
     result = _image(input, _halved(size) if pool else size)
     full = _image(input, size) if pool else None
     index = _image(input, _halved(size), torch.uint8) if pool else None
-    partial = forward(feeds, _dense(weight), _vector(bias), padding, (gamma, None, None, None, 0.0), result, full,
+    partial = forward(feeds, dense(weight), _vector(bias), padding, (gamma, None, None, None, 0.0), result, full,
                       index, size=size[2:], pool=pool, statistics=norm, allow_tf32=allow_tf32)  # fmt: skip
     vectors = normalise(partial, gamma, beta, eps) if norm else (input.new_empty(0) for _ in range(4))
     full = input.new_empty(0) if full is None else full
@@ -74,7 +74,7 @@ def block_inference(input, upsample, skip, skip_upsample, weight, bias, padding,
     result = _image(input, _halved(size) if pool else size)
     if result.numel():
         norm = *map(_vector, (gamma, beta, mean, var)), eps
-        forward(feeds, _dense(weight), _vector(bias), padding, norm, result, size=size[2:], relu=relu, pool=pool,
+        forward(feeds, dense(weight), _vector(bias), padding, norm, result, size=size[2:], relu=relu, pool=pool,
                 allow_tf32=allow_tf32)  # fmt: skip
     return result
 
@@ -85,15 +85,15 @@ def block_backward(grad_raw, grad_scale, grad_shift, input, scale, shift, upsamp
     feeds = _feeds(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample)
     norm = gamma is not None
     none = [y.new_empty(0) for _ in range(10)]
-    gradient = Gradient(_dense(grad_raw), _dense(index) if pool else None, None, None, None, None, y.shape[2:])
+    gradient = Gradient(dense(grad_raw), dense(index) if pool else None, None, None, None, None, y.shape[2:])
     if norm:
         vectors = through_norm(*map(_vector, (grad_scale, grad_shift, gamma, mean, var)), eps, y.numel() // y.shape[1])
-        gradient = gradient._replace(y=_dense(y), mean=_vector(mean), offset=vectors[0], slope=vectors[1])
+        gradient = gradient._replace(y=dense(y), mean=_vector(mean), offset=vectors[0], slope=vectors[1])
 
     grads = [none[:3], none[3:6]]
     filters, first_channel = weight, 0
     if weight.dtype != torch.float32 and any(wanted[:2]):  # (of float32 grad_feed makes its own copy)
-        filters = _dense(weight)
+        filters = dense(weight)
     for i, feed in enumerate(feeds):
         if wanted[i] and feed.tensor.numel():
             own = filters[:, first_channel : first_channel + feed.channels]
@@ -119,7 +119,7 @@ def activate(raw: Tensor, scale: Tensor, shift: Tensor, upsample: bool, *, allow
     n, c, h, w = raw.shape
     result = _image(raw, (n, c, 2 * h, 2 * w) if upsample else raw.shape)
     if result.numel():
-        block_activate.activate(_dense(raw), _vector(scale), _vector(shift), upsample, result)
+        block_activate.activate(dense(raw), _vector(scale), _vector(shift), upsample, result)
     return result
 
 
@@ -129,4 +129,4 @@ def activate_backward(
     if raw.numel() == 0:
         none = torch.empty_like(raw, memory_format=torch.channels_last)
         return none, torch.zeros_like(scale), torch.zeros_like(shift)
-    return block_activate.activate_backward(_dense(grad), _dense(raw), _vector(scale), _vector(shift), upsample)
+    return block_activate.activate_backward(dense(grad), dense(raw), _vector(scale), _vector(shift), upsample)

@@ -45,51 +45,53 @@ def blocks() -> Iterator[Case]:
     yield Case("update", "64", "fp32", "", _update)
 
 
-def case(layer: BlockLayer, operator: str, arithmetic: str) -> Case:
+def case(layer: BlockLayer, operator: str, arithmetic: str, device: str = "meta") -> Case:
     matrix = () if arithmetic == "fp32" else ("wgmma", "mma")
-    return Case(operator, str(layer), arithmetic, "channels_last", _calls(layer, arithmetic)[operator], matrix)
+    run = _calls(layer, arithmetic, device)[operator]
+    return Case(operator, str(layer), arithmetic, "channels_last", run, matrix)
 
 
-def _calls(layer: BlockLayer, arithmetic: str) -> dict[str, Callable[[], object]]:
-    """The operators on meta tensors, by name."""
+def _calls(layer: BlockLayer, arithmetic: str, device: str) -> dict[str, Callable[[], object]]:
+    """The operators by name, on random tensors."""
     dtype, allow_tf32 = ARITHMETIC[arithmetic]
     options = {"allow_tf32": allow_tf32}
 
-    def image(channels: int, size: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+    def vectors(channels: int, count: int) -> list[torch.Tensor]:
+        return [torch.empty(channels, device=device).uniform_(0.5, 1.5) for _ in range(count)]  # a variance is positive
+
+    def image(channels: int, size: int) -> torch.Tensor:
         sizes = layer.batch, channels, size, size
-        return torch.empty(sizes, dtype=dtype, device="meta", memory_format=torch.channels_last)
+        return torch.empty(sizes, dtype=dtype, device=device, memory_format=torch.channels_last).normal_()
 
     feeds = []
     for channels, enlarged in zip(layer.channels, layer.enlarged, strict=False):
-        affine = _vectors(channels, 2) if channels > 1 else (None, None)
+        affine = vectors(channels, 2) if channels > 1 else (None, None)
         feeds += image(channels, layer.size // 2 if enlarged else layer.size), *affine, enlarged
     feeds += [None, None, None, False][: 4 * (2 - len(layer.channels))]
     tensors = feeds[0], feeds[3], feeds[4], feeds[7]
-    weight = torch.empty(layer.outputs, sum(layer.channels), 3, 3, dtype=dtype, device="meta")
-    bias, gamma, beta, mean, var = _vectors(layer.outputs, 5)
-    eps, padding, vectors = 1e-5, (1, 1), (bias, bias)
+    weight = torch.empty(layer.outputs, sum(layer.channels), 3, 3, dtype=dtype, device=device).normal_()
+    bias, gamma, beta, mean, var = vectors(layer.outputs, 5)
+    eps, padding, affine = 1e-5, (1, 1), (bias, bias)
     if not layer.norm:
         gamma = beta = mean = var = None
     y, small = image(layer.outputs, layer.size), image(layer.outputs, layer.size // 2)
-    raw, index = (small, small.to(torch.uint8)) if layer.pool else (y, y.new_empty(0, dtype=torch.uint8))
+    window = torch.empty_like(small, dtype=torch.uint8).random_(4)
+    raw, index = (small, window) if layer.pool else (y, y.new_empty(0, dtype=torch.uint8))
     wanted = [layer.channels[0] > 1, layer.channels[1:] > (1,), True]
     return {
         "block": lambda: block.block(*feeds, weight, bias, padding, gamma, beta, eps, layer.pool, **options),
         "block_backward": lambda: block.block_backward(
-            raw, *vectors, *feeds, weight, padding, gamma, mean, var, eps, y, index, layer.pool, True, wanted, **options
+            raw, *affine, *feeds, weight, padding, gamma, mean, var, eps, y, index, layer.pool, True, wanted, **options
         ),
         "block_inference": lambda: block.block_inference(
             *tensors, weight, bias, padding, gamma, beta, mean, var, eps, True, layer.pool, **options
         ),
-        "activate": lambda: block.activate(raw, *vectors, False),
-        "activate_backward": lambda: block.activate_backward(raw, raw, *vectors, False),
+        "activate": lambda: block.activate(raw, *affine, False),
+        "activate_backward": lambda: block.activate_backward(raw, raw, *affine, False),
     }
-
-
-def _vectors(channels: int, count: int) -> list[torch.Tensor]:
-    return [torch.empty(channels, device="meta") for _ in range(count)]
 
 
 def _update() -> None:
     batches = torch.empty((), dtype=torch.int64, device="meta")
-    block_statistics.update(*_vectors(64, 4), batches, 0.1, 1.0)
+    vectors = (torch.empty(64, device="meta") for _ in range(4))
+    block_statistics.update(*vectors, batches, 0.1, 1.0)

@@ -9,10 +9,11 @@ import triton
 import triton.language as tl
 
 from .block_feed import columns_of, feed_tile, relu, vector_tile
-from .block_plan import plan, precision
+from .block_plan import precision, reduction, serve
 from .block_tile import Tile, pick, pooled_positions, tile_positions
 from .indexing import below
-from .launch import ceil_div, launch, needs_64_bit
+from .launch import ceil_div, fit, launch, needs_64_bit
+from .plans import Plan
 
 
 class Feed(NamedTuple):
@@ -164,27 +165,32 @@ def forward(
 
     Nothing is empty, but for the batch when there are `statistics`.
     """
-    batch, (rows, columns), (height, width) = feeds[0].tensor.shape[0], size, feeds[0].size
-    outputs, _, taps_h, taps_w = weight.shape
+    batch, (height, width) = feeds[0].tensor.shape[0], feeds[0].size
+    (rows, columns), (outputs, channels, taps_h, taps_w) = size, weight.shape
     first, second = feeds[0], feeds[1] if len(feeds) == 2 else Feed(None, None, None, False)
-    chosen = plan(weight.dtype, allow_tf32, outputs, rows * columns)
-    tile = Tile.of(chosen.positions, rows, columns, pool)
-    tiles = tile.count(batch, rows, columns)
-    partial = weight.new_empty((3 * outputs + 1, tiles), dtype=torch.float32) if statistics else None
-    if tiles == 0:
-        return partial
-    blocks = [chosen.reduction(feed.channels, taps_h * taps_w) for feed in feeds]
-    (flat_1, block_1), (flat_2, block_2) = blocks if second.tensor is not None else (*blocks, (False, 16))
     images = [image for image in (result, full, *(feed.tensor for feed in feeds)) if image is not None]
-    launch(
-        block_forward, tiles * ceil_div(outputs, chosen.block), weight.device,
-        *first[:3], *second[:3], weight, bias, *norm, result, full, index, partial,
-        batch, height, width, rows, columns, tiles, taps_h * taps_w,
-        C1=first.channels, UPSAMPLE_1=first.upsample, FLAT_1=flat_1, BLOCK_1=block_1,
-        C2=0 if second.tensor is None else second.channels, UPSAMPLE_2=second.upsample, FLAT_2=flat_2, BLOCK_2=block_2,
-        K=outputs, R=taps_h, S=taps_w, PADDING_H=padding[0], PADDING_W=padding[1], RELU=relu, POOL=pool,
-        EVEN=tile.divides(batch, rows, columns), INDEX_64=needs_64_bit(*images),
-        PRECISION=precision(allow_tf32), **tile.constants(), BLOCK_K=chosen.block,
-        num_warps=chosen.warps, num_stages=chosen.stages,
-    )  # fmt: skip
+    partial = weight.new_empty((3 * outputs + 1, 0), dtype=torch.float32) if statistics else None
+    if batch == 0:
+        return partial
+
+    def run(plan: Plan) -> None:
+        nonlocal partial
+        tile, block_k = Tile.of(plan.block_m, rows, columns, pool), fit(plan.block_n, outputs)
+        tiles = tile.count(batch, rows, columns)
+        partial = weight.new_empty((3 * outputs + 1, tiles), dtype=torch.float32) if statistics else None
+        blocks = [reduction(plan, feed.channels, taps_h * taps_w) for feed in feeds]
+        (flat_1, block_1), (flat_2, block_2) = blocks if second.tensor is not None else (*blocks, (False, 16))
+        launch(
+            block_forward, tiles * ceil_div(outputs, block_k), weight.device,
+            *first[:3], *second[:3], weight, bias, *norm, result, full, index, partial,
+            batch, height, width, rows, columns, tiles, taps_h * taps_w,
+            C1=first.channels, UPSAMPLE_1=first.upsample, FLAT_1=flat_1, BLOCK_1=block_1,
+            C2=channels - first.channels, UPSAMPLE_2=second.upsample, FLAT_2=flat_2, BLOCK_2=block_2,
+            K=outputs, R=taps_h, S=taps_w, PADDING_H=padding[0], PADDING_W=padding[1], RELU=relu, POOL=pool,
+            EVEN=tile.divides(batch, rows, columns), INDEX_64=needs_64_bit(*images),
+            PRECISION=precision(allow_tf32), **tile.constants(), BLOCK_K=block_k,
+            num_warps=plan.warps, num_stages=plan.stages,
+        )  # fmt: skip
+
+    serve("block_forward", weight.dtype, allow_tf32, channels, outputs, (taps_h, taps_w), size, weight.device, run)
     return partial

@@ -10,11 +10,12 @@ import triton.language as tl
 
 from .block_feed import columns_of, gradient_tile, vector_tile
 from .block_forward import Feed
-from .block_plan import plan, precision
+from .block_plan import precision, reduction, serve
 from .block_statistics import scale_and_shift
 from .block_tile import Tile, pooled_positions, tile_positions, windows
 from .indexing import below
-from .launch import ceil_div, launch, needs_64_bit
+from .launch import ceil_div, fit, launch, needs_64_bit
+from .plans import Plan
 
 
 class Gradient(NamedTuple):
@@ -113,25 +114,31 @@ def grad_feed(
     outputs, channels, taps_h, taps_w = weight.shape
     if weight.dtype == torch.float32:
         weight = weight.transpose(0, 1).contiguous(memory_format=torch.channels_last).transpose(0, 1)
-    chosen = plan(weight.dtype, allow_tf32, channels, height * width)
-    tile = Tile.of(chosen.positions, height, width, feed.upsample)
-    tiles = tile.count(batch, height, width)
-    flat, block_k = chosen.reduction(outputs, taps_h * taps_w)
     affine = feed.scale is not None
     result = torch.empty_like(feed.tensor, memory_format=torch.channels_last)
-    partial = result.new_empty((2 * channels, tiles), dtype=torch.float32) if affine else None
+    partial = None
     weight_k, weight_c, weight_r, weight_s = weight.stride()
-    launch(
-        block_grad_input, tiles * ceil_div(channels, chosen.block), weight.device,
-        *gradient[:6], weight, feed.tensor if affine else None, feed.scale, feed.shift, result, partial,
-        batch, height, width, rows, columns, tiles,
-        WEIGHT_K=weight_k, WEIGHT_C=weight_c, WEIGHT_R=weight_r, WEIGHT_S=weight_s,
-        C=channels, K=outputs, R=taps_h, S=taps_w, PADDING_H=padding[0], PADDING_W=padding[1],
-        UPSAMPLE=feed.upsample, EVEN=tile.divides(batch, height, width),
-        INDEX_64=needs_64_bit(*gradient.images, feed.tensor), FLAT=flat, PRECISION=precision(allow_tf32),
-        **tile.constants(), BLOCK_C=chosen.block, BLOCK_K=block_k,
-        num_warps=chosen.warps, num_stages=chosen.stages,
-    )  # fmt: skip
+
+    def run(plan: Plan) -> None:
+        nonlocal partial
+        tile, block_c = Tile.of(plan.block_m, height, width, feed.upsample), fit(plan.block_n, channels)
+        tiles = tile.count(batch, height, width)
+        partial = result.new_empty((2 * channels, tiles), dtype=torch.float32) if affine else None
+        flat, block_k = reduction(plan, outputs, taps_h * taps_w)
+        launch(
+            block_grad_input, tiles * ceil_div(channels, block_c), weight.device,
+            *gradient[:6], weight, feed.tensor if affine else None, feed.scale, feed.shift, result, partial,
+            batch, height, width, rows, columns, tiles,
+            WEIGHT_K=weight_k, WEIGHT_C=weight_c, WEIGHT_R=weight_r, WEIGHT_S=weight_s,
+            C=channels, K=outputs, R=taps_h, S=taps_w, PADDING_H=padding[0], PADDING_W=padding[1],
+            UPSAMPLE=feed.upsample, EVEN=tile.divides(batch, height, width),
+            INDEX_64=needs_64_bit(*gradient.images, feed.tensor), FLAT=flat, PRECISION=precision(allow_tf32),
+            **tile.constants(), BLOCK_C=block_c, BLOCK_K=block_k,
+            num_warps=plan.warps, num_stages=plan.stages,
+        )  # fmt: skip
+
+    taps, image = (taps_h, taps_w), (height, width)
+    serve("block_grad_input", weight.dtype, allow_tf32, outputs, channels, taps, image, weight.device, run)
     if partial is None:
         return result, result.new_empty(0), result.new_empty(0)
     return result, *scale_and_shift(partial, feed.scale, feed.shift)

@@ -9,10 +9,11 @@ import triton.language as tl
 from .block_feed import columns_of, feed_tile, gradient_tile
 from .block_forward import Feed
 from .block_grad_input import Gradient
-from .block_plan import precision, weight_plan
+from .block_plan import precision, reduction, serve
 from .block_tile import Tile, next_origin, tile_origin, within_tile
 from .indexing import below
-from .launch import ceil_div, launch, needs_64_bit
+from .launch import ceil_div, fit, launch, needs_64_bit
+from .plans import Plan
 from .tuning import splits
 
 
@@ -118,17 +119,46 @@ def grad_weight(
     allow_tf32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """grad_weight, and grad_bias, which is empty without `bias`. Nothing is empty."""
+    outputs, channels, taps_h, taps_w = weight.shape
+    to_weight, to_bias = torch.empty_like(weight), weight.new_empty(outputs if bias else 0)
+
+    def run(plan: Plan) -> None:
+        partial = _partial_sums(gradient, feeds, weight, padding, bias, allow_tf32, plan)
+        parts, _, row = partial.shape
+        weight_k, weight_c, weight_r, weight_s = to_weight.stride()
+        launch(
+            block_weight_reduce, ceil_div(outputs * row, 64), weight.device,
+            partial, to_weight, to_bias if bias else None, parts,
+            WEIGHT_K=weight_k, WEIGHT_C=weight_c, WEIGHT_R=weight_r, WEIGHT_S=weight_s,
+            K=outputs, C=channels, R=taps_h, S=taps_w, COLUMNS=row, BLOCK=64, BLOCK_SPLITS=16,
+        )  # fmt: skip
+
+    taps, image = (taps_h, taps_w), gradient.size
+    serve("block_grad_weight", weight.dtype, allow_tf32, channels, outputs, taps, image, weight.device, run)
+    return to_weight, to_bias
+
+
+def _partial_sums(
+    gradient: Gradient,
+    feeds: list[Feed],
+    weight: torch.Tensor,
+    padding: tuple[int, int],
+    bias: bool,
+    allow_tf32: bool,
+    plan: Plan,
+) -> torch.Tensor:
+    """(splits, K, R·S·C), and one more column where there is a bias."""
     (rows, columns), (height, width), batch = gradient.size, feeds[0].size, gradient.grad.shape[0]
     outputs, channels, taps_h, taps_w = weight.shape
     taps = taps_h * taps_w
-    chosen = weight_plan(weight.dtype, allow_tf32, outputs)
-    blocks = [chosen.reduction(feed.channels, taps) for feed in feeds]
+    blocks = [reduction(plan, feed.channels, taps) for feed in feeds]
     tiles_j = [
         ceil_div(feed.channels * taps, block) if flat else taps * ceil_div(feed.channels, block)
         for feed, (flat, block) in zip(feeds, blocks, strict=True)
     ]
-    tiles_k = ceil_div(outputs, chosen.block)
-    tile = Tile.of(chosen.positions, rows, columns)
+    block_k = fit(plan.block_n, outputs)
+    tiles_k = ceil_div(outputs, block_k)
+    tile = Tile.of(plan.block_m, rows, columns)
     tiles = tile.count(batch, rows, columns)
     tiles_per_split = ceil_div(tiles, splits(sum(tiles_j) * tiles_k, tiles))
     parts = ceil_div(tiles, tiles_per_split)
@@ -143,16 +173,8 @@ def grad_weight(
             C=feed.channels, CHANNELS=channels, K=outputs, R=taps_h, S=taps_w, COLUMNS=row,
             PADDING_H=padding[0], PADDING_W=padding[1], UPSAMPLE=feed.upsample, BIAS=bias and first_channel == 0,
             EVEN=tile.divides(batch, rows, columns), INDEX_64=needs_64_bit(*gradient.images, feed.tensor),
-            FLAT=flat, PRECISION=precision(allow_tf32), **tile.constants(), BLOCK_K=chosen.block, BLOCK_J=block,
-            num_warps=chosen.warps, num_stages=chosen.stages,
+            FLAT=flat, PRECISION=precision(allow_tf32), **tile.constants(), BLOCK_K=block_k, BLOCK_J=block,
+            num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
         first_channel += feed.channels
-    to_weight, to_bias = torch.empty_like(weight), weight.new_empty(outputs if bias else 0)
-    weight_k, weight_c, weight_r, weight_s = to_weight.stride()
-    launch(
-        block_weight_reduce, ceil_div(outputs * row, 64), weight.device,
-        partial, to_weight, to_bias if bias else None, parts,
-        WEIGHT_K=weight_k, WEIGHT_C=weight_c, WEIGHT_R=weight_r, WEIGHT_S=weight_s,
-        K=outputs, C=channels, R=taps_h, S=taps_w, COLUMNS=row, BLOCK=64, BLOCK_SPLITS=16,
-    )  # fmt: skip
-    return to_weight, to_bias
+    return partial

@@ -44,7 +44,7 @@ STRIDED = Layer(64, 64, 32, stride=2), Layer(64, 64, 16, stride=2)
 
 
 class Case(NamedTuple):
-    """One call of one operator on meta tensors: `run` launches its kernels."""
+    """One call of one operator, on meta tensors unless another device was asked for: `run` launches its kernels."""
 
     operator: str
     task: str
@@ -54,12 +54,15 @@ class Case(NamedTuple):
     matrix: tuple[str, ...] = ()  # the instructions of which kernels with products must use one; () for any
 
 
-def convolution(layer: Layer, operator: str, arithmetic: str, layout: str = "channels_last") -> Case:
+def convolution(
+    layer: Layer, operator: str, arithmetic: str, layout: str = "channels_last", device: str = "meta"
+) -> Case:
     dtype, allow_tf32 = ARITHMETIC[arithmetic]
     batch, size = layer.batch, layer.size
 
     def tensor(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device="meta").contiguous(memory_format=LAYOUTS[layout])
+        drawn = torch.empty(size, dtype=dtype, device=device).normal_()
+        return drawn.contiguous(memory_format=LAYOUTS[layout])
 
     input, weight = tensor(batch, layer.channels, size, size), tensor(layer.outputs, layer.channels, 3, 3)
     numbers = (layer.stride, layer.stride), (1, 1), (1, 1), 1

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     kernel: str
     case: Case
-    plan: str  # the key of the plan; empty for blocks
+    plan: str  # the key of the plan; empty for a kernel before the first that has one
     programs: int
     occupancy: int  # of 100 warps that a multiprocessor can hold
     moved: int | None  # bytes

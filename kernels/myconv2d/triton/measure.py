@@ -1,6 +1,7 @@
 """Measure the plans of convolutions on the GPU at hand, and remember the fastest.
 
-    python -m myconv2d.triton.measure                                     the layers of the handout's networks
+    python -m myconv2d.triton.measure                                     the handout's layers, and the UNet's blocks
+    python -m myconv2d.triton.measure --near                              … a dozen plans of each, in about a minute
     python -m myconv2d.triton.measure 100x64x8x8:64x3x3 --padding 1       N×C×H×W of the input, K×R×S of the weight
     MYCONV2D_TUNE=1 python train.py                                       every new layer, when it is first met
     myconv2d.triton.tune(input, weight, padding=1)                        from Python
@@ -13,17 +14,21 @@ result are the same from run to run with the same plans.)
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
+import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
 
 from . import plans
-from .compile_cases import HANDOUT
 from .explanation import Numbers, operators
 from .launch import Gpu, set_in
-from .tuning import requested
+from .measured_cases import cases, compile_ahead
+from .tuning import candidates, near, requested
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
@@ -49,10 +54,9 @@ def tune(
         (n, n) if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)
     )
     numbers: Numbers = stride, padding, dilation, groups
-    with set_in(requested, True):
-        for run in operators(
-            input, weight, numbers, torch.backends.cudnn.conv.fp32_precision == "tf32"
-        ).values():
+    allow_tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"
+    with set_in(requested, candidates):
+        for run in operators(input, weight, numbers, allow_tf32).values():
             run()
 
 
@@ -64,16 +68,33 @@ def layer(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return input, weight
 
 
+def measure_cases(arithmetic: Sequence[str], layout: str, only_near: bool, minutes: float) -> None:
+    """Measure the plans of `measured_cases.cases`, compiled beforehand if there are few of each."""
+    begin = time.time()
+    if only_near:
+        processes, until = max(1, (os.cpu_count() or 1) - 2), begin + 0.6 * 60 * minutes
+        compile_ahead(arithmetic, layout, torch.cuda.get_device_capability(), processes, until)
+    chosen = cases(arithmetic, layout, "cuda")
+    with set_in(requested, near if only_near else candidates):
+        for number, case in enumerate(chosen):
+            if time.time() > begin + 60 * minutes:
+                print(f"{len(chosen) - number} of {len(chosen)} left out: the time was up", file=sys.stderr)
+                return
+            case.run()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "layers", nargs="*", type=layer, help="N×C×H×W:K×R×S; default: the handout's, with padding 1"
+        "layers", nargs="*", type=layer, help="N×C×H×W:K×R×S; default: the handout's, and the UNet's blocks"
     )
     parser.add_argument("--type", choices=DTYPES, action="append", help="default: fp32 and bf16")
     parser.add_argument("--no-tf32", action="store_true", help="strict fp32")
     parser.add_argument("--nchw", action="store_true", help="contiguous images instead of channels_last")
+    parser.add_argument("--near", action="store_true", help="plans that differ from the shipped one in one number")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="nothing new is begun after these")
     for name, default in ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args(arguments)
@@ -81,17 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("plans are measured on a GPU, and torch sees none here", file=sys.stderr)
         return 1
     torch.backends.cudnn.conv.fp32_precision = "ieee" if options.no_tf32 else "tf32"
-    padding = options.padding if options.layers else 1
-    memory_format = torch.contiguous_format if options.nchw else torch.channels_last
-    handout = [((case.batch, case.channels, case.size, case.size), (case.outputs, 3, 3)) for case in HANDOUT]
-    for input_size, (outputs, *taps) in options.layers or handout:
-        for dtype in map(DTYPES.get, options.type or ("fp32", "bf16")):
-            channels = input_size[1] // options.groups
-            input, weight = (
-                torch.randn(size, dtype=dtype, device="cuda").contiguous(memory_format=memory_format)
-                for size in (input_size, (outputs, channels, *taps))
-            )
-            tune(input, weight, options.stride, padding, options.dilation, options.groups)
+    types = options.type or ["fp32", "bf16"]
+    if options.layers:
+        memory_format = torch.contiguous_format if options.nchw else torch.channels_last
+        for (input_size, (outputs, *taps)), name in itertools.product(options.layers, types):
+            sizes = input_size, (outputs, input_size[1] // options.groups, *taps)
+            drawn = (torch.randn(size, dtype=DTYPES[name], device="cuda") for size in sizes)
+            images = (tensor.contiguous(memory_format=memory_format) for tensor in drawn)
+            tune(*images, options.stride, options.padding, options.dilation, options.groups)
+    else:
+        arithmetic = ["tf32" if name == "fp32" and not options.no_tf32 else name for name in types]
+        measure_cases(arithmetic, "contiguous" if options.nchw else "channels_last", options.near, options.minutes)
     print(f"remembered in {plans.user_path(Gpu.of(torch.device('cuda', torch.cuda.current_device())).name)}")
     return 0
 

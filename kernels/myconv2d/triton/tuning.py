@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextvars
 import functools
 import itertools
+import operator
 import os
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from triton.runtime.errors import OutOfResources
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from . import plans
-from .launch import Gpu, ceil_div
+from .launch import Gpu, ceil_div, fit
 from .plans import Choice, Plan, Shape
 
 PROGRAMS = 264  # fill the device twice over: grad_weight splits its reduction until it has about as many
@@ -26,51 +27,6 @@ SAMPLES, REPEATS = 20, 10  # timings of each candidate, and launches in each
 def asked_for() -> bool:
     """Whether the environment asks for measuring."""
     return os.environ.get("MYCONV2D_TUNE", "") not in ("", "0")
-
-
-FROM_ENVIRONMENT = asked_for()
-requested: contextvars.ContextVar[bool] = contextvars.ContextVar("requested", default=FROM_ENVIRONMENT)
-
-
-class Decision(NamedTuple):
-    """A plan as it was chosen for one kernel; `note` says why it is this kernel."""
-
-    shape: Shape
-    choice: Choice
-    note: str
-
-
-decisions: contextvars.ContextVar[list[Decision] | None] = contextvars.ContextVar("decisions", default=None)
-
-
-def serve(shape: Shape, device: torch.device, run: Callable[[Plan], None], note: str = "") -> None:
-    """`run` with the plan that serves `shape`; measured first, where that was asked for and not done yet."""
-    gpu = Gpu.of(device).name
-    choice = plans.find(shape, gpu)
-    if requested.get() and device.type == "cuda" and choice.key != str(shape):
-        if torch.cuda.is_current_stream_capturing():
-            warn_once("a CUDA graph is being captured: its new shapes are not measured")
-        else:
-            measure(shape, run, lambda action: device_time(action, device), gpu)
-            choice = plans.find(shape, gpu)
-    if (record := decisions.get()) is not None:
-        record.append(Decision(shape, choice, note))
-    run(choice.plan)
-
-
-def measure(
-    shape: Shape, run: Callable[[Plan], None], timer: Callable[[Callable[[], None]], float], gpu: str
-) -> None:
-    """Time every candidate and remember the fastest. One that does not fit the device is passed over."""
-    times: dict[Plan, float] = {}
-    for plan in candidates(shape):
-        try:
-            times[plan] = timer(lambda plan=plan: run(plan))
-        except OutOfResources:
-            continue
-    best = min(times, key=times.__getitem__)
-    plans.remember(gpu, {str(shape): best})
-    print(f"myconv2d: {shape}: {best}: {times[best]:.1f} µs, the best of {len(times)}", file=sys.stderr)
 
 
 def candidates(shape: Shape) -> list[Plan]:
@@ -87,6 +43,77 @@ def candidates(shape: Shape) -> list[Plan]:
         (2, 3, 4) if tensor_cores else (2,),
     )
     return list(dict.fromkeys([shipped, *itertools.starmap(Plan, grid)]))
+
+
+def near(shape: Shape) -> list[Plan]:
+    """Of these, the shipped plan and those that differ from it in one number: a dozen in place of hundreds."""
+    shipped, *others = candidates(shape)
+    outputs, channels = fit(shipped.block_n, max(shape.outputs, 32)), fit(shipped.block_c, shape.channels)
+    alike = shipped._replace(block_n=outputs, block_c=channels)  # of this layer, the same kernel
+    return [shipped, *(plan for plan in others if sum(map(operator.ne, plan, alike)) == 1)]
+
+
+# Which plans are timed for a shape that has none of its own; None: that is not done.
+requested: contextvars.ContextVar[Callable[[Shape], list[Plan]] | None] = contextvars.ContextVar(
+    "requested", default=candidates if asked_for() else None
+)
+
+
+# Runs these plans of a shape, all of them, in place of the one that serves: for who looks at what would be launched.
+every: contextvars.ContextVar[Callable[[Shape], list[Plan]] | None] = contextvars.ContextVar("every", default=None)
+
+
+class Decision(NamedTuple):
+    """A plan as it was chosen for one kernel; `note` says why it is this kernel."""
+
+    shape: Shape
+    choice: Choice
+    note: str
+
+
+decisions: contextvars.ContextVar[list[Decision] | None] = contextvars.ContextVar("decisions", default=None)
+
+
+def serve(shape: Shape, device: torch.device, run: Callable[[Plan], None], note: str = "") -> None:
+    """`run` with the plan that serves `shape`; measured first, where that was asked for and not done yet."""
+    if (those := every.get()) is not None:
+        for plan in those(shape):
+            run(plan)
+        return
+    gpu = Gpu.of(device).name
+    choice = plans.find(shape, gpu)
+    worth_timing = requested.get()
+    if worth_timing and device.type == "cuda" and choice.key != str(shape):
+        if torch.cuda.is_current_stream_capturing():
+            warn_once("a CUDA graph is being captured: its new shapes are not measured")
+        else:
+            measure(shape, worth_timing(shape), run, lambda action: device_time(action, device), gpu)
+            choice = plans.find(shape, gpu)
+    if (record := decisions.get()) is not None:
+        record.append(Decision(shape, choice, note))
+    run(choice.plan)
+
+
+def measure(
+    shape: Shape,
+    worth_timing: Sequence[Plan],  # the shipped one first
+    run: Callable[[Plan], None],
+    timer: Callable[[Callable[[], None]], float],
+    gpu: str,
+) -> None:
+    """Time these plans and remember the fastest. One that does not fit the device, or that its assembler refuses, is
+    passed over."""
+    times: dict[Plan, float] = {}
+    for plan in worth_timing:
+        try:
+            times[plan] = timer(lambda plan=plan: run(plan))
+        except (OutOfResources, PTXASError):
+            continue
+    best = min(times, key=times.__getitem__)
+    plans.remember(gpu, {str(shape): best})
+    shipped = f"{times[worth_timing[0]]:.1f} µs" if worth_timing[0] in times else "not possible here"
+    said = f"{best}: {times[best]:.1f} µs, the best of {len(times)}; the shipped one: {shipped}"
+    print(f"myconv2d: {shape}: {said}", file=sys.stderr)
 
 
 def device_time(action: Callable[[], None], device: torch.device) -> float:
