@@ -50,7 +50,7 @@ def cross_entropy(
     The framework's own function serves what this package's kernels do not: other types than float32 (on a GPU float16
     and bfloat16 too, and at most 1,024 classes) with int64 or uint8 targets, targets that are probabilities, `weight`,
     `label_smoothing`, other devices, subclasses of Tensor, torch.func's transforms and forward mode, a backend other
-    than native (on a GPU: Triton; not yet run there), and the derivative of the gradient.
+    than native (on a GPU: Triton; not yet run there), the derivative of the gradient, and on a GPU `torch.compile`.
 
     Error: computed in float32, the loss summed in double. It and the gradient are the same bit for bit for any number
     of threads, and on a GPU from call to call.
@@ -104,6 +104,7 @@ def _has_kernel(logits: Tensor) -> bool:
         return logits.dtype == torch.float32 and wanted in (None, "native") and native.cpu.problem is None
     return (
         device == "cuda"
+        and not torch.compiler.is_compiling()  # which fuses the framework's own
         and logits.dtype in (torch.float32, torch.float16, torch.bfloat16)
         and logits.shape[1] <= triton.MOST_CLASSES
         and wanted in (None, "triton")
