@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myconv2d import MyConv2d, backends
+from myconv2d import MyConv2d, backends, cross_entropy
 from myconv2d.operators import overload
 
 from .operands import same_bits
@@ -137,6 +138,22 @@ def autocast_computes_in_the_short_type(device: torch.device) -> None:
     short.load_state_dict(ours.state_dict())
     expected = _step(short, input.detach().bfloat16().requires_grad_())
     _assert_same_bits([output, *grads], [expected[0], *(grad.float() for grad in expected[1:])])
+
+
+@behaviour
+def cross_entropy_matches_the_framework(device: torch.device) -> None:
+    """Loss and gradient, in the same bits again."""
+    logits = torch.randn(8, 24, 40, 30, device=device)
+    target = torch.randint(24, (8, 40, 30), device=device)
+    target[0, :5] = -100
+    for memory_format in torch.contiguous_format, torch.channels_last:
+        values = logits.contiguous(memory_format=memory_format).requires_grad_()
+        first, again, theirs = (
+            (loss.detach(), *torch.autograd.grad(3 * loss, values))
+            for loss in (f(values, target) for f in (cross_entropy, cross_entropy, F.cross_entropy))
+        )
+        _assert_same_bits(list(first), list(again))
+        torch.testing.assert_close(first, theirs, rtol=1e-5, atol=1e-8)
 
 
 @behaviour

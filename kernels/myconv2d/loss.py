@@ -2,7 +2,8 @@
 
 Two operators: `cross_entropy` gives the loss and is differentiable; `cross_entropy_with_gradient`, which its
 derivative is made of, gives the loss and ∂loss/∂logits at once, so that backward has next to nothing to do. On the CPU
-the native library implements them (csrc/loss.cpp), elsewhere plain torch.
+the native library implements them (csrc/loss.cpp), on a GPU Triton (triton/loss.py), elsewhere plain torch.
+Losses are float32 whatever the logits' type.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from . import backends, native
+from . import backends, native, triton
 from .operators import LIBRARY
 
 _REDUCTIONS = ("none", "mean", "sum")  # their numbers in the operators, as the framework numbers them
@@ -32,7 +33,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of classes: `torch.nn.functional.cross_entropy`, in one pass over the logits on the CPU.
+    """Cross-entropy of classes: `torch.nn.functional.cross_entropy`, in one pass over the logits.
 
     Args:
         logits: (N, K), (N, K, H, W) or (N, K, d1, …), scores of K classes. Any strides; the gradient has the same.
@@ -46,14 +47,17 @@ def cross_entropy(
         >>> print(f"{myconv2d.cross_entropy(logits, target):.4f}")  # log 24
         3.1781
 
-    The framework's own function serves what this package's kernel does not: other types than float32 with int64 or
-    uint8 targets, targets that are probabilities, `weight`, `label_smoothing`, other devices, subclasses of Tensor,
-    torch.func's transforms and forward mode, a backend other than native, and the derivative of the gradient.
+    The framework's own function serves what this package's kernels do not: other types than float32 (on a GPU float16
+    and bfloat16 too, and at most 1,024 classes) with int64 or uint8 targets, targets that are probabilities, `weight`,
+    `label_smoothing`, other devices, subclasses of Tensor, torch.func's transforms and forward mode, a backend other
+    than native (on a GPU: Triton; not yet run there), the derivative of the gradient, and on a GPU `torch.compile`.
 
-    Error: the loss is summed in double. It and the gradient are the same bit for bit for any number of threads.
+    Error: computed in float32, the loss summed in double. It and the gradient are the same bit for bit for any number
+    of threads, and on a GPU from call to call.
 
     Raises:
-        IndexError, RuntimeError, ValueError: as `torch.nn.functional.cross_entropy` does.
+        IndexError, RuntimeError, ValueError: as `torch.nn.functional.cross_entropy` does; but on a GPU, where no call
+            waits for an answer, a class that does not exist makes the loss NaN.
     """
     if has_torch_function_variadic(logits, target, weight):
         options: dict[str, Any] = {"reduction": reduction, "ignore_index": ignore_index, "weight": weight}
@@ -72,25 +76,39 @@ def cross_entropy(
     else:
         pixels, classes = target.flatten(2) if missing else target, logits.flatten(3) if missing else logits
     loss = torch.ops.myconv2d.cross_entropy(classes, pixels, _REDUCTIONS.index(reduction), ignore_index)
+    if not torch.is_autocast_enabled(logits.device.type):  # whose losses are float32
+        loss = loss.to(logits.dtype)
     return loss.view(target.shape) if missing and reduction == "none" else loss
 
 
 def _served(logits: Any, target: Any) -> bool:
-    """Whether the native kernel takes these, and nothing but reverse mode can see the call."""
+    """Whether a kernel takes these, and nothing but reverse mode can see the call."""
     return (
         type(logits) in _PLAIN
         and type(target) in _PLAIN
-        and logits.dtype == torch.float32
         and target.dtype in _TARGETS
-        and logits.device.type == target.device.type == "cpu"
+        and logits.device == target.device
         and logits.layout == target.layout == torch.strided
         and logits.dim() >= 2
         and logits.shape[1] > 0
         and target.shape == (logits.shape[0], *logits.shape[2:])
-        and backends.wanted in (None, "native")
-        and native.cpu.problem is None
+        and _has_kernel(logits)
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
+    )
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    device, wanted = logits.device.type, backends.wanted
+    if device == "cpu":
+        return logits.dtype == torch.float32 and wanted in (None, "native") and native.cpu.problem is None
+    return (
+        device == "cuda"
+        and not torch.compiler.is_compiling()  # which fuses the framework's own
+        and logits.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and logits.shape[1] <= triton.MOST_CLASSES
+        and wanted in (None, "triton")
+        and backends.problem("triton", device, logits.dtype) is None
     )
 
 
@@ -104,7 +122,8 @@ def _gradient(logits: Tensor, target: Tensor, reduction: int, ignore_index: int)
 
 def _reference(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits, target.long(), ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
+        logits, target = logits.float(), target.long()
+        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=_REDUCTIONS[reduction])
 
 
 def _reference_with_gradient(logits: Tensor, target: Tensor, *numbers: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +132,7 @@ def _reference_with_gradient(logits: Tensor, target: Tensor, *numbers: int) -> t
 
 
 def _fake(logits: Tensor, target: Tensor, reduction: int, ignore_index: int) -> Tensor:
-    return logits.new_empty(target.shape if _REDUCTIONS[reduction] == "none" else ())
+    return logits.new_empty(target.shape if _REDUCTIONS[reduction] == "none" else (), dtype=torch.float32)
 
 
 def _fake_with_gradient(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
@@ -139,7 +158,7 @@ class _CrossEntropy(torch.autograd.Function):
             gradient = _WITH_GRADIENT(*ctx.saved_tensors, *ctx.numbers)[1]
         if not _concrete(each):
             return gradient * each, None, None, None
-        if each.dim() or each.item() != 1:
+        if each.dim() or each.is_cuda or each.item() != 1:  # a GPU is not waited for
             gradient.mul_(each)
         return gradient, None, None, None
 
@@ -167,5 +186,7 @@ for _name, _result, _fake_of, _plain in (
     torch.library.register_fake(f"myconv2d::{_name}", _fake_of, lib=LIBRARY)
     LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
 LIBRARY.impl("cross_entropy", _with_derivative, "Autograd", with_keyset=True)
+LIBRARY.impl("cross_entropy", lambda *arguments: triton.cross_entropy(*arguments, gradient=False)[0], "CUDA")
+LIBRARY.impl("cross_entropy_with_gradient", lambda *arguments: triton.cross_entropy(*arguments, gradient=True), "CUDA")
 _LOSS = torch.ops.myconv2d.cross_entropy.default
 _WITH_GRADIENT = torch.ops.myconv2d.cross_entropy_with_gradient.default

@@ -1,5 +1,5 @@
 """The convolution as Triton kernels for NVIDIA GPUs: forward, grad_input, grad_weight with grad_bias; and in block.py
-the operators of the fused block.
+the operators of the fused block; and cross_entropy.
 
 Not yet run on a GPU: all are proved on the CPU by Triton's interpreter against an fp64 oracle, and compiled ahead of
 time for sm_90 (`python -m bench gpu-code`). Nothing here has been timed, and no plan (tile, warps, stages) measured:
@@ -14,9 +14,11 @@ import functools
 
 import torch
 
-__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "explain", "explain_block", "tune", "unsupported"]
+__all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "cross_entropy", "explain", "explain_block", "tune",
+           "unsupported"]  # fmt: skip
 
 UNTRIED = "not yet run on a GPU: proved in Triton's interpreter and compiled for sm_90"
+MOST_CLASSES = 1024  # of cross_entropy: all of a pixel's are in registers at once
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -42,6 +44,13 @@ def conv2d_grad_weight(*arguments, allow_tf32: bool) -> tuple[torch.Tensor, torc
     from .grad_weight import conv2d_grad_weight
 
     return conv2d_grad_weight(*arguments, allow_tf32=allow_tf32)
+
+
+def cross_entropy(*arguments, gradient: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """logits, target, reduction, ignore_index → the loss and, if wanted, its gradient. See loss.py."""
+    from .loss import cross_entropy
+
+    return cross_entropy(*arguments, gradient=gradient)
 
 
 def explain(*arguments) -> list[str]:

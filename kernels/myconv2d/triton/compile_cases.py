@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .explanation import operators
+from .loss import cross_entropy
 
 OPERATORS = ("forward", "grad_input", "grad_weight")
 ARITHMETIC = {  # name → type, allow_tf32
@@ -81,3 +83,13 @@ def convolutions() -> Iterator[Case]:
         ("channels_last", (Layer(64, 64, 8),), ("fp64",)),
     ):
         yield from itertools.starmap(convolution, itertools.product(layers, OPERATORS, arithmetic, (layout,)))
+
+
+def losses() -> Iterator[Case]:
+    """The handout's loss and its gradient, of 24 classes."""
+    target = torch.empty((100, 32, 32), dtype=torch.int64, device="meta")
+    for layout, arithmetic in itertools.product(LAYOUTS, ("fp32", "bf16", "fp16")):
+        logits = torch.empty((100, 24, 32, 32), dtype=ARITHMETIC[arithmetic][0], device="meta")
+        logits = logits.contiguous(memory_format=LAYOUTS[layout])
+        run = functools.partial(cross_entropy, logits, target, 1, -100, gradient=True)
+        yield Case("cross_entropy", "24 classes @32", arithmetic, layout, run)

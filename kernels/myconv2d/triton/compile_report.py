@@ -14,13 +14,13 @@ from triton.backends.compiler import GPUTarget
 
 from ..sass import NONE, Code, occupancy
 from .block_cases import blocks
-from .compile_cases import Case, convolutions
+from .compile_cases import Case, convolutions, losses
 from .launch import Gpu, assumed, intercept, set_in
 from .machine_code import SM_90, compile_for, read
 from .traffic import WITHOUT_PRODUCTS, traffic, why_synchronous
 from .tuning import Decision, decisions
 
-SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions, blocks]
+SOURCES: list[Callable[[], Iterable[Case]]] = [convolutions, blocks, losses]
 
 
 class Row(NamedTuple):
