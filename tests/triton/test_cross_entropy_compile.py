@@ -25,15 +25,14 @@ def test_the_handout_s_loss() -> None:
     assert [row.kernel for row in found] == ["count_kernel", "cross_entropy_kernel", "finish_kernel"] * 6
 
 
-@pytest.mark.parametrize("classes", [1, 3, 313, MOST_CLASSES])
-@pytest.mark.parametrize("gradient", [True, False])
-def test_other_numbers_of_classes(classes, gradient) -> None:
+@pytest.mark.parametrize("classes", [3, MOST_CLASSES])
+@pytest.mark.parametrize("reduction, gradient", [(0, False), (2, True)])
+def test_other_numbers_of_classes(classes, reduction, gradient) -> None:
     logits = torch.empty((2, classes, 64, 64), device="meta")
     target = torch.empty((2, 64, 64), dtype=torch.uint8, device="meta")
-    for reduction in range(3):
-        run = functools.partial(cross_entropy, logits, target, reduction, 0, gradient=gradient)
-        case = Case("cross_entropy", f"{classes} classes", "fp32", "contiguous", run)
-        assert [row.complaint for row in report([case]) if row.complaint] == []
+    run = functools.partial(cross_entropy, logits, target, reduction, 0, gradient=gradient)
+    case = Case("cross_entropy", f"{classes} classes", "fp32", "contiguous", run)
+    assert [row.complaint for row in report([case]) if row.complaint] == []
 
 
 def test_half_precision_on_fake_tensors() -> None:
