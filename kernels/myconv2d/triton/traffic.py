@@ -13,9 +13,9 @@ from .launch import ceil_div
 
 WITHOUT_PRODUCTS = {
     "grad_weight_reduce", "block_weight_reduce", "norm_finish", "norm_backward", "sum_tiles", "update_running",
-    "activate_kernel", "activate_backward_kernel",
+    "activate_kernel", "activate_backward_kernel", "count_kernel", "cross_entropy_kernel", "finish_kernel",
 }  # fmt: skip
-WORKSPACES = {"partial"}
+WORKSPACES = {"partial", "sums", "counts"}
 RESULTS = {"result", "full", "partial"}
 
 
