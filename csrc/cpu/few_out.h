@@ -122,7 +122,8 @@ void few_out_product(const Correlation& p, const Threads& threads, const Source&
 
   const bool one = out_channels == 1 && suits_one(p, source.width, width);
   const int64_t row_floats = most(in_channels * (width + p.kernel_w - 1), out_channels * width);
-  const RowBlocks blocks(result.height, row_floats * sizeof(float), in_memory<Sink> ? 65536 : 16384, one ? 6 : 2);
+  const RowBlocks blocks(result.height, row_floats * sizeof(float), in_memory<Sink> ? 65536 : 16384,
+                         one ? window_rows_of_one : 2);
   begin_tasks(result, p.groups * p.batch * blocks.per_image);
   parallel_for(threads, p.groups * p.batch * blocks.per_image, [&](int64_t task) {
     const int64_t g = task % p.groups;

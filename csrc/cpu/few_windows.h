@@ -35,8 +35,8 @@ inline float sum_of_lanes(Lanes value) {
   return part[0];
 }
 
-// Windows of full-width rows. All but an image's last have a multiple of `unit` rows, an even number, so that none cuts a
-// 2×2 pooling window, and as many as fit `budget` bytes.
+// Windows of full-width rows, as many as fit `budget` bytes. All but an image's last have a multiple of `unit` rows, an
+// even number, so that none cuts a 2×2 pooling window.
 struct RowBlocks {
   int64_t height, rows, per_image;
 
