@@ -104,6 +104,7 @@ MYCONV2D_INLINE void fill_window(const P& planes, const Window& window, float* p
     }
     std::memset(pixels, 0, begin * stride * sizeof(float));
     std::memset(pixels + end * stride, 0, (window.columns - end) * stride * sizeof(float));
+    clear_tails(pixels + begin * stride, end - begin, planes.channels, stride);
     fill(y, window.x + begin, window.x + end, pixels + begin * stride);
   }
 }
