@@ -197,6 +197,9 @@ struct FeedSink {
   float* mine = nullptr;
 };
 
+template <>
+inline constexpr bool channels_stand_alone<FeedSink> = true;
+
 inline FeedSink of_group(const FeedSink& sink, int64_t) { return sink; }
 
 inline void begin_tasks(const FeedSink& sink, int64_t tasks) {

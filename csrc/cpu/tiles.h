@@ -161,6 +161,10 @@ void begin_tasks(const Planes<T>&, int64_t) {}
 template <typename T>
 const Planes<T>& for_task(const Planes<T>& planes, int64_t) { return planes; }
 
+// … or have channels whose sums must be the same whichever others are wanted with them.
+template <typename Sink>
+constexpr bool channels_stand_alone = false;
+
 struct TileGrid {  // the Winograd tiles of a batch
   int64_t batch, rows, columns;
   int64_t count() const { return batch * rows * columns; }

@@ -41,7 +41,7 @@ void backward_by_tiles(const TileGrid& grid, const PointSums& sums, const Thread
   constexpr int size = upsampled * tile_size, phases = upsampled * upsampled;
   const int64_t out_channels = grad_output.channels, in_channels = input.channels;
   const int64_t stride = round_up(out_channels, lanes);
-  const Panels panels(grad_input ? grad_input->channels : in_channels);
+  const Panels panels(grad_input ? grad_input->channels : in_channels, !channels_stand_alone<Sink>);
   float* partial =
       static_cast<float*>(scratch(Scratch::partial_sums, sums.ranges * sums.partial_size * sizeof(float)));
   const float* weights = grad_input ? pack(panels) : nullptr;

@@ -81,19 +81,29 @@ void read_taps(const T* weight, const WeightView& view, int64_t in, int64_t out,
   }
 }
 
-// The kernels of up to `lanes` channels in and one panel of `channels` out at the points: to[point · step][in][out].
+// The kernels of up to `lanes` channels in and one panel of `channels` out at the points: `step` floats from point to
+// point, rows of the panel as panel_row() has them.
 template <typename F, typename T>
 void transform_kernels(const T* weight, const WeightView& view, int64_t in, int64_t channels, int64_t last_r,
                        int64_t last_s, float* to, int64_t step, int64_t width) {
-  for_each_vector(channels, [&]<typename V>(int64_t k) {
+  for_each_vector(width, [&]<typename V>(int64_t k) {
     float taps[F::taps * F::taps * lanes * lanes];
     const int64_t all = sizeof(V) / sizeof(float), out = least(all, channels - k);
     if (out < all) std::memset(taps, 0, sizeof taps);  // the lanes behind the last channel
     read_taps<F::taps>(weight + k * view.k, view, in, out, last_r, last_s, taps);
-    for (int64_t c = 0; c < in; ++c)
-      transform<KernelToPoints<F>, V>(
-          [&](int r, int s) { return get<V>(taps + ((r * F::taps + s) * lanes + c) * lanes); },
-          AtPoints<V, F::kernel_reach>{to + c * width + k, step});
+    const auto tap = [&](int r, int s, int64_t c) __attribute__((always_inline)) {
+      return get<V>(taps + ((r * F::taps + s) * lanes + c) * lanes);
+    };
+    const auto to_points = [&]<typename U>(const auto& load, float* first) __attribute__((always_inline)) {
+      transform<KernelToPoints<F>, U>(load, AtPoints<U, F::kernel_reach>{first, step});
+    };
+    int64_t c = 0;
+    if constexpr (sizeof(V) == sizeof(HalfLanes))
+      for (; c + 1 < in; c += 2)
+        to_points.template operator()<Lanes>([&](int r, int s) { return in_turns(tap(r, s, c), tap(r, s, c + 1)); },
+                                             to + c * width + 2 * k);
+    for (; c < in; ++c)
+      to_points.template operator()<V>([&](int r, int s) { return tap(r, s, c); }, to + panel_row(c, width) + k);
   });
 }
 
@@ -243,7 +253,7 @@ void product_by_tiles(const Tiles& tiles, const TileGrid& grid, int64_t groups, 
   constexpr int points = Tiles::points;
   if (grid.count() == 0) return;
   const int64_t depth = tiles.depth(source.channels);
-  const Panels panels(result.channels);
+  const Panels panels(result.channels, !channels_stand_alone<Sink>);
   const WinogradBlocking blocking(points, grid, depth, panels);
   const int64_t group_weights = Tiles::kernels * depth * panels.padded();
   const Packing packing(view.ahead, groups * group_weights);

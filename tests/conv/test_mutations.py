@@ -138,6 +138,9 @@ MUTATIONS = {
         "least(window.columns, planes.width - window.x)",
         "least(window.columns, planes.width - 1 - window.x)",
     ),
+    "Winograd: half a vector of an odd number of channels goes without the last": Mutation(
+        "conv2d conv2d_grad_input", "cpu/panel.h", "if (depth % 2) half +=", "if (depth % 2 > 1) half +="
+    ),
     "Winograd: dropped bias": Mutation("conv2d", "cpu/winograd_product.h", "value + plus", "value"),
     "Winograd: every group has the first one's weights": Mutation(
         "conv2d conv2d_grad_input",
