@@ -8,8 +8,10 @@ structs (csrc/cpu/kernels.h), called through ctypes.
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ _TYPES = {
     torch.float16: 2,
     torch.bfloat16: 3,
 }  # enum class Type
+_NAMES = dict(zip(_TYPES, ("f64", "f32", "f16", "bf16"), strict=True))
 _TABLE = "_ZN8myconv2d8portable5tableE"
 _NO_BLOCKS = """#include "kernels.h"
 namespace myconv2d::portable { extern const BlockKernels block_kernels; const BlockKernels block_kernels{}; }
@@ -68,9 +71,14 @@ _THREADS = _Threads(2, _two_tasks_at_a_time)
 
 
 def compiled(
-    name: str, folder: Path, file: str | None = None, old: str = "", new: str = ""
+    name: str,
+    folder: Path,
+    dtypes: Collection[torch.dtype],
+    file: str | None = None,
+    old: str = "",
+    new: str = "",
 ) -> Implementation:
-    """The kernels with `old` replaced by `new` in one file of csrc/; as they are if no file is given.
+    """The kernels for `dtypes`, with `old` replaced by `new` in one file of csrc/; as they are if no file is given.
 
     Raises:
         LookupError: `old` is not in the file exactly once, so that this mutation no longer means anything.
@@ -87,11 +95,24 @@ def compiled(
     library = folder / "kernels.so"
     left_out = folder / "csrc" / "cpu" / "block.cpp"  # half of the time to compile; test_block_operators.py tests it
     left_out.write_text(_NO_BLOCKS)
+    _leave_out_types(folder / "csrc" / "cpu" / "kernels.cpp", [type for type in _TYPES if type not in dtypes])
     sources = [path for path in (folder / "csrc" / "cpu").glob("*.cpp") if path.name != "dispatch.cpp"]
-    flags = ("-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv")
+    flags = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv"]
+    if not COMPILER.endswith("clang++"):
+        flags += ["-fno-gnu-unique"]  # else all libraries of this process share the first one's static tables
     isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
     subprocess.run([COMPILER, *flags, *isa, *sources, "-o", library], check=True)
     return _implementation(name, _KernelTable.in_dll(ctypes.CDLL(str(library)), _TABLE))
+
+
+def _leave_out_types(kernels: Path, dtypes: Collection[torch.dtype]) -> None:
+    """What is instantiated for them is most of the time to compile."""
+    text = kernels.read_text()
+    for dtype in dtypes:
+        case = f"case Type::{_NAMES[dtype]}: return call("
+        assert text.count(case) == 1, case
+        text = re.sub(re.escape(case) + ".*", "", text)
+    kernels.write_text(text)
 
 
 def _implementation(name: str, table: _KernelTable) -> Implementation:
