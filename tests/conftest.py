@@ -2,6 +2,7 @@
 width of the terminal."""
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -23,9 +24,19 @@ FRAMEWORK_SAYS = (  # of itself, where it is asked for what we compare with
 )
 
 
+FIRST = "test_interpreter.py", "test_mutations.py", "test_notebooks.py"  # few tests, but minutes: not to be the tail
+
+
 def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist's own order, by the number of tests
     for line in FRAMEWORK_SAYS:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes first, then those of many tests before those of few, as pytest-xdist has it."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in FIRST, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
