@@ -57,10 +57,10 @@ class Case(NamedTuple):
 UPSAMPLED = (  # what the CPU computes at the low resolution, and its neighbours that it does not
     Case(("both",), (24,), 24, size=(6, 10)),
     Case(("upsample",), (24,), 40, size=(8, 8), norm=False),
-    Case(("both", "affine"), (24, 1), 24, size=(14, 18), pool=True),
+    Case(("both", "affine"), (24, 1), 24, size=(14, 18), pool=True, batch=1),
     Case(("upsample", "plain"), (24, 2), 9, size=(16, 16), norm=False),
-    Case(("both", "affine"), (40, 3), 40, size=(16, 8), batch=3),
-    Case(("affine", "both"), (2, 24), 24, size=(8, 24)),
+    Case(("both", "affine"), (40, 3), 40, size=(16, 8), batch=1),
+    Case(("affine", "both"), (2, 24), 24, size=(8, 24), batch=1),
     Case(("both", "upsample"), (9, 5), 16, size=(8, 8), bias=False, pool=True),
     Case(("both",), (24,), 24, size=(2, 2)),
     Case(("both", "plain"), (24, 3), 3, size=(8, 8)),

@@ -37,6 +37,7 @@ def cuobjdump() -> str | None:
     return next(filter(None, found), None)
 
 
+@functools.cache
 def dump(option: str) -> dict[tuple[str, str], str]:
     """What cuobjdump says of each kernel: {(architecture, mangled name): text}."""
     command = [cuobjdump() or "cuobjdump", option, str(cuda.path)]

@@ -40,7 +40,7 @@ def picture(height, width):
 def test_tiles_make_the_whole_picture(task, kernel_size, raw, mirror):
     network, task = make(task, kernel_size=kernel_size)
     network.mirror = mirror  # which those that enlarge do not know
-    rgb = picture(139 // task.enlarges, 202 // task.enlarges)
+    rgb = picture(71 // task.enlarges, 138 // task.enlarges)
     whole = render(network, task, rgb, raw=raw)
     tiled = render(network, task, rgb, raw=raw, tile=32)
     assert whole.shape == (rgb.shape[0] * task.enlarges, rgb.shape[1] * task.enlarges, 3)
