@@ -64,6 +64,8 @@ myconv2d::Conv2d convolution(const int64_t* numbers) {
 #pragma GCC visibility push(default)
 extern "C" {
 
+const char* myconv2d_cuda_device_problem() { return myconv2d::cuda::device_problem(); }
+
 // Of a convolution, its 16 numbers in the order of struct Conv2d; Type and Pass as numbers; the fields of
 // Setting.
 

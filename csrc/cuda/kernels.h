@@ -22,6 +22,10 @@ struct Context {
 // Of the current device: 90 for 9.0; 0 where there is none.
 int compute_capability();
 
+// Why no kernel can run on the current device, in the CUDA runtime's words: its driver is too old for the runtime, or
+// the library has no machine code for it. Null where they can.
+const char* device_problem();
+
 // The three operators, by the algorithm that algorithm.h chooses (dispatch.cpp).
 
 void forward(const Conv2d& conv, ConstImage input, ConstImage weight, ConstVector bias, Image output,

@@ -45,7 +45,11 @@ def problem(backend: str, device: str, dtype: torch.dtype) -> str | None:
     library = native.cpu if device == "cpu" else native.cuda
     if library.problem is not None:
         return library.problem
-    return None if dtype in NATIVE_TYPES[device] else f"the native library does not take {dtype} on {device}"
+    if dtype not in NATIVE_TYPES[device]:
+        return f"the native library does not take {dtype} on {device}"
+    if device == "cuda" and torch.cuda.is_available():  # else the question is what would serve on a GPU
+        return native.cuda.device_problem()
+    return None
 
 
 def few_channels(weight_size: Sequence[int], groups: int) -> bool:

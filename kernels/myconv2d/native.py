@@ -181,12 +181,18 @@ class CudaLibrary(NativeLibrary):
 
     def _bind(self) -> None:
         super()._bind()
-        self._function("halo_problem").restype = ctypes.c_char_p
+        for name in ("halo_problem", "device_problem"):
+            self._function(name).restype = ctypes.c_char_p
         numbers = ctypes.POINTER(ctypes.c_int64)
         asked = [numbers, *[ctypes.c_int] * 5]  # a convolution, type, pass, the fields of a Setting
         for name in ("algorithm", "halo_problem"):
             self._function(name).argtypes = asked
         self._function("cost").argtypes = [*asked, numbers]
+
+    def device_problem(self) -> str | None:
+        """Why the kernels cannot run on the current GPU, in words; None if they can."""
+        said = self._function("device_problem")()
+        return None if said is None else f"{self.path.name} cannot run here: {said.decode()} ({self.build_info()})"
 
     def halo_problem(self, *sizes, dtype: torch.dtype, pass_name: str, setting: Setting) -> str | None:
         """Why the halo kernel does not serve forward or grad_input; sizes and numbers as in `algorithms`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -161,6 +163,22 @@ def test_without_the_cuda_library_triton_serves_few_channels(monkeypatch: pytest
     monkeypatch.setattr(backends, "problem", lambda backend, device, dtype: why.get(backend))
     backends.choose.cache_clear()
     with pytest.warns(UserWarning, match="native cannot: not built"):
+        choice = backends.choose_for_layer("cuda", torch.float32, (32, 1, 3, 3), 1, None)
+    backends.choose.cache_clear()
+    assert choice.backend == "triton"
+
+
+@needs_library
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_cannot_run_the_library_goes_to_the_next_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here there is none, which CUDA itself says, as it does of a driver that is too old."""
+    assert backends.problem("native", "cuda", torch.float32) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton, "unsupported", lambda device, dtype: None)
+    said = backends.problem("native", "cuda", torch.float32)
+    assert re.fullmatch(r"libmyconv2d_cuda.so cannot run here: .*(driver|device).* \(nvcc .*\)", said)
+    backends.choose.cache_clear()
+    with pytest.warns(UserWarning, match="native cannot: libmyconv2d_cuda.so cannot run here"):
         choice = backends.choose_for_layer("cuda", torch.float32, (32, 1, 3, 3), 1, None)
     backends.choose.cache_clear()
     assert choice.backend == "triton"
