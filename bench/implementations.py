@@ -47,8 +47,9 @@ class Implementation(NamedTuple):
 def backend(name: str, device: str = "cpu") -> Implementation:
     """One of this package's backends, on a device."""
     operators = (overload(operator, name) for operator in OPERATORS)
-    at_once = torch.ops.myconv2d.conv2d_backward.default if (name, device) == ("native", "cpu") else None
-    return Implementation(name, *operators, at_once, winograd=name == "native")
+    cpu_library = (name, device) == ("native", "cpu")
+    at_once = torch.ops.myconv2d.conv2d_backward.default if cpu_library else None
+    return Implementation(name, *operators, at_once, winograd=cpu_library)
 
 
 def changed_together(implementation: Implementation, case: Case, values: Values) -> list[str]:

@@ -35,7 +35,7 @@ def _operators(job: Job, case: str, layout: str) -> dict[str, Any]:
     options: dict[str, Any] = {"tf32": tf32, "repeats": 3}
     if job.tool is not None:  # slow, and interested in our kernels only
         options |= {"repeats": 1, "oracle_device": "cpu", "beside": False}
-    return _record(check(backend(job.backend), CASES[case], dtype, layout, job.device, **options))
+    return _record(check(backend(job.backend, job.device), CASES[case], dtype, layout, job.device, **options))
 
 
 def _blocks(job: Job, name: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bench import ROOT, gpu_check, jobs
+from bench import ROOT, gpu_check, jobs, worker
 from bench.__main__ import app
 from bench.charts import draw_all
+from bench.check import Report
 from bench.gpu_check import PARTS, Part, _Check
 from bench.jobs import Plan
 from bench.pool import Outcome, Pool
@@ -135,6 +136,22 @@ def test_the_plan_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             )
             assert {"contiguous", "channels_last", "permuted"} <= {layout for _, layout in shards[0].units()}
     assert len(quick.jobs) < len(full.jobs) / 2
+
+
+def test_only_the_cpu_library_has_the_bound_of_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.backends, "problem", lambda *args: None)
+    checked = []
+
+    def check(implementation, *arguments, **options) -> Report:
+        checked.append(implementation)
+        return Report("nothing", ())
+
+    monkeypatch.setattr(worker, "check", check)
+    for job in Plan("cuda").jobs:
+        if job.arithmetic == "fp32" and not job.blocks and job.backend == "native":
+            worker._operators(job, "odd", "contiguous")
+            assert checked[-1].winograd == (job.device == "cpu")
+    assert {implementation.winograd for implementation in checked} == {True, False}
 
 
 def test_what_a_machine_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
