@@ -143,6 +143,8 @@ def autocast_computes_in_the_short_type(device: torch.device) -> None:
 @behaviour
 def cross_entropy_matches_the_framework(device: torch.device) -> None:
     """Loss and gradient, in the same bits again."""
+    if device.type == "cuda" and backends.wanted != "triton":
+        raise NotHere("on CUDA it is Triton's, or the framework's own, which adds the losses up in any order")
     logits = torch.randn(8, 24, 40, 30, device=device)
     target = torch.randint(24, (8, 40, 30), device=device)
     target[0, :5] = -100

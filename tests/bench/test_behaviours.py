@@ -32,3 +32,9 @@ def test_a_backend_that_does_not_serve_is_noticed() -> None:
     with use_backend("triton"), fallen_back, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         behaviours.try_out("the backend asked for serves", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_the_frameworks_own_loss_is_not_held_to_the_same_bits(backend: str) -> None:
+    with use_backend(backend), pytest.raises(behaviours.NotHere, match="in any order"):
+        behaviours.try_out("cross entropy matches the framework", torch.device("cuda"))
