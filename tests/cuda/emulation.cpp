@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "block.h"
 #include "cuda/correlate.h"
 #include "cuda/grad_weight.h"
 #include "cuda/pack.h"
@@ -97,15 +98,9 @@ void emulate(const typename Thread::Arguments& args, int64_t blocks) {
     std::vector<Thread> threads;
     for (int t = 0; t < block_threads; ++t)
       threads.emplace_back(args, static_cast<uint32_t>(block), t, *shared);
-    run_block(
-        [&](auto&& work) {
-          for (int t = 0; t < block_threads; ++t) {
-            Instruction::thread = t;
-            work(threads[t]);
-          }
-          Instruction::replay();
-        },
-        threads[0].steps());
+    run_threads(
+        threads, [&](auto&& phase) { run_block(phase, threads[0].steps()); },
+        [](int t) { Instruction::thread = t; }, [] { Instruction::replay(); });
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "block.h"
 #include "cuda/algorithm.h"
 #include "cuda/few_grad_weight.h"
 #include "naive.h"
@@ -23,10 +24,7 @@ void emulate(const typename Thread::Arguments& args, int64_t blocks, int64_t flo
     std::vector<Thread> threads;
     for (int t = 0; t < few_threads; ++t)
       threads.emplace_back(args, static_cast<uint32_t>(block), t, shared.data());
-    const auto phase = [&](auto&& work) {
-      for (Thread& thread : threads) work(thread);
-    };
-    run(phase, threads[0]);
+    run_threads(threads, [&](auto&& phase) { run(phase, threads[0]); });
   }
 }
 
@@ -114,6 +112,9 @@ struct Few {
     FewGradWeightShape& shape = args.shape;
     shape = few_grad_weight_shape(conv, grad_output.strides, input.strides, result.strides, true);
     choose_few_grad_weight_grid(shape);
+#if defined(SIDE_BY_SIDE)
+    shape.splits = smaller<int64_t>(shape.splits, 2);  // few blocks, of several rectangles each
+#endif
     args.narrow = (shape.bias_of_wide ? input : grad_output).data.data();
     args.wide = (shape.bias_of_wide ? grad_output : input).data.data();
     args.wide_vectors = moves_vectors(shape.wide, shape.narrow.filters, args.wide);
