@@ -44,7 +44,9 @@ template <class Arguments>
 void launch(void (*kernel)(Arguments), const char* name, const Arguments& args, int64_t blocks,
             int64_t floats, const Context& context) {
   const int bytes = static_cast<int>(floats * static_cast<int64_t>(sizeof(float)));
-  if (bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  // Not `bytes`: of two host threads that launch the kernel, the one that needs less must not lower it.
+  if (bytes > 48 * 1024)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared);
   kernel<<<grid_size(blocks), few_threads, bytes, stream_of(context)>>>(args);
   check_launch(name);
 }

@@ -47,7 +47,7 @@ void correlate(const Conv2d& conv, bool transposed, ConstImage image, ConstImage
   const auto kernel = shape.columns == 32   ? halo<Arithmetic, 32>
                       : shape.columns == 64 ? halo<Arithmetic, 64>
                                             : halo<Arithmetic, 128>;
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes());
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, block_shared);  // not fewer: few_channels.cu
   kernel<<<grid_size(shape.blocks()), shape.tile.threads(), shape.shared_bytes(), stream_of(context)>>>(args);
   check_launch("halo");
 }
