@@ -38,3 +38,9 @@ def test_a_backend_that_does_not_serve_is_noticed() -> None:
 def test_the_frameworks_own_loss_is_not_held_to_the_same_bits(backend: str) -> None:
     with use_backend(backend), pytest.raises(behaviours.NotHere, match="in any order"):
         behaviours.try_out("cross entropy matches the framework", torch.device("cuda"))
+
+
+def test_torch_compile_is_not_asked_for_where_triton_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behaviours.backends, "problem", lambda *asked: "no compiler")
+    with pytest.raises(behaviours.NotHere, match="needs Triton on CUDA: no compiler"):
+        behaviours.try_out(COMPILATION, torch.device("cuda"))
