@@ -111,7 +111,7 @@ class Pool:
 
     def _attempt(self, outcome: Outcome) -> bool:
         """Runs the units that are left in one process; False if it ended early and another may go on."""
-        if self.interrupted:
+        if self.interrupted or time.time() > self.deadline:  # a process would start for nothing
             return True
         job, ready, chatter = outcome.job, False, []
         with tempfile.TemporaryFile("w+", errors="replace") as stderr:

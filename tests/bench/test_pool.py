@@ -69,11 +69,16 @@ def test_what_cannot_start_is_said_once() -> None:
 
 def test_a_job_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "GRACE", 1.0)
-    outcome = run({1: "import time; time.sleep(100)"}, minutes=0)
+    outcome = run({1: "import time; time.sleep(100)"}, minutes=0.01)
     assert outcome.passed == 1
     assert len(outcome.failures) == 1
     assert "did not end within 1 s after the time was up" in outcome.failures[0]
     assert outcome.left_out == 1
+
+
+def test_once_the_time_is_up_no_process_is_started() -> None:
+    outcome = run({}, before="raise SystemExit('started')", minutes=-1)
+    assert (outcome.passed, outcome.left_out, outcome.failures) == (0, 3, [])
 
 
 def test_it_gives_up_on_a_job_that_crashes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
