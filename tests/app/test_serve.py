@@ -135,7 +135,8 @@ def test_nobody_is_told_and_nobody_else_can_connect(address):
 @needs_gradio
 def test_a_port_that_is_taken_is_named(address):
     port = urlsplit(address).port
-    with pytest.raises(UserError, match=f"127.0.0.1:{port}: Address already in use.*--port"), web.served([SimpleNamespace(title="x")], port=port):
+    words = f"127.0.0.1:{port}: Address already in use.*--port"
+    with pytest.raises(UserError, match=words), web.served([SimpleNamespace(title="x")], port=port):
         pass
 
 
