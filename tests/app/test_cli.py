@@ -260,3 +260,10 @@ def test_demo_makes_its_picture(monkeypatch, tmp_path):
     saturation = [np.ptp(pixels[n * third : (n + 1) * third], axis=2).mean() for n in range(3)]
     assert saturation[0] < 1 < saturation[1]
     assert demo.demo(tmp_path / "demo", settings=tiny) == path
+
+
+def test_a_demo_that_is_interrupted_says_how_to_go_on(colourize, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "train", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, _, err = colourize("demo --out", tmp_path / "demo")
+    assert code == 130
+    assert f"kept in {tmp_path / 'demo'}; the same command goes on" in err
