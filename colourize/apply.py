@@ -10,7 +10,7 @@ full size: the eye takes detail from lightness and hardly any from colour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +68,17 @@ def apply_to_file(
     reduce: int | None = None,
     raw: bool = False,
     overwrite: bool = False,
+    spare: Container[Path] = (),
 ) -> Path:
     """Renders the picture `source` into `folder` and returns the new file, NAME-colour.png or NAME-large.png.
 
     Transparency is kept. `reduce` is chosen by the picture's size, unless given. Raises `UserError` for a
     picture that cannot be read or is too large to enlarge, and for a file that exists already, unless
-    `overwrite` is set.
+    `overwrite` is set, or that is one of those to `spare`.
     """
     target = Path(folder) / f"{Path(source).stem}-{task.result}.png"
+    if target in spare:
+        raise UserError(f"{source}: {target} was made just now, of a picture of the same name: choose another --out")
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists already: choose another --out, or --overwrite")
     picture = pictures.read(source, max_pixels=pictures.MAX_PIXELS // task.enlarges**2)

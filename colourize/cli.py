@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -42,11 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the commands. Exit codes: 0 success, 1 an error that was named, 2 wrong usage, 130 interrupted."""
     handler = RichHandler(console=errors, show_time=False, show_path=False)
     logging.basicConfig(format="%(message)s", handlers=[handler])
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name that cannot be printed ends nothing
     try:
         _run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print_error(error)
         distributed.leave(error.exit_code)
+    except OSError as error:  # files have errors of their own (`files`); this is what is printed, into a full disk
+        if error.errno != errno.ENOSPC:
+            raise
+        print_error(UserError(f"cannot write the output: {error.strerror}"))
+        distributed.leave(1)
     except SystemExit as ended:
         distributed.leave(ended.code)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_NO_UTF_8 = re.compile("[\ud800-\udfff]")  # as Python has the bytes of a name that are none
 _SMALLEST = 8  # after two halvings, batch norm still sees more than one pixel of a single picture
 
 
@@ -67,6 +69,8 @@ class Settings:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):
                 raise UserError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}")
+            elif isinstance(value, str) and _NO_UTF_8.search(value):
+                raise UserError(f"{name} must be in UTF-8, not {value!r}")
             elif type(value) is int and name not in ("seed", "shifts", "stretches") and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if not 0 <= self.seed < 2**31:

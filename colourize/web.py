@@ -61,7 +61,7 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
         try:
             made.launch(
                 server_name=host,
-                server_port=port or _free_port(host),
+                server_port=_bindable(host, port),
                 app_kwargs={"middleware": [gate]},
                 max_file_size=MAX_BYTES,
                 allowed_paths=[],
@@ -80,7 +80,8 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
                 quiet=True,
             )
         except OSError as error:
-            raise UserError(f"cannot serve at {host}:{port}: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise UserError(f"cannot serve at {host}:{port}: {reason}; choose another --host or --port") from error
         over = threading.Event()
         threading.Thread(target=_tidy, args=(folder, over), daemon=True).start()
         try:
@@ -108,11 +109,13 @@ def _settled(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _free_port(host: str) -> int:
+def _bindable(host: str, port: int) -> int:
+    """The port, or for 0 a free one; raises `OSError`, saying why, where gradio would say that no port is free."""
     import socket
 
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended holds no port
+        probe.bind((host, port))
         return probe.getsockname()[1]
 
 

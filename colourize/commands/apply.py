@@ -43,12 +43,14 @@ def apply(
             f"--reduce {reduce} is for colouring, without --raw; task of {run}: {opened.task.name}"
         )
     network = opened.load_network(weights.value).to(training.choose_device(device))
+    made: set[Path] = set()
     failed = False
     for image in images:
         try:
-            options = {"reduce": reduce, "raw": raw, "overwrite": overwrite}
+            options = {"reduce": reduce, "raw": raw, "overwrite": overwrite, "spare": made}
             with console.status(Text(str(image))):
                 target = apply_to_file(network, opened.task, image, out, **options)
+            made.add(target)
             console.print(f"{image} → {target}", markup=False, highlight=False, soft_wrap=True)
         except UserError as error:
             print_error(error)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import demo as demonstration
-from .options import Device, Threads, console
+from .options import Device, Threads, console, errors
 
 
 def demo(
@@ -18,7 +18,13 @@ def demo(
 ) -> None:
     """Trains a network, evaluates it and colours photographs that come with scikit-image, in minutes.
 
+    Finished epochs are kept in the folder: interrupted, the same command goes on.
+
     Example: `colourize demo`
     """
-    picture = demonstration.demo(out, device=device, console=console)
+    try:
+        picture = demonstration.demo(out, device=device, console=console)
+    except KeyboardInterrupt:
+        errors.print(f"Interrupted. What is done is kept in {out}; the same command goes on.", markup=False)
+        raise typer.Exit(130) from None
     console.print(f"Now look at {picture}", style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -28,6 +28,7 @@ errors = Console(stderr=True)
 _SETTINGS = {field.name for field in dataclasses.fields(Settings)}
 SCHEDULES = f"constant | cosine, from --lr to zero | one-cycle, up to {schedule.PEAK} times --lr, then to zero"
 
+_MOST_THREADS = 1024  # far more end in a crash of the thread pool
 LOSSES = "; ".join(f"{name}: {' | '.join(tasks.kind(name).loss_names)}" for name in tasks.NAMES)
 
 
@@ -104,7 +105,9 @@ Seed = Annotated[int | None, option("--seed", "of crops, palette, weights and or
 Device = Annotated[str | None, option("--device", "cpu, cuda, cuda:1 …", "cuda where there is one")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, callback=_use_threads, help="of the processor (default: one a core)"),
+    typer.Option(
+        "--threads", min=1, max=_MOST_THREADS, callback=_use_threads, help="of the processor (default: one a core)"
+    ),
 ]
 Weights = Annotated[
     Which, typer.Option("--weights", help="after the last epoch, or after that of the lowest validation loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -25,13 +26,14 @@ def serve(
     """Opens a web page that colours or enlarges pictures with the networks of RUN...: one with a slider between before
     and after, or many at once.
 
-    Needs the extra [web]. Nothing is sent anywhere else. Ctrl-C ends it.
+    Needs the extra [web]. Nothing is sent anywhere else. Ctrl-C or SIGTERM ends it.
 
     Example: `colourize serve demo/run`
     """
     web.check_packages()
     where = training.choose_device(device)
     converters = [Converter(Run.open(run), weights=weights.value, device=where) for run in runs]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the pictures on the server are removed
     with web.served(converters, host=host, port=port) as address:
         console.print(f"Open {address} in a browser; Ctrl-C ends.", highlight=False, soft_wrap=True)
         try:

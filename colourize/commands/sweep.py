@@ -13,7 +13,7 @@ from ..sweeps import Plan, Sweep, drawing, read_values
 from ..sweeps.scores import Scores
 from .options import Device, Threads, chosen, console, option, resumable, takes_settings
 
-FILES = "sweep.csv, sweep.md, curves.png, samples.png"
+FILES = "sweep.csv", "sweep.md", "curves.png", "samples.png"
 _MANY = 100  # runs that nobody asks for by mistake
 
 
@@ -82,4 +82,5 @@ def _show(sweep: Sweep, scores: Scores) -> None:
     if any(result.metrics for result in sweep.results):
         drawing.curves(sweep.folder / "curves.png", sweep.results, scores)
         drawing.samples(sweep.folder / "samples.png", sweep)
-    console.print(f"files: {sweep.folder}: {FILES}", markup=False, highlight=False, soft_wrap=True)
+    files = ", ".join(name for name in FILES if (sweep.folder / name).is_file())
+    console.print(f"files: {sweep.folder}: {files}", markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,10 @@
 """The commands, as people type them: what they print, what they leave behind, how they end."""
 
+import io
 import json
 import re
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +152,40 @@ def test_apply_does_what_it_can_and_names_the_rest(colourize, run, small_picture
     assert colourize("apply --overwrite --out", tmp_path / "out", run, small_pictures / "00.png")[0] == 0
 
 
+def test_apply_makes_no_picture_twice(colourize, run, small_pictures, tmp_path):
+    """Two pictures may differ in their suffix alone."""
+    with Image.open(small_pictures / "00.png") as picture:
+        picture.save(tmp_path / "00.bmp")
+    for _ in range(2):
+        code, out, err = colourize(
+            "apply --overwrite --out", tmp_path / "out", run, small_pictures / "00.png", tmp_path / "00.bmp"
+        )
+        assert (code, len(out.splitlines())) == (1, 1)
+        assert f"{tmp_path / '00.bmp'}: {tmp_path / 'out' / '00-colour.png'} was made just now" in err
+
+
+def test_a_name_that_cannot_be_printed_ends_nothing(colourize, run, small_pictures, tmp_path, monkeypatch):
+    """In a terminal of UTF-8, a name from days before it; and any name in one that lacks its letters."""
+    for encoding, name in (("utf-8", "caf\udce9.png"), ("ascii", "café.png")):
+        content = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(content, encoding, errors="strict", write_through=True))
+        (tmp_path / name).write_bytes((small_pictures / "00.png").read_bytes())
+        code, *_ = colourize("apply --out", tmp_path / encoding, run, tmp_path / name, small_pictures / "01.png")
+        assert code == 0
+        assert sorted(path.name for path in (tmp_path / encoding).iterdir())[0] == "01-colour.png"
+        assert rb"\udce9.png" in content.getvalue() or rb"caf\xe9.png" in content.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a disk that is always full, is not here")
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --json"])
+def test_output_to_a_full_disk_is_named(colourize, run, monkeypatch, command):
+    with open("/dev/full", "wb", 0) as full:
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(full, "utf-8", write_through=True))
+        code, _, err = colourize(command, run)
+        monkeypatch.undo()
+    assert (code, err) == (1, "colourize: cannot write the output: No space left on device\n")
+
+
 def test_reducing_an_enlargement_is_refused(colourize, options, tmp_path, small_pictures):
     assert colourize("train superres cnn --out", tmp_path / "run", *options)[0] == 0
     code, _, err = colourize("apply --reduce 2", tmp_path / "run", small_pictures / "00.png")
@@ -190,6 +226,9 @@ def test_info(colourize):
         ("train classification unet --precision half", 1, "'half'"),
         ("train classification unet --precision tf32 --device cpu", 1, "tf32 needs a CUDA device"),
         ("train classification unet --threads 0", 2, "--threads"),
+        ("train classification unet --threads 100000", 2, "--threads"),
+        ("train classification unet --device meta", 1, "meta cannot be used"),
+        ("train classification unet --data folder:caf\udce9", 1, "data must be in UTF-8"),
         ("evaluate --weights first nowhere", 2, "--weights"),
         ("train classification unet --data nowhere", 1, "nowhere.*photos"),
         ("train classification unet --resume --out nowhere", 1, "nowhere holds no run"),
@@ -221,3 +260,10 @@ def test_demo_makes_its_picture(monkeypatch, tmp_path):
     saturation = [np.ptp(pixels[n * third : (n + 1) * third], axis=2).mean() for n in range(3)]
     assert saturation[0] < 1 < saturation[1]
     assert demo.demo(tmp_path / "demo", settings=tiny) == path
+
+
+def test_a_demo_that_is_interrupted_says_how_to_go_on(colourize, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "train", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    code, _, err = colourize("demo --out", tmp_path / "demo")
+    assert code == 130
+    assert f"kept in {tmp_path / 'demo'}; the same command goes on" in err

@@ -5,8 +5,13 @@ import http.client
 import importlib.util
 import io
 import json
+import os
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,8 +135,26 @@ def test_nobody_is_told_and_nobody_else_can_connect(address):
 @needs_gradio
 def test_a_port_that_is_taken_is_named(address):
     port = urlsplit(address).port
-    with pytest.raises(UserError, match=f"127.0.0.1:{port}"), web.served([SimpleNamespace(title="x")], port=port):
+    words = f"127.0.0.1:{port}: Address already in use.*--port"
+    with pytest.raises(UserError, match=words), web.served([SimpleNamespace(title="x")], port=port):
         pass
+
+
+@needs_gradio
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_removes_the_pictures(tmp_path, number):
+    make_converter(tmp_path / "run")
+    command = [sys.executable, "-m", "colourize", "serve", str(tmp_path / "run"), "--port", "0"]
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    address = re.search(r"http://\S+", server.stdout.readline())[0]
+    assert upload(address, "a.png", encoded())[0] == 200
+    assert list((tmp_path / "temporary").rglob("a.png"))
+    server.send_signal(number)
+    assert server.communicate(timeout=60)[0] == "Closed.\n"
+    assert server.returncode == 0
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_missing_gradio_is_named(monkeypatch):

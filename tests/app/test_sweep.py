@@ -263,6 +263,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_end_is_the_same(colourize, options, sw
     assert models(tmp_path / "sweep") == models(swept)
 
 
+def test_what_is_not_drawn_yet_is_not_named(colourize, options, tmp_path, monkeypatch):
+    monkeypatch.setattr(Step, "_set_rate", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, out, _ = colourize("sweep classification cnn --vary lr=1e-2,1e-3 --out", tmp_path / "sweep", *options)
+    assert code == 130
+    assert out.endswith(f"files: {tmp_path / 'sweep'}: sweep.csv, sweep.md\n")
+
+
 def test_several_networks_and_their_own_baselines(tiny, tmp_path):
     """Seeds divide a folder, and so decide the baselines; networks do not."""
     fixed = {"task": "regression", "data": tiny.data, "size": 16, "epochs": 1, "filters": 2, "batch_size": 12}
