@@ -57,21 +57,23 @@ class Recorded(Generic[Result]):
         if signature not in self._replays:
             if len(self._replays) == _MOST_SIGNATURES:
                 self._give_up(f"it has met more than {_MOST_SIGNATURES} kinds of inputs")
-            self._replays[signature] = None
-            return self._plain(*tensors)
+            result = self._plain(*tensors)
+            self._replays[signature] = None  # only now: a call that failed may have made no state yet
+            return result
         return self._record(signature, tensors)
 
     def _plain(self, *tensors: Tensor) -> Result:
         return tree_map_only(Tensor, Tensor.detach, self._function(*tensors))
 
     def _record(self, signature: Any, tensors: tuple[Tensor, ...]) -> Result:
+        torch.clear_autocast_cache()  # a weight that was narrowed before would stay what it was
         with Tape(tensors) as tape, Looks(tape):
             result = self._plain(*tensors)
-            leaves, structure = tree_flatten(tree_map_only(Tensor, tape.use, result))
+            leaves, structure = tree_flatten(result)
         if tape.problem is not None:
             self._give_up(tape.problem)
             return result
-        replay = replay_of(tape, leaves)
+        replay = replay_of(tape, tree_map_only(Tensor, tape.use, leaves))
 
         def run(*tensors: Tensor) -> Result:
             with ExitStack() as stack:
@@ -91,7 +93,8 @@ class Recorded(Generic[Result]):
 
 def _signature(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
     same = tuple(next(i for i, other in enumerate(tensors) if other is tensor) for tensor in tensors)
-    return (same, torch.is_autocast_enabled("cpu"), *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors))
+    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    return (same, autocast, *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors))
 
 
 def _kind(value: Any) -> str:
@@ -122,8 +125,9 @@ def recorded(function: Callable[..., Result]) -> Recorded[Result]:
     it), and tensors from outside are meant as the objects that they are: change them in place, as optimizers and
     `load_state_dict` do. Random operators draw anew. Results have no derivatives. One thread at a time may call.
 
-    A function that shows Python values (`.item()`, `.numpy()`, a branch on a value, a size that depends on values)
-    cannot be recorded: it goes on as it is, which is said once, and `problem` says why.
+    A function that shows Python values (`.item()`, `.numpy()`, a branch on a value, a size that depends on values), or
+    draws anew from a generator that it set back (a seed, a checkpoint around dropout), cannot be recorded: it goes on
+    as it is, which is said once, and `problem` says why.
 
     Returns:
         A callable of plain tensors on the CPU, positional, that gives what the function does, tensors in any structure.

@@ -48,12 +48,13 @@ def replay_of(tape: Tape, leaves: list[Any]) -> Callable[..., list[Any]]:
     calls = _without_copies(_needed(tape.calls, wanted), tape)
     names: dict[str, Any] = {f"t{n}": tensor for n, tensor in tape.outside.items()}
     last = {number: at for at, call in enumerate(calls) for number in call.uses() | set(call.results)}
-    lasting = {*tape.outside, *wanted, *tape.inputs, None}
-    known: set[int | None] = {*tape.inputs, *tape.outside}
+    given = {*tape.inputs, *tape.outside}  # which may want gradients, as no result does
+    lasting = {*given, *wanted, None}
+    known: set[int | None] = set(given)
     inputs = (f"t{n}" if n not in tape.inputs[:i] else f"_{i}" for i, n in enumerate(tape.inputs))
     lines = [f"def replay({', '.join(inputs)}):"]
     for at, call in enumerate(calls):
-        if call.operator in ALIASES and call.args[0].number not in tape.outside:
+        if call.operator in ALIASES and call.args[0].number not in given:
             line = f"t{call.args[0].number}"
         else:
             names[f"f{at}"] = call.operator

@@ -15,6 +15,7 @@ from .recording import LOOKS
 ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _FILLED = ("ones", "zeros", "full", "ones_like", "zeros_like", "full_like")  # whose numbers are the same every time
 _READ = torch.ops.aten._local_scalar_dense.default
+_LITERAL, _COPIED = torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default  # torch.tensor(…)
 
 
 class Use:
@@ -61,6 +62,7 @@ class Tape(TorchDispatchMode):
         self.inputs = [self._number(tensor) for tensor in inputs]
         self._passing = set(map(_storage, inputs))  # storages that are others in a replay
         self._lasting: set[int] = set()
+        self._random = {torch.default_generator: torch.default_generator.get_state()}  # as it was left
 
     def _number(self, tensor: Tensor) -> int:
         number = self._numbers.setdefault(id(tensor), len(self._alive))
@@ -90,6 +92,23 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is _LITERAL:  # which is made once, and may be changed in each replay
+            func = _COPIED
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return self._draw(func, args, kwargs)
+        return self._run(func, args, kwargs)
+
+    def _draw(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A replay goes on drawing: it does not set a generator's state, as checkpointing does, to draw the same."""
+        given = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Generator))
+        generator = next(given, torch.default_generator)
+        if not torch.equal(self._random.setdefault(generator, state := generator.get_state()), state):
+            self.problem = self.problem or "the state of a random generator is set in between"
+        result = self._run(func, args, kwargs)
+        self._random[generator] = generator.get_state()
+        return result
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         result = func(*args, **kwargs)
         if self.problem is None and func.namespace != "profiler":
             with torch._C.DisableTorchFunction():  # `Looks` is for others
@@ -132,6 +151,6 @@ class Looks(TorchFunctionMode):
         self._tape = tape
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in LOOKS:
+        if func in LOOKS and self._tape.problem is None:
             self._tape.problem = f"Tensor.{func.__name__} gives Python values that may be others the next time"
         return func(*args, **(kwargs or {}))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import myconv2d
 from bench import plain
@@ -202,6 +203,113 @@ def test_autocast_is_what_it_was():
     for _ in range(4):
         assert torch.equal(replayed(x), plain_result)
     assert narrow.dtype is torch.bfloat16 and replayed.recordings == 2
+
+
+def test_a_first_call_that_fails_counts_for_nothing():
+    """An optimizer makes its state in the first step that succeeds, which is not the one to record."""
+    failing = iter([True, False, False, False, False])
+
+    def late(grey, target):
+        if next(failing):
+            raise KeyError("no such file")
+        return other(grey, target)
+
+    (step, network, _), (other, copied, _) = trainers(nn.Conv2d(1, 3, 3), F.mse_loss)
+    replayed, batch = myconv2d.recorded(late), (torch.rand(2, 1, 8, 8), torch.rand(2, 3, 6, 6))
+    with pytest.raises(KeyError):
+        replayed(*batch)
+    for _ in range(4):
+        assert equal(step(*batch), replayed(*batch))
+    assert replayed.recordings == 1 and equal(network.state_dict(), copied.state_dict())
+
+
+def test_literals_are_made_anew():
+    """… also where the function, or who calls it, changes them."""
+
+    def function(x):
+        total = torch.tensor(1.0)
+        total += x.sum()
+        return total, torch.tensor([2.0])
+
+    replayed = myconv2d.recorded(function)
+    for _ in range(5):
+        total, given = replayed(torch.ones(2))
+        assert (total.item(), given.item()) == (3.0, 2.0)
+        given.add_(1)
+    assert replayed.recordings == 1
+
+
+@pytest.mark.parametrize("preserved", [True, False], ids=["the same masks", "others"])
+def test_checkpoints_draw_the_same_masks_again(preserved):
+    """… for which they set the generator back; without that, all is recorded."""
+    layer = nn.Linear(64, 64)
+
+    def step(x):
+        layer.zero_grad()
+        options = {"use_reentrant": False, "preserve_rng_state": preserved}
+        output = checkpoint(lambda x: F.dropout(layer(x), 0.5), x, **options)
+        output.sum().backward()
+        return output[0], layer.bias.grad
+
+    replayed, x = myconv2d.recorded(step), torch.rand(1, 64)
+    replayed(x)
+    if not preserved:
+        for _ in range(3):
+            replayed(x)
+        assert replayed.recordings == 1
+        return
+    with pytest.warns(UserWarning, match="the state of a random generator is set in between"):
+        replayed(x)
+    for _ in range(3):
+        output, gradient = replayed(x)
+        assert torch.equal(output != 0, gradient != 0)
+
+
+def test_a_generator_that_is_seeded_anew():
+    generator = torch.Generator().manual_seed(1)
+    drawn = myconv2d.recorded(lambda x: x + torch.rand(4, generator=generator))
+    assert len({tuple(drawn(torch.zeros(4)).tolist()) for _ in range(5)}) == 5 and drawn.recordings == 1
+
+    def seeded(x):
+        x = x + torch.rand(4, generator=generator)
+        return x + torch.rand(4, generator=generator.manual_seed(7))
+
+    drawn = myconv2d.recorded(seeded)
+    drawn(torch.zeros(4))
+    with pytest.warns(UserWarning, match="the state of a random generator is set in between"):
+        again = drawn(torch.zeros(4))
+    assert torch.equal(drawn(torch.zeros(4)), again)
+
+
+def test_weights_that_autocast_narrowed_before():
+    """The framework keeps them as long as the context lasts: a recording in it must not."""
+    layer, x = nn.Linear(8, 8), torch.rand(4, 8)
+    replayed = myconv2d.recorded(lambda x: layer(x))
+    with torch.autocast("cpu"):
+        for _ in range(3):
+            replayed(x)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    with torch.autocast("cpu"):
+        assert torch.equal(replayed(x), layer(x))
+    with torch.autocast("cpu", torch.float16):
+        assert replayed(x).dtype is torch.float16
+    assert replayed.recordings == 1
+
+
+def test_an_input_as_the_result_has_no_derivatives():
+    same = myconv2d.recorded(lambda x: x)
+    for _ in range(4):
+        x = torch.rand(2, requires_grad=True)
+        assert torch.equal(same(x), x) and not same(x).requires_grad
+    assert same.recordings == 1
+
+
+def test_the_first_problem_is_the_one_that_is_named():
+    replayed = myconv2d.recorded(lambda x: [x * x.max().item(), *x.unbind()])
+    replayed(torch.ones(2))
+    with pytest.warns(UserWarning, match="_local_scalar_dense.default gives Python a number"):
+        replayed(torch.ones(2))
 
 
 def test_too_many_kinds_of_inputs():
