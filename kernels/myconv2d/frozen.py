@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from . import backends, native
 from .recording import NoLooking, Program, Recorder, Refused
@@ -83,6 +84,16 @@ class Frozen(nn.Module):
             raise RuntimeError("a frozen network cannot be trained: its weights are part of a program")
         return self
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Frozen:
+        """Whatever moves or converts the weights; programs have those of before."""
+        self._programs.clear()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """`load_state_dict` does this first."""
+        self._programs.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the programs, which are for this processor; they are recorded again."""
         return {k: v for k, v in self.__dict__.items() if k != "_lock"} | {"_programs": {}}
@@ -115,11 +126,17 @@ def _checked(input: Tensor) -> Tensor:
             f"a frozen network takes float32 (N, C, H, W) on the CPU, got {input.dtype} {tuple(input.shape)} on "
             f"{input.device}"
         )
-    if input.requires_grad and torch.is_grad_enabled():
+    if input.requires_grad and torch.is_grad_enabled() or _has_tangent(input):
         raise RuntimeError(
             "a frozen network has no derivatives: call it under torch.no_grad(), or keep the model"
         )
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError("a frozen network cannot be transformed by torch.func: keep the model")
     return input
+
+
+def _has_tangent(input: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(input).tangent is not None
 
 
 def _same(replayed: Tensor, output: Tensor) -> bool:

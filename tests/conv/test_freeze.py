@@ -168,6 +168,15 @@ def test_weights_are_copied():
     assert frozen(pictures(2, 1, 16, 16)).abs().max() > 0
 
 
+def test_weights_that_are_loaded_or_converted_are_those_that_serve():
+    model, input = network(), pictures(1, 1, 16, 16)
+    frozen, other = freeze(model, input), randomise(network())
+    frozen.load_state_dict(freeze(other, input).state_dict())
+    assert_same(frozen, other, input)
+    with pytest.raises(RuntimeError, match="type"):
+        frozen.double()(input)
+
+
 def test_a_network_in_training_mode_is_frozen_in_evaluation_mode():
     model, input = network().train(), pictures(2, 1, 16, 16)
     frozen = freeze(model, input)

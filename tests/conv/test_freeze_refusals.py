@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from freezing import Uses, needs_native, network, pictures
 from torch import nn
+from torch.autograd import forward_ad
 
 import myconv2d
 from myconv2d import ConvBlock, freeze, native, use_backend
@@ -100,6 +101,23 @@ def test_no_derivatives():
         frozen(input)
     with torch.no_grad():
         assert not frozen(input).requires_grad
+
+
+@pytest.mark.parametrize("transform", [
+    lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
+    lambda f, x: torch.func.vmap(f)(x[None]),
+], ids=["jvp", "grad", "vmap"])  # fmt: skip
+def test_no_transforms(transform):
+    """… which would find a derivative of zero."""
+    input = pictures(1, 1, 8, 8)
+    frozen = freeze(network(), input)
+    with pytest.raises(RuntimeError, match=r"no derivatives|cannot be transformed by torch\.func"):
+        transform(frozen, input)
+    with forward_ad.dual_level():
+        assert frozen(input).shape == (1, 24, 8, 8)
+        with pytest.raises(RuntimeError, match="no derivatives"):
+            frozen(forward_ad.make_dual(input, input))
 
 
 def test_no_module_and_no_library(monkeypatch):
