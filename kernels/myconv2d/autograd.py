@@ -227,9 +227,14 @@ def _one_node(input: Tensor, weight: Tensor, bias: Tensor | None, *numbers: Any)
     return _Conv2d.apply(input, weight, bias, Numbers(*numbers))
 
 
+def _grad_input_node(grad_output: Tensor, weight: Tensor, input_size: Sequence[int], *numbers: Any) -> Tensor:
+    """As `_one_node`, for a transposed convolution."""
+    return _GradInput.apply(grad_output, weight, input_size, Numbers(*numbers))
+
+
 def _show_dynamo() -> None:
     """Dynamo itself runs this as it traces, so that importing this package need not import all of Dynamo."""
-    torch.compiler.allow_in_graph(_one_node)
+    torch.compiler.allow_in_graph([_one_node, _grad_input_node])
 
 
 # torch.compiler.assume_constant_result, which imports all of Dynamo
@@ -240,6 +245,9 @@ def conv2d_grad_input(
     grad_output: Tensor, weight: Tensor, input_size: Sequence[int], numbers: Numbers
 ) -> Tensor:
     """grad_input of size `input_size` of grad_output (N, K, P, Q) and weight (K, C/groups, R, S)."""
+    if torch.compiler.is_dynamo_compiling():
+        _show_dynamo()
+        return _grad_input_node(grad_output, weight, input_size, *numbers)
     if untracked(grad_output, weight):
         return _run("conv2d_grad_input", numbers, grad_output, weight, input_size)
     return _GradInput.call(grad_output, weight, input_size, numbers)

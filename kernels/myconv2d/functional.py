@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -108,9 +108,7 @@ def prepare(
     input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> tuple[Tensor, Tensor, Tensor | None, Numbers]:
     """The tensors as autocast and padding="same" want them, and the numbers; raises what `conv2d` raises."""
-    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
-        if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
-            raise TypeError(f"conv2d(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
+    check_tensors(input, weight, bias)
     input, weight, bias = autocast(input, weight, bias)
     numbers = _check(input, weight, bias, stride, padding, dilation, groups)
     if padding == "same":
@@ -118,15 +116,25 @@ def prepare(
     return input, weight, bias, numbers
 
 
+def check_tensors(input: Any, weight: Any, bias: Any, function: str = "conv2d") -> None:
+    for name, tensor in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(tensor, Tensor) and (tensor is not None or name != "bias"):
+            raise TypeError(f"{function}(): argument {name!r} must be Tensor, not {type(tensor).__name__}")
+
+
 def _by_type(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers) -> Tensor:
     if not input.is_complex():
         return autograd.conv2d(input, weight, bias, numbers)
-    # A convolution is bilinear: four real ones make a complex one, derivatives included.
-    (a, b), (c, d) = ((t.real.clone(), t.imag.clone()) for t in (input, weight))  # dense, in the same layout
-    real = autograd.conv2d(a, c, None, numbers) - autograd.conv2d(b, d, None, numbers)
-    imag = autograd.conv2d(a, d, None, numbers) + autograd.conv2d(b, c, None, numbers)
-    output = torch.complex(real, imag)
+    output = of_complex(lambda x, w: autograd.conv2d(x, w, None, numbers), input, weight)
     return output if bias is None else output + bias[:, None, None]
+
+
+def of_complex(convolution: Callable[[Tensor, Tensor], Tensor], input: Tensor, weight: Tensor) -> Tensor:
+    """A convolution is bilinear: four real ones make a complex one, derivatives included."""
+    (a, b), (c, d) = ((t.real.clone(), t.imag.clone()) for t in (input, weight))  # dense, in the same layout
+    real = convolution(a, c) - convolution(b, d)
+    imag = convolution(a, d) + convolution(b, c)
+    return torch.complex(real, imag)
 
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
@@ -243,6 +251,25 @@ def _check_tensors(
             f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(input.shape)} to have "
             f"{weight.shape[1] * groups} channels, but got {channels} channels instead"
         )
+    check_alike(input, weight, bias)
+    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
+        raise RuntimeError(
+            f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {out_channels} "
+            f"elements, but got bias of size {list(bias.shape)} instead"
+        )
+    if weight.shape[2] == 0 or weight.shape[3] == 0:
+        raise RuntimeError(f"conv2d(): weight of size {list(weight.shape)} has an empty kernel")
+    padded = [input.shape[i - 2] + pads[i] for i in range(2)]
+    reach = [dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2)]
+    if padded[0] < reach[0] or padded[1] < reach[1]:
+        raise RuntimeError(
+            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: ({reach[0]} x "
+            f"{reach[1]}). Kernel size can't be greater than actual input size"
+        )
+
+
+def check_alike(input: Tensor, weight: Tensor, bias: Tensor | None, function: str = "conv2d") -> None:
+    """The framework's errors for tensors of other types, devices or layouts than each other's, or than are served."""
     for name, other in (("weight", weight), ("bias", bias)):
         if other is None:
             continue
@@ -258,24 +285,10 @@ def _check_tensors(
     if input.dtype not in _TYPES:
         names = ", ".join(sorted(str(dtype) for dtype in _TYPES))
         raise NotImplementedError(
-            f"conv2d(): not implemented for input of type {input.dtype}, only for {names}"
+            f"{function}(): not implemented for input of type {input.dtype}, only for {names}"
         )
     if input.layout is not torch.strided or weight.layout is not torch.strided:
         raise RuntimeError(
-            f"conv2d(): input and weight should be the same kind of dense tensor, got layouts {input.layout} and "
+            f"{function}(): input and weight should be the same kind of dense tensor, got layouts {input.layout} and "
             f"{weight.layout}"
-        )
-    if bias is not None and (bias.dim() != 1 or bias.shape[0] != out_channels):
-        raise RuntimeError(
-            f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {out_channels} "
-            f"elements, but got bias of size {list(bias.shape)} instead"
-        )
-    if weight.shape[2] == 0 or weight.shape[3] == 0:
-        raise RuntimeError(f"conv2d(): weight of size {list(weight.shape)} has an empty kernel")
-    padded = [input.shape[i - 2] + pads[i] for i in range(2)]
-    reach = [dilation[i] * (weight.shape[2 + i] - 1) + 1 for i in range(2)]
-    if padded[0] < reach[0] or padded[1] < reach[1]:
-        raise RuntimeError(
-            f"Calculated padded input size per channel: ({padded[0]} x {padded[1]}). Kernel size: ({reach[0]} x "
-            f"{reach[1]}). Kernel size can't be greater than actual input size"
         )

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import autograd, backends
-from .functional import autocast
+from .functional import autocast, check_alike, check_tensors, of_complex
 from .shapes import Numbers
 
 
@@ -30,30 +31,55 @@ class MyConvTranspose2d(nn.ConvTranspose2d):
     """
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        if input.dim() == 3:
-            return self.forward(input.unsqueeze(0), output_size).squeeze(0)
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise RuntimeError(
-                f"MyConvTranspose2d: input must be (N, {self.in_channels}, H, W) or ({self.in_channels}, H, W), "
-                f"not {list(input.shape)}"
-            )
         pairs: Any = self.stride, self.padding, self.kernel_size, self.dilation  # by the base class, anything
         stride, padding, kernel_size, dilation = pairs
         wanted: Any = output_size
         extra = self._output_padding(input, wanted, stride, padding, kernel_size, 2, dilation)
-        input, weight, bias = autocast(input, self.weight, self.bias)
-        sides = [
-            (input.shape[2 + i] - 1) * stride[i]
-            - 2 * padding[i]
-            + dilation[i] * (kernel_size[i] - 1)
-            + extra[i]
-            + 1
-            for i in range(2)
-        ]
-        size = [input.shape[0], self.out_channels, *sides]
-        numbers = Numbers(stride, padding, dilation, self.groups, backends.wanted)
-        if torch.compiler.is_compiling():
-            output = torch.ops.myconv2d.conv2d_grad_input(input, weight, size, *numbers[:4])
-        else:
-            output = autograd.conv2d_grad_input(input, weight, size, numbers)
-        return output if bias is None else output + bias[:, None, None]
+        return conv_transpose2d(input, self.weight, self.bias, stride, padding, extra, self.groups, dilation)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: Sequence[int],
+    groups: int,
+    dilation: tuple[int, int],
+) -> Tensor:
+    """What the module computes, as one call for torch.fx and for subclasses of Tensor."""
+    tensors = input, weight, bias
+    others: Any = stride, padding, output_padding, groups, dilation
+    if has_torch_function_variadic(*tensors):
+        return handle_torch_function(conv_transpose2d, tensors, *tensors, *others)
+    check_tensors(*tensors, "conv_transpose2d")
+    if input.dim() == 3:
+        return conv_transpose2d(input.unsqueeze(0), weight, bias, *others).squeeze(0)
+    if input.dim() != 4 or input.shape[1] != weight.shape[0]:
+        raise RuntimeError(
+            f"MyConvTranspose2d: input must be (N, {weight.shape[0]}, H, W) or ({weight.shape[0]}, H, W), "
+            f"not {list(input.shape)}"
+        )
+    input, weight, bias = autocast(input, weight, bias)
+    check_alike(input, weight, bias, "conv_transpose2d")
+    sides = [
+        (input.shape[2 + i] - 1) * stride[i]
+        - 2 * padding[i]
+        + dilation[i] * (weight.shape[2 + i] - 1)
+        + output_padding[i]
+        + 1
+        for i in range(2)
+    ]
+    if 0 in input.shape[2:] or min(sides) < 0:
+        raise RuntimeError(f"MyConvTranspose2d: nothing comes of an input of {list(input.shape)}: {sides} pixels")
+    size = [input.shape[0], weight.shape[1] * groups, *sides]
+    if torch._C._get_tracing_state() is not None:
+        size = [int(side) for side in size]  # of traced sizes no operator's list can be made
+    numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
+
+    def convolution(input: Tensor, weight: Tensor) -> Tensor:
+        return autograd.conv2d_grad_input(input, weight, size, numbers)
+
+    output = of_complex(convolution, input, weight) if input.is_complex() else convolution(input, weight)
+    return output if bias is None else output + bias[:, None, None]

@@ -51,9 +51,54 @@ def test_one_picture_and_a_wanted_size():
     ours, plain = pair(4, 6, 3, {"stride": 2, "padding": 1})
     input = torch.randn(4, 5, 6, dtype=torch.float64)
     torch.testing.assert_close(ours(input), plain(input))
-    torch.testing.assert_close(ours(input, [10, 11]), plain(input, [10, 11]))
-    with pytest.raises(ValueError, match="requested an output size"):
-        ours(input, [12, 11])
+    for wanted in ([10, 11], [6, 10, 11]):
+        torch.testing.assert_close(ours(input, wanted), plain(input, wanted))
+    for wrong, said in (([12, 11], "requested an output size"), ([1, 6, 10, 11], "must have 2 or 3 elements")):
+        with pytest.raises(ValueError, match=said):
+            ours(input, wrong)
+
+
+def test_complex_numbers():
+    """… whose derivatives are those of the conjugate."""
+    ours, plain = pair(*CASES[3], dtype=torch.complex128)
+    input = torch.randn(2, 6, 5, 4, dtype=torch.complex128, requires_grad=True)
+    found = []
+    for layer in (ours, plain):
+        output = layer(input)
+        loss = (output * output.conj()).real.sum() + output.imag.sum()
+        found.append((output, *torch.autograd.grad(loss, [input, *layer.parameters()])))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_symbolic_trace():
+    """torch.fx records one call of our function (of nn.ConvTranspose2d, one of the module)."""
+    ours, plain = pair(*CASES[1])
+    traced, input = torch.fx.symbolic_trace(nn.Sequential(ours, nn.ReLU())), torch.randn(2, 4, 5, 4).double()
+    assert [n.target.__name__ for n in traced.graph.nodes if n.op == "call_function"] == ["conv_transpose2d"]
+    torch.testing.assert_close(traced(input), plain(input).relu())
+
+
+def test_jit_trace():
+    ours, plain = pair(*CASES[1])
+    input = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    with torch.no_grad(), pytest.warns(torch.jit.TracerWarning, match="integer"):
+        torch.testing.assert_close(torch.jit.trace(ours, input)(input), plain(input))
+
+
+def test_compiled_transforms():
+    ours, plain = pair(*CASES[1])
+
+    def gradients(layer, input):
+        def loss(parameters):
+            return torch.func.functional_call(layer, parameters, (input,)).sin().sum()
+
+        return torch.func.grad(loss)(dict(layer.named_parameters()))
+
+    compiled = torch.compile(lambda input: gradients(ours, input), fullgraph=True, backend="aot_eager", dynamic=True)
+    for size in (4, 7):
+        input = torch.randn(2, 4, size, 5, dtype=torch.float64)
+        torch.testing.assert_close(compiled(input), gradients(plain, input))
 
 
 def test_compiled():
@@ -74,3 +119,21 @@ def test_wrong_channels_are_named():
     ours, _ = pair(*CASES[0])
     with pytest.raises(RuntimeError, match=r"\(N, 4, H, W\).*\[1, 3, 5, 5\]"):
         ours(torch.randn(1, 3, 5, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda layer, input: layer(None),
+    lambda layer, input: layer(input.numpy()),
+    lambda layer, input: layer(input.double()),
+    lambda layer, input: layer(input[0, 0]),
+    lambda layer, input: layer(input[:, :, :0]),
+    lambda layer, input: (setattr(layer, "bias", nn.Parameter(layer.bias.double())), layer(input)),
+    lambda layer, input: (setattr(layer, "padding", (9, 9)), layer(input)),
+], ids=["None", "array", "type", "dimensions", "no pixels", "type of bias", "negative size"])  # fmt: skip
+def test_refused_as_the_framework_refuses(wrong):
+    ours, plain = pair(*CASES[0], dtype=torch.float32)
+    input = torch.randn(2, 4, 9, 8)
+    with pytest.raises(Exception) as theirs:
+        wrong(plain, input)
+    with pytest.raises(theirs.type, match=r"conv_transpose2d|MyConvTranspose2d|should be the same"):
+        wrong(ours, input)
