@@ -102,6 +102,8 @@ class ConvBlock(nn.Module):
         if self.resize == "pool":
             return F.max_pool2d(x, 2)
         if self.resize == "upsample":
+            if isinstance(x, Tensor) and x.dim() == 3:  # which would be a batch of lines (torch.fx's are no tensors)
+                return F.interpolate(x[None], scale_factor=2, mode="nearest")[0]
             return F.interpolate(x, scale_factor=2, mode="nearest")
         return x
 

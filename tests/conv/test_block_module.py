@@ -113,6 +113,15 @@ def test_evaluation(fused, options, skip):
     close(ours(*frozen), theirs(*frozen))
 
 
+@pytest.mark.parametrize("resize", [None, "pool", "upsample"])
+def test_one_picture(resize):
+    """Without a batch, where there is no batch norm, which refuses that; with a skip or without."""
+    block = ConvBlock(5, 4, norm=False, resize=resize)
+    x, skip = torch.randn(3, 6, 8), torch.randn(2, 6, 8)
+    close(block(x, skip), block(x[None], skip[None])[0])
+    close(block(torch.cat((x, skip))), block(x[None], skip[None])[0])
+
+
 def edits():
     def step(block, x):
         optimiser = torch.optim.Adam(block.parameters(), 0.1, fused=True)
