@@ -74,6 +74,9 @@ class Recorded(Generic[Result]):
             self._give_up(tape.problem)
             return result
         replay = replay_of(tape, tree_map_only(Tensor, tape.use, leaves))
+        if tape.is_kept(leaves):
+            self._give_up("it keeps a tensor that it makes, such as an optimizer's new state, for a call that follows")
+            return result
 
         def run(*tensors: Tensor) -> Result:
             with ExitStack() as stack:
@@ -125,9 +128,10 @@ def recorded(function: Callable[..., Result]) -> Recorded[Result]:
     it), and tensors from outside are meant as the objects that they are: change them in place, as optimizers and
     `load_state_dict` do. Random operators draw anew. Results have no derivatives. One thread at a time may call.
 
-    A function that shows Python values (`.item()`, `.numpy()`, a branch on a value, a size that depends on values), or
-    draws anew from a generator that it set back (a seed, a checkpoint around dropout), cannot be recorded: it goes on
-    as it is, which is said once, and `problem` says why.
+    A function cannot be recorded if it shows Python values (`.item()`, `.numpy()`, a branch on a value, a size that
+    depends on values), if it draws from a generator that it set back (a seed, a checkpoint around dropout), or if a
+    tensor that it makes is kept for later but as a gradient. It goes on as it is, which is said once, and `problem`
+    says why.
 
     Returns:
         A callable of plain tensors on the CPU, positional, that gives what the function does, tensors in any structure.

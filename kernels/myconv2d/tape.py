@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from .recording import LOOKS
 ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _FILLED = ("ones", "zeros", "full", "ones_like", "zeros_like", "full_like")  # whose numbers are the same every time
 _READ = torch.ops.aten._local_scalar_dense.default
+_SET_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 _LITERAL, _COPIED = torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default  # torch.tensor(…)
 
 
@@ -58,7 +61,7 @@ class Tape(TorchDispatchMode):
         self.problem: str | None = None  # why this cannot be replayed
         self._numbers: dict[int, int] = {}  # by id
         self._alive: list[Tensor] = []  # as long as their ids and storages mean them
-        self._filled: set[int] = set()
+        self._filled: dict[int, int] = {}  # id: storage
         self.inputs = [self._number(tensor) for tensor in inputs]
         self._passing = set(map(_storage, inputs))  # storages that are others in a replay
         self._lasting: set[int] = set()
@@ -90,6 +93,19 @@ class Tape(TorchDispatchMode):
         storage = _storage(self._alive[number])
         return sum(_storage(tensor) == storage for tensor in self._alive) == 1
 
+    def is_kept(self, results: list[Any]) -> bool:
+        """Whether anybody holds a tensor that was made here, other than these results and as a gradient: it would stay
+        what it is in every replay. (Forgets all tensors that nobody needs any more.)"""
+        given = [self._alive[number] for number in (*self.inputs, *self.outside)]
+        gradients = (tensor.grad for tensor in given if tensor.is_leaf)
+        known = {id(tensor) for tensor in (*given, *gradients, *results)}
+        made = [weakref.ref(tensor) for tensor in self._alive if id(tensor) not in known]
+        self._alive.clear()
+        torch.clear_autocast_cache()
+        if any(tensor() is not None for tensor in made):
+            gc.collect()
+        return any(tensor() is not None for tensor in made)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is _LITERAL:  # which is made once, and may be changed in each replay
@@ -117,6 +133,10 @@ class Tape(TorchDispatchMode):
 
     def _record(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         results = [] if result is None else list(result) if isinstance(result, list | tuple) else [result]
+        tensors = [t for t in tree_flatten((args, kwargs, results))[0] if isinstance(t, Tensor)]
+        if any(t.layout is not torch.strided for t in tensors):
+            self.problem = f"{func} has a tensor that is not strided"
+            return
         if func is _READ and id(args[0]) in self._filled:
             return
         if not all(isinstance(r, Tensor | None) for r in results) or _size_from_values(func, args):
@@ -126,8 +146,8 @@ class Tape(TorchDispatchMode):
         new = [r for r in results if r is not None and id(r) not in self._numbers]
         self._passing.update({_storage(tensor) for tensor in new} - self._lasting)
         if func._schema.name.removeprefix("aten::") in _FILLED or (func in ALIASES and id(args[0]) in self._filled):
-            self._filled.update(map(id, new))
-        elif func._schema.is_mutable and self._filled & set(map(id, tree_flatten((args, kwargs))[0])):
+            self._filled.update({id(tensor): _storage(tensor) for tensor in new})
+        elif func._schema.is_mutable and not {*self._filled.values()}.isdisjoint(map(_storage, tensors)):
             self._filled.clear()
         numbers = [None if r is None else self._number(r) for r in results]
         self.calls.append(Call(func, used[0], used[1], numbers))
@@ -151,6 +171,8 @@ class Looks(TorchFunctionMode):
         self._tape = tape
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == _SET_DATA and self._tape.problem is None:
+            self._tape.problem = "Tensor.data is set, which no operator shows"
         if func in LOOKS and self._tape.problem is None:
             self._tape.problem = f"Tensor.{func.__name__} gives Python values that may be others the next time"
         return func(*args, **(kwargs or {}))

@@ -305,6 +305,84 @@ def test_an_input_as_the_result_has_no_derivatives():
     assert same.recordings == 1
 
 
+def accumulating():
+    """A step of the optimizer in every second call, so that its state is made in the one that would be recorded."""
+    layer, calls = nn.Linear(4, 4), iter(range(99))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=torch.tensor(0.1), fused=True)
+
+    def step(x):
+        loss = layer(x).square().mean()
+        loss.backward()
+        if next(calls) % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def averaging():
+    state = {"mean": torch.zeros(3, 4)}
+
+    def step(x):
+        state["mean"] = 0.9 * state["mean"] + 0.1 * x
+        return state["mean"]
+
+    return step
+
+
+def assigning():
+    layer = nn.Linear(4, 4)
+
+    def step(x):
+        layer.weight.data = layer.weight.data * 0.5
+        return layer(x)
+
+    return step
+
+
+def counting():
+    def step(x):
+        total = torch.zeros(1)
+        total[0] += x.sum()
+        return x * total.item()
+
+    return step
+
+
+def sparse():
+    return lambda x: torch.sparse.mm(x.to_sparse(), x.t())
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (accumulating, "keeps a tensor that it makes"), (averaging, "keeps a tensor that it makes"),
+    (assigning, "Tensor.data is set"), (counting, "gives Python a number"), (sparse, "is not strided"),
+], ids=["state", "rebound", "data", "a view's number", "sparse"])  # fmt: skip
+def test_what_a_replay_would_not_do(make, said):
+    torch.manual_seed(0)
+    function = make()
+    torch.manual_seed(0)
+    replayed = myconv2d.recorded(make())
+    inputs = [torch.rand(3, 4) for _ in range(6)]
+    expected, found = [function(x) for x in inputs], [replayed(inputs[0])]
+    with pytest.warns(UserWarning, match=said):
+        found.append(replayed(inputs[1]))
+    found += map(replayed, inputs[2:])
+    assert all(map(torch.equal, found, expected)) and replayed.recordings == 0
+
+
+def test_numbers_that_nobody_uses_are_drawn_all_the_same():
+    def function(x):
+        torch.rand(4)
+        return x + torch.rand(4)
+
+    replayed = myconv2d.recorded(function)
+    for seed in range(4):
+        found, expected = (torch.manual_seed(seed) and f(torch.zeros(4)) for f in (replayed, function))
+        assert torch.equal(found, expected)
+    assert replayed.recordings == 1
+
+
 def test_the_first_problem_is_the_one_that_is_named():
     replayed = myconv2d.recorded(lambda x: [x * x.max().item(), *x.unbind()])
     replayed(torch.ones(2))
