@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 
 from .block import Pending, hindrance
 from .conv_block import conv_concat
@@ -49,7 +50,7 @@ def _convolves(module: nn.Module) -> bool:
     """Whether there is a convolution in it, or in a Sequential in it."""
     if type(module) in (nn.Sequential, FusedSequential):
         return any(map(_convolves, module.children()))
-    return type(module) is MyConv2d
+    return type(module) in (MyConv2d, nn.LazyConv2d)  # which will be a MyConv2d
 
 
 class Stage(NamedTuple):
@@ -83,7 +84,7 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._run(input)
+        return self._run(input) if hindrance() is None else super().forward(input)
 
     def explain(self, input: Tensor) -> str:
         """How each stage would run with this input, a line each; runs a copy of the modules to know."""
@@ -102,7 +103,7 @@ class FusedSequential(nn.Sequential):
                 last = last or _channels_last(parts.conv.weight)
             elif parts is not None and isinstance(x, Pending) and len(stage.modules) == 1:
                 x = conv_concat(parts.conv, x)
-                x = x if last else x.contiguous()
+                x = x if last else _contiguous(x)
             else:
                 x = _image(x, last)
                 for module in stage.modules:
@@ -163,17 +164,21 @@ def _resize(module: nn.Module) -> str | None:
 
 
 def _channels_last(x: Any) -> bool:
-    """Whether a tensor is channels_last beyond doubt: what could be contiguous too counts as that in the framework."""
-    if not isinstance(x, Tensor) or x.dim() != 4:
-        return False
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    """Whether a tensor counts as channels_last in the framework; of one channel, strides alone say it."""
+    return isinstance(x, Tensor) and x.dim() == 4 and suggest_memory_format(x) == torch.channels_last
 
 
 def _image(x: Image, last: bool) -> Tensor:
     if not isinstance(x, Pending):
         return x
     image = x.materialise()
-    return image if last else image.contiguous()
+    return image if last else _contiguous(image)
+
+
+def _contiguous(image: Tensor) -> Tensor:
+    """… in its strides too, where there is one channel: by these the framework chooses the layout of what follows."""
+    image = image.contiguous()
+    return image.view(-1).view(image.shape) if image.shape[1] == 1 else image
 
 
 def _sentence(stage: Stage, operands: Operands | str) -> str:

@@ -107,6 +107,29 @@ def test_training(fused, name, memory_format):
     close(our, their)
 
 
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+
+
+@pytest.mark.parametrize(("model_format", "format", "between"), [
+    (NCHW, NCHW, 1), (NCHW, NCHW, 6), (NCHW, NHWC, 6), (NHWC, NCHW, 6), (NHWC, NHWC, 6),
+])  # fmt: skip
+def test_layout_of_grey_pictures(model_format, format, between):
+    """Of one channel, strides alone tell one layout from the other: the framework goes by these."""
+    model = nn.Sequential(conv(1, 4), nn.ReLU(), nn.MaxPool2d(2), conv(4, between), nn.ReLU(), conv(between, 3))
+    model, x = model.to(memory_format=model_format), torch.rand(2, 1, 8, 6).contiguous(memory_format=format)
+    for last in range(1, len(model) + 1):
+        plain = model[:last]
+        with torch.no_grad():
+            assert fuse(copy.deepcopy(plain))(x).stride() == plain(x).stride(), last
+
+
+def test_lazy_modules():
+    model = fuse(nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU()))
+    x = torch.rand(2, 3, 8, 8)
+    model(x)
+    assert model.explain(x) == "0 to 2: fused, by native"
+
+
 def test_what_is_fused():
     model = fuse(MODELS["down and up"]())
     x = torch.rand(2, 3, 8, 8)
