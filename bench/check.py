@@ -80,7 +80,7 @@ def check(
     tf32: bool = False,
     repeats: int = 2,
     oracle_device: torch.device | str | None = None,
-    beside: bool = True,
+    beside: bool = False,
 ) -> Report:
     """Runs every operator on one case and compares with the oracle.
 

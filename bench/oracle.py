@@ -69,13 +69,16 @@ class Problem(NamedTuple):
 
 def problem(case: Case, dtype: torch.dtype, layout: str, device: torch.device) -> Problem:
     """Values of the case in `dtype` and its exact results. (Of the layout, what it repeats matters here.)"""
-    return _problem(case, dtype, LAYOUTS[layout].repeated, device)
+    small = math.prod(case.input_size) + math.prod(case.output_size) < 1 << 18
+    return (_many if small else _few)(case, dtype, LAYOUTS[layout].repeated, device)
 
 
-@functools.lru_cache(maxsize=8)
 def _problem(case: Case, dtype: torch.dtype, repeated: tuple, device: torch.device) -> Problem:
     values = draw(case, dtype, device, repeated)
     return Problem(values, exact_results(case, values, any(repeated)))
+
+
+_many, _few = (functools.lru_cache(maxsize=size)(_problem) for size in (256, 8))  # small ones come again and again
 
 
 def exact_results(case: Case, values: Values, repeated: bool) -> dict[str, Exact]:

@@ -32,7 +32,7 @@ RESTART = 75  # exit status: the CUDA context is broken, the units that are left
 
 def _operators(job: Job, case: str, layout: str) -> dict[str, Any]:
     dtype, tf32 = ARITHMETICS[job.arithmetic]
-    options: dict[str, Any] = {"tf32": tf32, "repeats": 3}
+    options: dict[str, Any] = {"tf32": tf32, "repeats": 3, "beside": True}
     if job.tool is not None:  # slow, and interested in our kernels only
         options |= {"repeats": 1, "oracle_device": "cpu", "beside": False}
     return _record(check(backend(job.backend, job.device), CASES[case], dtype, layout, job.device, **options))

@@ -154,7 +154,7 @@ def test_a_report_in_words() -> None:
 
 
 def test_a_passing_report_has_the_framework_s_error_beside_ours() -> None:
-    report = check(ORACLE, ODD, torch.float32)
+    report = check(ORACLE, ODD, torch.float32, beside=True)
     assert str(report) == "oracle, odd, float32, contiguous, cpu: passed"
     assert [finding.result for finding in report.findings] == [
         "output",

@@ -28,7 +28,7 @@ def problems(case: Case, isa) -> list[str]:
     found = []
     for name, layout in itertools.product(ISAS, LAYOUTS):
         isa(name)
-        report = check(backend("native"), case, torch.float32, layout, beside=False)
+        report = check(backend("native"), case, torch.float32, layout)
         found += [f"{name}: {report}"] * (not report.passed)
     return found
 

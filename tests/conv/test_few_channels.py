@@ -29,7 +29,7 @@ def problems(case: Case, isa) -> list[str]:
     found = []
     for name, dtype, layout in itertools.product(ISAS, TYPES, LAYOUTS):
         isa(name)
-        report = check(backend("native"), case, dtype, layout, beside=False)
+        report = check(backend("native"), case, dtype, layout)
         found += [f"{name}: {report}"] * (not report.passed)
     return found
 

@@ -20,5 +20,5 @@ def test_every_width_and_depth(channels, isa) -> None:
     case = Case(f"{channels}", 2, *channels, 12, 13)
     for name, layout in itertools.product(ISAS, ("contiguous", "channels_last")):
         isa(name)
-        report = check(backend("native"), case, torch.float32, layout, beside=False)
+        report = check(backend("native"), case, torch.float32, layout)
         assert report.passed, f"{name}: {report}"

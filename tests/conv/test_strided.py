@@ -35,7 +35,7 @@ def problems(case: Case, isa, types=TYPES[:1], layouts=("contiguous", "channels_
     found = []
     for name, dtype, layout in itertools.product(ISAS, types, layouts):
         isa(name)
-        report = check(backend("native"), case, dtype, layout, beside=False)
+        report = check(backend("native"), case, dtype, layout)
         found += [f"{name}: {report}"] * (not report.passed)
     return found
 
