@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from colourize.files import UserError
 
 from .isa import Isa, limit
 from .options import RESULTS, Out
@@ -226,5 +229,15 @@ for _command in (handout, superres, epoch, presets):
     app.command()(_command)
 app.add_typer(trust, name="trust")
 
+
+
+def main() -> None:
+    """Runs the commands; what the person at the keyboard can put right is said in one line, with status 1."""
+    try:
+        app(prog_name="python -m bench")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m bench")
+    main()

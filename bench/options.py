@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,4 +11,15 @@ import typer
 from . import ROOT
 
 RESULTS = ROOT / "bench" / "results"
-Out = Annotated[Path, typer.Option(help="folder for the result files")]
+
+
+def _writable(out: Path) -> Path:
+    """Known before hours of measuring, not after."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        why = "cannot be written" if there.is_dir() else "is no folder"
+        raise typer.BadParameter(f"{there} {why}")
+    return out
+
+
+Out = Annotated[Path, typer.Option(help="folder for the result files", callback=_writable)]

@@ -33,7 +33,7 @@ from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
-from .rows import PASSES, Row, dump, load, merged, whole_tags
+from .rows import CONDITIONS, PASSES, Row, dump, load, merged, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
 
@@ -41,6 +41,7 @@ _DEFAULT = ("networks", "overhead", "fused", "ten", "handout", "large", "wide")
 _DEFAULT += ("strided", "dilated", "grouped", "depthwise", "kernels")
 _QUICK = ("unet-32px-n100", "overhead", "ten")
 _QUICK_MINUTES = 0.75
+_MACHINE = "processor", "card", "torch", "ONNX Runtime"  # of the environment: another one asks for a file of its own
 _SHARES = {"layer": 1.0, "overhead": 1.0, "block": 2.0, "network": 8.0, "memory": 0.0}  # of the budget
 
 
@@ -97,6 +98,11 @@ def _report(settings: Settings, console: Console) -> int:
     chosen = [subject for subject in chosen if reasons[subject] is None]
     roofs = told.get("roofs") or measure_roofs(settings.device, _timer(settings))
     facts = _facts(settings, not_compiled, roofs, sorted(set(filter(None, reasons.values()))))
+    if told and (problem := _another(told, facts)):
+        console.print(escape(f"--add {settings.add}: {problem}"))
+        return 2
+    if told:
+        facts["earlier"] = _other_commits(told, facts)
     counts = Counter((tag, subject.pass_name) for subject in everything for tag in subject.tags)
     stem = settings.add.with_suffix("") if settings.add else _stem(facts, settings.out)
     new: list[Row] = []
@@ -108,6 +114,7 @@ def _report(settings: Settings, console: Console) -> int:
         facts["tags"] = whole_tags(rows, counts)
         write(rows, facts, stem)
 
+    save("under way")  # a folder that cannot be written is better known before
     stopped = _measure(chosen, settings, console, new, save)
     pictures = draw_all(rows, facts, stem)
     _summarise(rows, facts, console)
@@ -116,6 +123,22 @@ def _report(settings: Settings, console: Console) -> int:
     if stopped == "interrupted":
         return 130
     return 1 if any(row.holds is False for row in new) else 0
+
+
+def _another(told: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """Why the rows of an earlier report cannot stand beside those to come, under one head."""
+    for part, names in (("settings", CONDITIONS), ("environment", _MACHINE)):
+        for name in names:
+            was, is_now = told[part].get(name), facts[part].get(name)
+            if was != is_now:
+                return f"its rows were measured with another {name}: {was}, now {is_now}"
+    return None
+
+
+def _other_commits(told: Mapping[str, Any], facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The commits of an earlier report's rows, but for the one that is measured now: {"date", "commit"} of each."""
+    before = [*told.get("earlier", ()), {"date": told["date"], "commit": told["environment"]["commit"]}]
+    return [one for one in before if one["commit"] != facts["environment"]["commit"]]
 
 
 def _why_not_compiled(settings: Settings) -> str | None:

@@ -19,6 +19,7 @@ from .stats import geometric_mean, median, spread, standard_error
 from .subjects import OURS, RIVAL
 
 VERSION = 1
+CONDITIONS = "device", "threads", "isa", "clock"  # settings without which rows cannot stand side by side
 PASSES = {  # in the order of the tables, and their headings
     "forward": "forward",
     "grad_input": "grad_input",

@@ -99,6 +99,8 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     ]
     lines += ["", *grid(("", ""), [(name, str(fact)) for name, fact in facts["environment"].items()])]
     lines += ["", f"{threads(settings)}, {settings['clock']}. Rivals: {', '.join(rivals(rows)) or 'none'}."]
+    if earlier := [f"{one['commit']} ({one['date']})" for one in facts.get("earlier", ())]:
+        lines.append(f"Rows of earlier reports are among them, at other commits: {'; '.join(earlier)}.")
     for name, why in not_there(rows, settings).items():
         lines.append(f"Not there: {name} ({why}).")
     lines += ["", "## Geometric means", "", *grid(MEAN_COLUMNS, mean_cells(rows, facts["tags"]))]

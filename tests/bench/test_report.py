@@ -135,6 +135,47 @@ def test_a_report_is_added_to_row_by_row(monkeypatch, tmp_path: Path) -> None:
     assert reporting.report(asked) == 2
 
 
+def test_what_was_measured_otherwise_is_not_added_to(monkeypatch, tmp_path: Path, capsys) -> None:
+    """One head cannot speak for the rows of other threads or another machine."""
+    file = tmp_path / "all.json"
+    run_report(monkeypatch, tmp_path, [small()], add=file)
+    before = file.read_text()
+    for part, name, value in (("settings", "threads", 99), ("environment", "processor", "another one")):
+        told = json.loads(before)
+        told[part][name] = value
+        file.write_text(json.dumps(told))
+        assert run_report(monkeypatch, tmp_path, [small()], add=file)[0] == 2
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"its rows were measured with another {name}: {value}, now" in said
+        assert json.loads(file.read_text()) == told
+
+
+def test_commits_of_rows_that_are_kept_are_told(monkeypatch, tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    run_report(monkeypatch, tmp_path, [small()], add=file)
+    told = json.loads(file.read_text())
+    told["environment"]["commit"] = "an earlier one"
+    file.write_text(json.dumps(told))
+    for case in ("second", "third"):
+        assert run_report(monkeypatch, tmp_path, [dataclasses.replace(small(), case=case)], add=file)[0] == 0
+        assert [one["commit"] for one in load(file)[1]["earlier"]] == ["an earlier one"]
+    text = file.with_suffix(".md").read_text()
+    assert f"at other commits: an earlier one ({told['date']})." in text
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "deep"):
+        result = CliRunner().invoke(app, ["report", "--cases", "overhead", "--out", str(folder)])
+        said = " ".join(result.output.replace("│", " ").split())  # of a frame as wide as the terminal
+        assert result.exit_code == 2 and "is no folder" in said
+    command = [sys.executable, "-m", "bench", "handout", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ") and "holds no run" in run.stderr and "Traceback" not in run.stderr
+
+
 def test_subjects_are_made_in_the_precision_that_is_measured(monkeypatch, tmp_path: Path) -> None:
     bytes = {}
     for precision in ("fp32", "bf16"):
