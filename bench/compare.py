@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from .rows import PASSES, Row, load
+from .rows import CONDITIONS, PASSES, Row, load
 from .stats import geometric_mean, ratio_interval
+from .subjects import RIVAL
 from .tables import console_table
 
 _DRIFT = 1.05  # of the rivals, beyond which the machines or their load differ
@@ -26,7 +27,7 @@ class Change:
     faster: float
     low: float  # of the 95 % interval
     high: float
-    rival: float  # the same of the best rival in both: how much faster the machine seems to be
+    rival: float  # the same of the best rival, of those that both reports have: how much faster the machine seems
 
     @property
     def verdict(self) -> str:
@@ -43,9 +44,14 @@ def changes(old: Sequence[Row], new: Sequence[Row]) -> list[Change]:
             continue
         was = before[row.key]
         interval = ratio_interval(was.samples[was.ours], row.samples[row.ours])
-        rival = was.median(was.rival) / row.median(row.rival) if was.rival and row.rival else math.nan
-        found.append(Change(row, *interval, rival))
+        found.append(Change(row, *interval, _rivals(was, row)))
     return found
+
+
+def _rivals(was: Row, row: Row) -> float:
+    """Old time over new time of the best rival; who competed in one report alone says nothing of the machine."""
+    both = [name for name in row.samples if row.sides[name] == RIVAL and name in was.samples]
+    return min(map(was.median, both)) / min(map(row.median, both)) if both else math.nan
 
 
 def compare(old: Path, new: Path) -> int:
@@ -64,7 +70,7 @@ def compare(old: Path, new: Path) -> int:
         was, is_now = (facts["environment"].get(name, "–") for facts in (old_facts, new_facts))
         if was != is_now:
             console.print(f"{escape(name)}: {escape(str(was))} → {escape(str(is_now))}")
-    for name in ("device", "threads", "isa", "clock"):
+    for name in CONDITIONS:
         was, is_now = (facts["settings"].get(name) for facts in (old_facts, new_facts))
         if was != is_now:
             console.print(f"[yellow]the settings differ[/]: {name} {was} → {is_now}")
@@ -78,7 +84,7 @@ _COLUMNS = ("case", "pass", "old/new", "95 % interval", "verdict", "rival old/ne
 
 def _cells(change: Change) -> tuple[str, ...]:
     return (
-        change.row.case,
+        change.row.title,
         PASSES[change.row.pass_name],
         f"{change.faster:.3f}",
         f"{change.low:.3f} … {change.high:.3f}",

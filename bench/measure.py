@@ -1,7 +1,8 @@
 """Times several contestants side by side: A B C A B C …, until each median is known well enough.
 
 One sample is a few calls in a row, as many as fill `SAMPLE` seconds, on operand sets that take turns; a call that is
-not timed goes before them and gives caches and thread pools back to this contestant. Every round begins with another
+not timed goes before them and gives caches and thread pools back to this contestant: before everybody's, or nobody's
+where all calls are long. Every round begins with another
 contestant, so that nobody always follows the same one.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 from .stats import median, quartiles, standard_error
 
 SAMPLE = 5e-3  # unless the timer says another, as one that times every call by itself does
-_SETTLE = 20e-3  # longer calls settle by themselves
+_SETTLE = 20e-3  # longer calls settle by themselves; where one is shorter, all are given the untimed call
 _FAR = 1.3  # who is slower than the best of his side by this is not sampled further
 
 Call = Callable[[int], Any]  # works on the operand set of this number
@@ -78,15 +79,16 @@ def interleave(
         sets: how many sets of operands there are.
     """
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    calls = {name: _calibrate(call, sets, timer) for name, call in contestants.items()}
+    seconds = {name: _calibrate(call, sets, timer) for name, call in contestants.items()}
+    sample, settle = getattr(timer, "sample", SAMPLE), min(seconds.values()) < _SETTLE
+    counts = {name: max(1, min(2000, math.ceil(sample / max(s, 1e-7)))) for name, s in seconds.items()}
     running, rounds, begin = list(contestants), 0, clock()
     while True:
         turn = rounds % len(running)
         for name in running[turn:] + running[:turn]:
-            count, settle = calls[name]
             if settle:
                 timer(contestants[name], [rounds % sets])
-            numbers = [(rounds + 1 + step) % sets for step in range(count)]
+            numbers = [(rounds + 1 + step) % sets for step in range(counts[name])]
             samples[name].append(timer(contestants[name], numbers))
         rounds += 1
         if rule.done({name: samples[name] for name in running}, clock() - begin):
@@ -95,12 +97,10 @@ def interleave(
             running = _close(running, sides, samples)
 
 
-def _calibrate(call: Call, sets: int, timer: Timer) -> tuple[int, bool]:
-    """How many calls make a sample, and whether an untimed one goes before. Calls once on every set to begin with."""
+def _calibrate(call: Call, sets: int, timer: Timer) -> float:
+    """Seconds of one call, after one on every set."""
     timer(call, range(sets))
-    seconds = timer(call, [0])
-    sample = getattr(timer, "sample", SAMPLE)
-    return max(1, min(2000, math.ceil(sample / max(seconds, 1e-7)))), seconds < _SETTLE
+    return timer(call, [0])
 
 
 def _close(running: list[str], sides: Mapping[str, str], samples: Mapping[str, list[float]]) -> list[str]:

@@ -93,6 +93,17 @@ def test_short_calls_are_repeated_and_settle_first() -> None:
     assert len(machine.order) == 2 + 5 * (1 + 5)  # calibration; then an untimed call and 5 ms of calls
 
 
+def test_where_one_settles_all_do() -> None:
+    """A rival that is slower than the limit is not left cold beside one of ours below it."""
+    machine = Machine(ours=constant(0.01), rival=constant(0.04))
+    machine.run(StoppingRule(min_rounds=5))
+    rounds = [name for name, _ in machine.order[4:]]
+    assert rounds.count("ours") == rounds.count("rival") == 5 * (1 + 1)
+    machine = Machine(a=constant(0.03), b=constant(0.04))
+    machine.run(StoppingRule(min_rounds=5))
+    assert len(machine.order) == 2 * (2 + 5)
+
+
 def test_it_ends_when_the_medians_are_known() -> None:
     machine = Machine(a=noisy(0.1, 0.05), b=noisy(0.1, 0.05))
     rule = StoppingRule(precision=0.01, budget=math.inf)

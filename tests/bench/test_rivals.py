@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import myconv2d
 from bench import accuracy, plain
 from bench.blocks import BLOCKS, BlockCase, block
 from bench.cases import CASES
@@ -88,6 +89,39 @@ def test_blocks(case: BlockCase, training: bool) -> None:
 @pytest.mark.parametrize("name", ["unet", "regression-cnn"])
 def test_networks(name: str, make) -> None:
     _check(make(NetworkCase(name, 2, 8), CPU, compiled=False))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_of_a_recorded_step_the_replay_is_checked(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results come from a replay as it is timed, not from the calls that precede the recording."""
+    made = []
+
+    def recorded(step):
+        made.append(myconv2d.Recorded(step))
+
+        def call(*tensors):
+            loss, grads = made[-1](*tensors)
+            return (1.01 * loss if wrong and made[-1].recordings else loss), grads
+
+        call.problem = None
+        return call
+
+    monkeypatch.setattr(myconv2d, "recorded", recorded)
+    subject = training(NetworkCase("unet", 2, 8), CPU, compiled=False)
+    [contestant] = [c for c in subject.contestants() if c.name == "ours contiguous recorded"]
+    found = contestant.prepare().results()
+    error = accuracy.errors(found, subject.exact(), subject.kinks)["loss"]
+    assert made[-1].recordings == 1
+    assert (error > 1e-3) == wrong
+
+
+def test_a_step_that_cannot_be_recorded_does_not_compete_as_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(myconv2d.Recorded, "_record", lambda self, signature, tensors: self._give_up("a reason"))
+    subject = training(NetworkCase("unet", 2, 8), CPU, compiled=False)
+    [contestant] = [c for c in subject.contestants() if c.name == "ours contiguous recorded"]
+    refused = pytest.raises(RuntimeError, match="not recorded: a reason")
+    with pytest.warns(UserWarning, match="is not recorded"), refused:
+        contestant.prepare().results()
 
 
 def test_on_a_gpu_the_framework_competes_in_cuda_graphs_too() -> None:

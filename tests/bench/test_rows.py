@@ -151,6 +151,15 @@ def test_compare_tells_faster_slower_and_the_same() -> None:
     )
 
 
+def test_the_machine_is_judged_by_rivals_that_both_reports_have() -> None:
+    old, new = row("a"), row("a")
+    old.samples["torch contiguous compiled"] = [1e-3] * 9
+    old.sides["torch contiguous compiled"] = RIVAL
+    assert old.rival == "torch contiguous compiled" != new.rival
+    assert [change.rival for change in changes([old], [new])] == pytest.approx([1])
+    assert math.isnan(changes([dataclasses.replace(old, samples={"ours contiguous": [1e-3] * 9})], [new])[0].rival)
+
+
 def test_the_command_compare(tmp_path: Path) -> None:
     for name, ours in (("old", 1e-3), ("new", 5e-4)):
         (tmp_path / name).write_text(dump([row(ours=ours)], facts(threads=1 if name == "old" else 2)))
