@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 
@@ -26,7 +25,6 @@ def environment(device: str) -> dict[str, str]:
         )
         facts["CUDA (torch's)"] = str(torch.version.cuda)
     facts["processor"] = _processor()
-    facts["load average before"] = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     facts["system"] = platform.platform()
     return facts | {name: str(fact) for name, fact in myconv2d.info().items()}
 

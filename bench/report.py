@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 import time
@@ -33,7 +34,7 @@ from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
-from .rows import CONDITIONS, PASSES, Row, dump, load, merged, whole_tags
+from .rows import PASSES, Row, dump, incompatible, load, merged, other_commits, whole_tags
 from .subjects import Subject, choose, subjects
 from .variants import quiet
 
@@ -41,7 +42,6 @@ _DEFAULT = ("networks", "overhead", "fused", "ten", "handout", "large", "wide")
 _DEFAULT += ("strided", "dilated", "grouped", "depthwise", "kernels")
 _QUICK = ("unet-32px-n100", "overhead", "ten")
 _QUICK_MINUTES = 0.75
-_MACHINE = "processor", "card", "torch", "ONNX Runtime"  # of the environment: another one asks for a file of its own
 _SHARES = {"layer": 1.0, "overhead": 1.0, "block": 2.0, "network": 8.0, "memory": 0.0}  # of the budget
 
 
@@ -98,11 +98,11 @@ def _report(settings: Settings, console: Console) -> int:
     chosen = [subject for subject in chosen if reasons[subject] is None]
     roofs = told.get("roofs") or measure_roofs(settings.device, _timer(settings))
     facts = _facts(settings, not_compiled, roofs, sorted(set(filter(None, reasons.values()))))
-    if told and (problem := _another(told, facts)):
+    if told and (problem := incompatible(told, facts)):
         console.print(escape(f"--add {settings.add}: {problem}"))
         return 2
     if told:
-        facts["earlier"] = _other_commits(told, facts)
+        facts["earlier"] = other_commits(told, facts)
     counts = Counter((tag, subject.pass_name) for subject in everything for tag in subject.tags)
     stem = settings.add.with_suffix("") if settings.add else _stem(facts, settings.out)
     new: list[Row] = []
@@ -123,22 +123,6 @@ def _report(settings: Settings, console: Console) -> int:
     if stopped == "interrupted":
         return 130
     return 1 if any(row.holds is False for row in new) else 0
-
-
-def _another(told: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """Why the rows of an earlier report cannot stand beside those to come, under one head."""
-    for part, names in (("settings", CONDITIONS), ("environment", _MACHINE)):
-        for name in names:
-            was, is_now = told[part].get(name), facts[part].get(name)
-            if was != is_now:
-                return f"its rows were measured with another {name}: {was}, now {is_now}"
-    return None
-
-
-def _other_commits(told: Mapping[str, Any], facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The commits of an earlier report's rows, but for the one that is measured now: {"date", "commit"} of each."""
-    before = [*told.get("earlier", ()), {"date": told["date"], "commit": told["environment"]["commit"]}]
-    return [one for one in before if one["commit"] != facts["environment"]["commit"]]
 
 
 def _why_not_compiled(settings: Settings) -> str | None:
@@ -255,7 +239,7 @@ def _facts(
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "settings": asked,
-        "environment": environment(settings.device) | _rivals(),
+        "environment": environment(settings.device) | _rivals() | _load(),
         "roofs": roofs,
     }
 
@@ -275,6 +259,11 @@ def _rivals() -> dict[str, str]:
     except PackageNotFoundError:
         onnx_runtime = "not installed"
     return {"torch's instruction set": torch.backends.cpu.get_cpu_capability(), "ONNX Runtime": onnx_runtime}
+
+
+def _load() -> dict[str, str]:
+    """How busy the machine was just before."""
+    return {"load average before": f"{os.getloadavg()[0]:.2f}"} if hasattr(os, "getloadavg") else {}
 
 
 def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> None:

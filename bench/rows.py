@@ -20,6 +20,7 @@ from .subjects import OURS, RIVAL
 
 VERSION = 1
 CONDITIONS = "device", "threads", "isa", "clock"  # settings without which rows cannot stand side by side
+_MACHINE = "processor", "card", "torch", "ONNX Runtime"  # of the environment: another one asks for a file of its own
 PASSES = {  # in the order of the tables, and their headings
     "forward": "forward",
     "grad_input": "grad_input",
@@ -140,6 +141,22 @@ def merged(earlier: Iterable[Row], new: Iterable[Row]) -> list[Row]:
     """All rows; of one subject in one precision the newer, in the place of the older."""
     rows = {row.key: row for row in earlier} | {row.key: row for row in new}
     return list(rows.values())
+
+
+def incompatible(told: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """Why the rows of an earlier report cannot stand beside those to come, under one head."""
+    for part, names in (("settings", CONDITIONS), ("environment", _MACHINE)):
+        for name in names:
+            was, is_now = told[part].get(name), facts[part].get(name)
+            if was != is_now:
+                return f"its rows were measured with another {name}: {was}, now {is_now}"
+    return None
+
+
+def other_commits(told: Mapping[str, Any], facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The commits of an earlier report's rows, but for the one that is measured now: {"date", "commit"} of each."""
+    before = [*told.get("earlier", ()), {"date": told["date"], "commit": told["environment"]["commit"]}]
+    return [one for one in before if one["commit"] != facts["environment"]["commit"]]
 
 
 def whole_tags(rows: Iterable[Row], tags: Mapping[tuple[str, str], int]) -> list[str]:

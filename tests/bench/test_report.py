@@ -241,6 +241,7 @@ def test_the_command_report_from_end_to_end(tmp_path: Path) -> None:
     )
     assert all(one.holds and one.ratio > 0 for one in rows)
     assert json.loads(path.read_text())["tags"] == ["overhead"]
+    assert float(found["environment"]["load average before"]) >= 0
 
 
 @pytest.mark.parametrize(
