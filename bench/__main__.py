@@ -230,7 +230,6 @@ for _command in (handout, superres, epoch, presets):
 app.add_typer(trust, name="trust")
 
 
-
 def main() -> None:
     """Runs the commands; what the person at the keyboard can put right is said in one line, with status 1."""
     try:
