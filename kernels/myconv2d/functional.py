@@ -57,7 +57,9 @@ def conv2d(
     3×3 and larger, of stride 1 and with 8 channels or more, may go through Winograd's F(4×4, 3×3), 3×3 of stride 2 and
     16 channels or more through F(4×4, 2×2), and those of few in channels, of stride 1 or 5×5 to 7×7 of stride 2,
     through F(2, 3) (`myconv2d.explain` names the algorithm): their errors, some 3e-6, are relative to the largest
-    values around, and an infinity makes its whole tile undefined.
+    values around, and an infinity, a NaN or a float32 beyond 1/64 of the largest (5e36) makes the whole tile around it
+    undefined; infinity and NaN do so too in grad_input of few channels with a stride. Of a weight that is infinite or
+    NaN, products with padding may count or not.
 
     What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above,
     not (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused;
