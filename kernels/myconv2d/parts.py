@@ -44,9 +44,11 @@ class Parts(NamedTuple):
         n, _, p, q = operands.size
         if self.resize == "pool" and min(p, q) < 2:
             return f"nothing is left of {p}×{q} after pooling"
-        if self._normalising() is not None:
+        if (normalising := self._normalising()) is not None:
             if not self.activation:
                 return "batch norm without ReLU"
+            if normalising.eps <= 0:
+                return "batch norm whose eps is not positive"  # the framework refuses it
             return "batch statistics of fewer than two values" if n * p * q < 2 else operands
         if torch.is_grad_enabled() and _requires_grad(operands, others):
             return "gradients through running statistics, or without batch norm"

@@ -218,3 +218,19 @@ def test_pending(fused):
         close(after(image), Plain(after)(image.materialise()))
         conv = MyConv2d(8, 4, 3, padding=1, dtype=fused)
         close(conv_concat(conv, image), F.conv2d(image.materialise(), conv.weight, conv.bias, padding=1))
+
+
+@pytest.mark.parametrize("eps", [0.0, -1e-5])
+def test_an_eps_that_is_not_positive_is_the_framework_s_affair(eps):
+    """Newer versions refuse it in training."""
+    block, image = ConvBlock(3, 8), torch.randn(2, 3, 8, 8)
+    block.norm.eps = eps
+    assert "eps" in (block.hindrance(image) or "")
+    try:
+        expected = F.relu(block.norm(block.conv(image)))
+    except ValueError as error:
+        with pytest.raises(ValueError) as raised:
+            block(image)
+        assert str(raised.value) == str(error)
+    else:
+        torch.testing.assert_close(block(image), expected, equal_nan=True)
