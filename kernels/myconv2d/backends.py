@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import native
+from .shapes import few_channels
 
 BACKENDS = ("native", "triton", "reference")
 _PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("triton", "native", "reference")}
@@ -50,16 +51,6 @@ def problem(backend: str, device: str, dtype: torch.dtype) -> str | None:
     if device == "cuda" and torch.cuda.is_available():  # else the question is what would serve on a GPU
         return native.cuda.device_problem()
     return None
-
-
-def few_channels(weight_size: Sequence[int], groups: int) -> bool:
-    """Whether a layer has 4 channels or fewer on one side, so that the CUDA library has kernels for it.
-
-    It is then bound by memory, and Triton's tiles would be mostly padding. Of such a layer all three passes are meant,
-    whatever kernel of the library serves each (csrc/cuda/algorithm.h).
-    """
-    k, c, r, s = weight_size
-    return groups == 1 and (k <= 4 or c <= 4) and r <= 7 and s <= 7
 
 
 def choose_for_layer(

@@ -38,6 +38,16 @@ def output_size(
     return input_size[0], weight_size[0], p, q
 
 
+def few_channels(weight_size: Sequence[int], groups: int) -> bool:
+    """Whether a layer has 4 channels or fewer on one side, so that the CUDA library has kernels for it.
+
+    It is then bound by memory, and Triton's tiles would be mostly padding. Of such a layer all three passes are meant,
+    whatever kernel of the library serves each (csrc/cuda/algorithm.h).
+    """
+    k, c, r, s = weight_size
+    return groups == 1 and (k <= 4 or c <= 4) and r <= 7 and s <= 7
+
+
 def empty_beside(a: Tensor, b: Tensor, size: Sequence[int]) -> Tensor:
     """An uninitialised result of `size`: channels_last if either operand is, contiguous otherwise."""
     either = any(suggest_memory_format(t) == torch.channels_last for t in (a, b))

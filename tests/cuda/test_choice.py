@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 import myconv2d
 from myconv2d import autograd, backends, native, triton
-from myconv2d.shapes import Numbers, output_size
+from myconv2d.shapes import Numbers, few_channels, output_size
 
 needs_library = pytest.mark.skipif(native.cuda.problem is not None, reason=str(native.cuda.problem))
 GEMM, HALO = "implicit GEMM", "halo by wgmma"
@@ -125,7 +125,7 @@ def test_the_choice_takes_a_whole_setting() -> None:
 @pytest.mark.parametrize("layer", KERNELS, ids=str)
 def test_few_channels_means_that_the_library_has_kernels(layer: tuple) -> None:
     c, k, r, s, _, groups = layer
-    few = backends.few_channels((k, c // groups, r, s), groups)
+    few = few_channels((k, c // groups, r, s), groups)
     assert few == (KERNELS[layer][:2] != (GEMM, GEMM))
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from triton.backends.compiler import GPUTarget
 
-from ..backends import few_channels
+from ..shapes import few_channels
 from . import block_cases, compile_cases
 from .compile_cases import Case
 from .launch import Gpu, assumed, intercept, set_in
