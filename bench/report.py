@@ -29,13 +29,14 @@ from rich.progress import (
 from colourize.files import atomic_write
 
 from . import precision, tables
+from .catalogue import choose, subjects
 from .charts import draw_all
 from .competition import compete
 from .environment import environment
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
 from .rows import PASSES, Row, dump, incompatible, load, merged, other_commits, whole_tags
-from .subjects import Subject, choose, subjects
+from .subjects import Subject
 from .variants import quiet
 
 _DEFAULT = ("networks", "overhead", "fused", "ten", "handout", "large", "wide")

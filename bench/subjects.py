@@ -6,7 +6,7 @@ whatever memory layout; anything else is shown beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -59,32 +59,3 @@ class Subject:
         """Whether the case or a tag is like `pattern` (shell style); NAME:PASS asks for one pass."""
         names = (self.case, *self.tags)
         return any(fnmatchcase(n, pattern) or fnmatchcase(f"{n}:{self.pass_name}", pattern) for n in names)
-
-
-def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
-    """Everything there is, layers first; `compiled`: with torch.compile among the rivals."""
-    from . import blocks, layers, networks, throughput
-
-    return [
-        *layers.subjects(device, compiled),
-        *blocks.subjects(device, compiled),
-        *networks.subjects(device, compiled),
-        *throughput.subjects(device, compiled),
-    ]
-
-
-def choose(everything: Iterable[Subject], patterns: Iterable[str]) -> list[Subject]:
-    """The subjects that match one of the patterns, in the order of these: time may run out.
-
-    Raises:
-        ValueError: a pattern matches nothing; the message lists the tags.
-    """
-    everything, patterns = list(everything), list(patterns)
-    for pattern in patterns:
-        if not any(subject.matches(pattern) for subject in everything):
-            tags = sorted({tag for subject in everything for tag in subject.tags})
-            raise ValueError(
-                f"--cases {pattern!r} is like no name and no tag of a case; the tags are {', '.join(tags)}"
-            )
-    chosen = [subject for pattern in patterns for subject in everything if subject.matches(pattern)]
-    return list(dict.fromkeys(chosen))

@@ -12,7 +12,8 @@ import itertools
 import pytest
 import torch
 
-from .subjects import SETS, Contestant, Subject, choose, subjects
+from .catalogue import choose, subjects
+from .subjects import SETS, Contestant, Subject
 
 _SUBJECTS = [
     subject

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from bench import ROOT, gpu_check, jobs, worker
 from bench.__main__ import app
+from bench.catalogue import choose, subjects
 from bench.charts import draw_all
 from bench.check import Report
 from bench.gpu_check import PARTS, Part, _Check
 from bench.jobs import Plan
 from bench.pool import Outcome, Pool
 from bench.rows import load
-from bench.subjects import choose, subjects
 
 
 def invoke(*arguments: str, parts: str = "correctness"):

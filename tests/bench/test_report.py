@@ -18,11 +18,12 @@ from bench import report as reporting
 from bench.__main__ import app
 from bench.accuracy import BOUND
 from bench.cases import CASES
+from bench.catalogue import choose, subjects
 from bench.competition import compete
 from bench.layers import layer
 from bench.measure import StoppingRule
 from bench.rows import Row, load
-from bench.subjects import OURS, RIVAL, Contestant, Ready, Subject, choose, subjects
+from bench.subjects import OURS, RIVAL, Contestant, Ready, Subject
 
 ONCE = StoppingRule(budget=0, min_rounds=5)
 ROOFS = {"GF/s": 100.0, "GB/s": 10.0}

@@ -13,11 +13,12 @@ import myconv2d
 from bench import accuracy, plain
 from bench.blocks import BLOCKS, BlockCase, block
 from bench.cases import CASES
+from bench.catalogue import choose, subjects
 from bench.layers import PASSES, layer
 from bench.modules import gradients, randomise
 from bench.networks import NetworkCase, inference, training
 from bench.rows import Row
-from bench.subjects import SETS, choose, subjects
+from bench.subjects import SETS
 from bench.tables import UNITS, beside_cells
 from bench.variants import variants
 from colourize import networks
