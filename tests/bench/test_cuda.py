@@ -145,8 +145,8 @@ def test_results_of_graphs_are_their_own(make, monkeypatch: pytest.MonkeyPatch) 
         exact = subject.exact()
         allowed = bounds(exact, subject.kinks)
         for contestant in subject.contestants():
-            if "graph" not in contestant.name:
-                continue
+            if "graph" not in contestant.name or "recorded" in contestant.name:
+                continue  # recorded steps are the CPU's, which has no graphs
             tapes.clear()
             ready = contestant.prepare()
             assert [tape.warm_ups for tape in tapes] == [cuda.WARM_UPS] * SETS
