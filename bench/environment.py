@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 
@@ -27,6 +28,11 @@ def environment(device: str) -> dict[str, str]:
     facts["processor"] = _processor()
     facts["system"] = platform.platform()
     return facts | {name: str(fact) for name, fact in myconv2d.info().items()}
+
+
+def load_average() -> dict[str, str]:
+    """How busy the machine was just before."""
+    return {"load average before": f"{os.getloadavg()[0]:.2f}"} if hasattr(os, "getloadavg") else {}
 
 
 def _commit() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 import time
@@ -32,7 +31,7 @@ from . import precision, tables
 from .catalogue import choose, subjects
 from .charts import draw_all
 from .competition import compete
-from .environment import environment
+from .environment import environment, load_average
 from .measure import StoppingRule, Timer, thread_time, wall_clock
 from .roofs import measure_roofs
 from .rows import PASSES, Row, dump, incompatible, load, merged, other_commits, whole_tags
@@ -240,7 +239,7 @@ def _facts(
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "settings": asked,
-        "environment": environment(settings.device) | _rivals() | _load(),
+        "environment": environment(settings.device) | _rivals() | load_average(),
         "roofs": roofs,
     }
 
@@ -260,11 +259,6 @@ def _rivals() -> dict[str, str]:
     except PackageNotFoundError:
         onnx_runtime = "not installed"
     return {"torch's instruction set": torch.backends.cpu.get_cpu_capability(), "ONNX Runtime": onnx_runtime}
-
-
-def _load() -> dict[str, str]:
-    """How busy the machine was just before."""
-    return {"load average before": f"{os.getloadavg()[0]:.2f}"} if hasattr(os, "getloadavg") else {}
 
 
 def _summarise(rows: Sequence[Row], facts: dict[str, Any], console: Console) -> None:
