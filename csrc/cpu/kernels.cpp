@@ -3,10 +3,10 @@
 #include "kernels.h"
 
 #include "algorithm.h"
-#include "cross_entropy.h"
 #include "depthwise.h"
 #include "depthwise_grad_weight.h"
-#include "direct_product.h"
+#include "dilation.h"
+#include "families.h"
 #include "few_channels.h"
 #include "grad_weight.h"
 #include "phases.h"
@@ -14,6 +14,14 @@
 #include "winograd_backward.h"
 
 namespace myconv2d::MYCONV2D_ISA {
+
+MYCONV2D_EACH_FLOAT(MYCONV2D_WINOGRAD, extern template)
+MYCONV2D_EACH_FLOAT(MYCONV2D_STRIDED, extern template)
+MYCONV2D_EACH_FLOAT(MYCONV2D_FEW_CHANNELS, extern template)
+MYCONV2D_EACH_TYPE(MYCONV2D_DEPTHWISE, extern template)
+MYCONV2D_EACH_FLOAT(MYCONV2D_SMALL_GROUPS, extern template)
+MYCONV2D_EACH_TYPE(MYCONV2D_DIRECT, extern template)
+
 namespace {
 
 template <typename F>
@@ -48,22 +56,6 @@ Planes<T> planes(const Image& image, int64_t channels, int64_t height, int64_t w
   return {static_cast<T*>(image.data), image.strides, channels, height, width};
 }
 
-// Every dilation-th row or column of an image from `first` on.
-template <typename T>
-Planes<T> every(Planes<T> planes, int64_t dilation_h, int64_t dilation_w, int64_t first_h, int64_t first_w) {
-  planes.data += first_h * planes.strides.h + first_w * planes.strides.w;
-  planes.height = ceil_div(most(0, planes.height - first_h), dilation_h);
-  planes.width = ceil_div(most(0, planes.width - first_w), dilation_w);
-  planes.strides.h *= dilation_h;
-  planes.strides.w *= dilation_w;
-  return planes;
-}
-
-// Of the convolution between these, the padding: result pixel `first` reads source row first − padding before all others.
-int64_t padding_of(int64_t padding, int64_t dilation, int64_t first) {
-  return padding > first ? ceil_div(padding - first, dilation) : -((first - padding) / dilation);
-}
-
 template <typename T>
 void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes<T>& planes) {
   const Strides& s = planes.strides;
@@ -77,43 +69,20 @@ void clear(const Threads& threads, int64_t batch, int64_t channels, const Planes
   });
 }
 
-// The algorithms for stride 1 that forward and grad_input share; false if it is none of them. A dilated convolution is
-// so many undilated ones, between the pixels that lie a multiple of the dilation apart.
+// The algorithms for stride 1 that forward and grad_input share; false if it is none of them.
 template <typename T>
 bool correlate(Algorithm algorithm, const Conv2d& conv, const Correlation& p, const Threads& threads,
                const Planes<const T>& source, const T* weight, const WeightView& view, const T* bias,
                int64_t bias_stride, const Planes<T>& result) {
   if constexpr (in_float<T>) {
-    using Product = void (*)(const Correlation&, const Threads&, const Planes<const T>&, const T*, const WeightView&,
-                             const T*, int64_t, const Planes<T>&);
-    const Product product = algorithm == Algorithm::winograd  ? winograd_product<Planes<const T>, T, Planes<T>>
-                            : algorithm == Algorithm::strided ? strided_product<Planes<const T>, T, Planes<T>>
-                            : algorithm == Algorithm::few_in  ? few_in_product<Planes<const T>, T, T, Planes<T>>
-                            : algorithm == Algorithm::few_out ? few_out_product<Planes<const T>, T, T, Planes<T>>
-                                                              : nullptr;
+    const Product<T> product = algorithm == Algorithm::winograd  ? winograd_product<Planes<const T>, T, Planes<T>>
+                               : algorithm == Algorithm::strided ? strided_product<Planes<const T>, T, Planes<T>>
+                               : algorithm == Algorithm::few_in  ? few_in_product<Planes<const T>, T, T, Planes<T>>
+                               : algorithm == Algorithm::few_out ? few_out_product<Planes<const T>, T, T, Planes<T>>
+                                                                 : nullptr;
     if (!product) return false;
-    const int64_t dilation_h = conv.dilation_h, dilation_w = conv.dilation_w;
-    WeightView packed_view = view;
-    const auto phase = [&](int64_t h, int64_t w) {
-      Correlation part = p;
-      part.padding_h = padding_of(p.padding_h, dilation_h, h);
-      part.padding_w = padding_of(p.padding_w, dilation_w, w);
-      product(part, threads,
-              every(source, dilation_h, dilation_w, h - p.padding_h + part.padding_h * dilation_h,
-                    w - p.padding_w + part.padding_w * dilation_w),
-              weight, packed_view, bias, bias_stride, every(result, dilation_h, dilation_w, h, w));
-    };
-    PackedWeights packed{PackedWeights::measure, nullptr, 0, 0};  // once for all phases
-    if (algorithm == Algorithm::winograd && dilation_h * dilation_w > 1 && result.height * result.width > 0) {
-      packed_view.ahead = &packed;
-      phase(0, 0);
-      packed.stage = PackedWeights::fill;
-      packed.data = static_cast<float*>(scratch(Scratch::weights, packed.floats * sizeof(float)));
-      phase(0, 0);
-      packed.stage = PackedWeights::use;
-    }
-    for (int64_t h = 0; h < least(dilation_h, result.height); ++h)
-      for (int64_t w = 0; w < least(dilation_w, result.width); ++w) phase(h, w);
+    dilated_product(product, algorithm == Algorithm::winograd, conv, p, threads, source, weight, view, bias,
+                    bias_stride, result);
     return true;
   }
   return false;
@@ -231,19 +200,8 @@ void grad_weight(const Conv2d& conv, Type type, const Threads& threads, ConstIma
     T* bias = static_cast<T*>(grad_bias);
     const Algorithm algorithm = choose_algorithm(conv, type, Pass::grad_weight);
     if constexpr (in_float<T>) switch (algorithm) {
-        case Algorithm::winograd: {
-          const int64_t h = conv.dilation_h, w = conv.dilation_w, columns = least(w, conv.out_width);
-          const auto phase = [&](int64_t i) {
-            const int64_t y = i / columns, x = i % columns;
-            const int64_t padding_h = padding_of(conv.padding_h, h, y), padding_w = padding_of(conv.padding_w, w, x);
-            return GradWeightPart<Planes<const T>, Planes<const T>>{
-                every(grads, h, w, y, x),
-                every(images, h, w, y - conv.padding_h + padding_h * h, x - conv.padding_w + padding_w * w), padding_h,
-                padding_w};
-          };
-          return grad_weight_of_parts<F3x3>(conv, threads, least(h, conv.out_height) * columns, phase, weights,
-                                            grad_weight.strides, bias);
-        }
+        case Algorithm::winograd:
+          return dilated_grad_weight(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::strided:
           return winograd_grad_weight<Strided3x3>(conv, threads, grads, images, weights, grad_weight.strides, bias);
         case Algorithm::few_in:
@@ -280,7 +238,8 @@ void backward(const Conv2d& conv, Type type, const Threads& threads, ConstImage 
 
 }  // namespace
 
-extern const BlockKernels block_kernels;  // block.cpp
+extern const BlockKernels block_kernels;                   // block.cpp
+BadTarget cross_entropy(CrossEntropy, const Threads&);     // cross_entropy.cpp
 extern const KernelTable table;
 const KernelTable table = {MYCONV2D_TEXT(MYCONV2D_ISA), forward, grad_input, grad_weight, backward, &block_kernels,
                            cross_entropy};

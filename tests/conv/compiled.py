@@ -7,11 +7,13 @@ structs (csrc/cpu/kernels.h), called through ctypes.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
-import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,7 +30,12 @@ _TYPES = {
     torch.float16: 2,
     torch.bfloat16: 3,
 }  # enum class Type
-_NAMES = dict(zip(_TYPES, ("f64", "f32", "f16", "bf16"), strict=True))
+_NAMES = {
+    torch.float64: ("f64", "double"),
+    torch.float32: ("f32", "float"),
+    torch.float16: ("f16", "_Float16"),
+    torch.bfloat16: ("bf16", "bfloat16"),
+}  # in C++
 _TABLE = "_ZN8myconv2d8portable5tableE"
 _NO_BLOCKS = """#include "kernels.h"
 namespace myconv2d::portable { extern const BlockKernels block_kernels; const BlockKernels block_kernels{}; }
@@ -83,36 +90,56 @@ def compiled(
     Raises:
         LookupError: `old` is not in the file exactly once, so that this mutation no longer means anything.
     """
-    shutil.copytree(CSRC, folder / "csrc")
+    objects = _objects(frozenset(dtypes))
     if file:
-        source = folder / "csrc" / file
-        text = source.read_text()
+        text = (CSRC / file).read_text()
         if (found := text.count(old)) != 1:
             raise LookupError(
                 f"{name}: {old!r} occurs {found} times in csrc/{file}; bring the mutation up to date"
             )
-        source.write_text(text.replace(old, new))
+        _copy_sources(folder, dtypes)
+        source = folder / "csrc" / file
+        source.write_text(source.read_text().replace(old, new))
+        for object in objects:
+            if f"csrc/{file}" in object.with_suffix(".d").read_text():  # what it was compiled from
+                objects = objects - {object} | {_object(folder / "csrc/cpu" / f"{object.stem}.cpp", "-O0")}
     library = folder / "kernels.so"
-    left_out = folder / "csrc" / "cpu" / "block.cpp"  # half of the time to compile; test_block_operators.py tests it
-    left_out.write_text(_NO_BLOCKS)
-    _leave_out_types(folder / "csrc" / "cpu" / "kernels.cpp", [type for type in _TYPES if type not in dtypes])
-    sources = [path for path in (folder / "csrc" / "cpu").glob("*.cpp") if path.name != "dispatch.cpp"]
-    flags = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv"]
-    if not COMPILER.endswith("clang++"):
-        flags += ["-fno-gnu-unique"]  # else all libraries of this process share the first one's static tables
-    isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
-    subprocess.run([COMPILER, *flags, *isa, *sources, "-o", library], check=True)
+    subprocess.run([COMPILER, "-shared", *objects, "-o", library], check=True)
     return _implementation(name, _KernelTable.in_dll(ctypes.CDLL(str(library)), _TABLE))
 
 
-def _leave_out_types(kernels: Path, dtypes: Collection[torch.dtype]) -> None:
-    """What is instantiated for them is most of the time to compile."""
-    text = kernels.read_text()
-    for dtype in dtypes:
-        case = f"case Type::{_NAMES[dtype]}: return call("
-        assert text.count(case) == 1, case
-        text = re.sub(re.escape(case) + ".*", "", text)
-    kernels.write_text(text)
+@cache
+def _objects(dtypes: frozenset[torch.dtype]) -> frozenset[Path]:
+    """The sources as they are, each compiled."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    _copy_sources(folder, dtypes)
+    sources = [path for path in (folder / "csrc/cpu").glob("*.cpp") if path.name != "dispatch.cpp"]
+    return frozenset(_object(source, "-O0") for source in sources)
+
+
+def _object(source: Path, level: str) -> Path:
+    object = source.with_suffix(".o")
+    flags = ["-std=c++20", level, "-w", "-fPIC", "-fwrapv", "-MMD"]
+    if not COMPILER.endswith("clang++"):
+        flags += ["-fno-gnu-unique"]  # else all libraries of this process share the first one's static tables
+    isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
+    subprocess.run([COMPILER, *flags, *isa, "-c", source, "-o", object], check=True)
+    return object
+
+
+def _copy_sources(folder: Path, dtypes: Collection[torch.dtype]) -> None:
+    """Without fused blocks, which test_block_operators.py tests, and other types: most of the time to compile."""
+    shutil.copytree(CSRC, folder / "csrc")
+    cpu = folder / "csrc" / "cpu"
+    (cpu / "block.cpp").write_text(_NO_BLOCKS)
+    for dtype in set(_TYPES) - set(dtypes):
+        enumerator, type = _NAMES[dtype]
+        for file, text in (("kernels.cpp", f"case Type::{enumerator}: return call({type}{{}});"),
+                           ("families.h", f"family(how, {type})")):  # fmt: skip
+            source = (cpu / file).read_text()
+            assert source.count(text) == 1, text
+            (cpu / file).write_text(source.replace(text, ""))
 
 
 def _implementation(name: str, table: _KernelTable) -> Implementation:

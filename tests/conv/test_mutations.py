@@ -119,12 +119,12 @@ MUTATIONS = {
     ),
     "dilation: every phase writes to the first one's rows": Mutation(
         "conv2d conv2d_grad_input",
-        "cpu/kernels.cpp",
+        "cpu/dilation.h",
         "every(result, dilation_h, dilation_w, h, w)",
         "every(result, dilation_h, dilation_w, 0, w)",
     ),
     "dilation: the gradients of every phase are the first one's rows": Mutation(
-        "conv2d_grad_weight", "cpu/kernels.cpp", "every(grads, h, w, y, x)", "every(grads, h, w, 0, x)"
+        "conv2d_grad_weight", "cpu/dilation.h", "every(grads, h, w, y, x)", "every(grads, h, w, 0, x)"
     ),
     "Winograd: a block of a larger kernel reads beyond it": Mutation(
         "conv2d conv2d_grad_input",

@@ -7,8 +7,6 @@
 //
 // The loss is summed in double, per task of 16 tiles and then over the tasks in order: the same bits whatever the
 // number of threads. The logarithms of 16 sums are the one logarithm of their product, which double holds.
-#pragma once
-
 #include "../cross_entropy.h"
 #include "exp.h"
 #include "parallel.h"
@@ -161,7 +159,7 @@ inline double entropy_of_tile(const CrossEntropy& p, const EntropyTile& tile, fl
   return loss;
 }
 
-inline BadTarget cross_entropy(CrossEntropy p, const Threads& threads) {
+BadTarget cross_entropy(CrossEntropy p, const Threads& threads) {
   const double nothing = 0;
   const bool reduced = p.reduction != Reduction::none;
   if (p.pixels() == 0) {
