@@ -1,4 +1,5 @@
-"""What the compiler made of the CUDA kernels, read from the installed library; no GPU needed."""
+"""What the compiler made of the CUDA kernels, read from the installed library once, and the reports that count their
+launches; no GPU needed."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 import myconv2d.operators  # noqa: F401 (loads the libraries)
-from myconv2d import cuda_code, cuda_report, native
+from myconv2d import cuda_code, cuda_gemm_report, cuda_report, native
+from myconv2d.cuda_report import Layer, Row
 
 if native.cuda.problem is not None:
     pytest.skip(native.cuda.problem, allow_module_level=True)
@@ -23,6 +25,8 @@ MATRIX = {
 }
 WGMMA = {"Bf16": "16.F32.BF16", "Fp16": "16.F32", "Tf32": "8.F32.TF32"}
 FILTERS = 32, 64, 128  # of a block of the halo kernel
+GEMM = Layer(64, 64, 8)
+IMAGE, WEIGHT = 100 * 64 * 8 * 8, 64 * 64 * 9  # elements
 HALO = re.compile(r"4haloINS0_4(\w{4})ELi(\d+)E")
 
 
@@ -78,7 +82,7 @@ def test_the_halo_kernel_keeps_the_tensor_cores_busy() -> None:
 
 
 def test_report_of_the_halo_kernel() -> None:
-    layers = [cuda_report.Layer(64, 64, 32), cuda_report.Layer(128, 32, 8), cuda_report.Layer(64, 128, 32)]
+    layers = [Layer(64, 64, 32), Layer(128, 32, 8), Layer(64, 128, 32)]
     rows = list(cuda_report.report(layers))
     assert len(rows) == 3 * 2 * 3 and {row.arithmetic for row in rows} == {"tf32", "bf16", "fp16"}
     for row in rows:
@@ -115,7 +119,7 @@ def test_report_of_the_kernels_for_few_channels() -> None:
         assert row.occupancy >= 25, row
         assert row.code.shared <= 99 * 1024, row
     forward = {(row.layer, row.arithmetic): row for row in rows if row.operator == "forward"}
-    edge = forward[cuda_report.Layer(1, 32, 32), "fp32"]
+    edge = forward[Layer(1, 32, 32), "fp32"]
     # 4 rectangles of 8 rows an image read 9, 10, 10 and 9 of them, and all filters each.
     assert edge.moved == 4 * (100 * 38 * 32 + 400 * (32 * 9 + 32) + 100 * 32 * 32 * 32)
 
@@ -133,3 +137,49 @@ def test_a_torch_without_cuda_gets_a_clear_error() -> None:
         torch.ops.myconv2d.conv2d_cuda.default.redispatch(
             cuda, x, weight, None, [1, 1], [1, 1], [1, 1], 1, False
         )
+
+
+def gemm_rows(arithmetic: str, layout: str, layer: Layer = GEMM) -> list[Row]:
+    return list(cuda_gemm_report.report([(arithmetic, layout, layer)]))
+
+
+def test_every_kernel_has_a_name_and_spills_nothing() -> None:
+    found = cuda_code.kernels()
+    tiles = {"SimtTile", "MmaTile<Tf32", "MmaTile<Bf16", "MmaTile<Fp16", "MmaTile<Fp64"}
+    assert all(any(name.startswith(f"correlate<{tile}") for name in found) for tile in tiles)
+    assert {"few_in<float>", "few_out<__half, 4>", "pack_filters<double>"} <= found.keys()
+    assert not any(code.spills for code in found.values())
+
+
+def test_launches_of_the_implicit_gemm_and_what_they_move() -> None:
+    forward, packing, grad_input, partial, reduce = gemm_rows("bf16", "channels_last")
+    assert (forward.kernel, forward.operator) == ("correlate<MmaTile<Bf16, 128, 64>, true>", "forward")
+    # 50 blocks of 128 pixels × 64 filters: 9 taps × 64 channels × 192 rows each, 2 bytes an element
+    assert (forward.blocks, forward.moved) == (50, 50 * 9 * 64 * 192 * 2 + (IMAGE + 64) * 2)
+    assert forward.floor == (2 * IMAGE + WEIGHT + 64) * 2
+    assert (packing.kernel, packing.moved) == ("pack_filters<__nv_bfloat16>", 2 * WEIGHT * 2)
+    assert grad_input.moved == forward.moved - 64 * 2
+    splits = partial.blocks // 9  # 9 tiles of 64 taps·channels × 64 outputs
+    assert partial.moved == 9 * IMAGE * 2 * 2 + splits * (WEIGHT + 64) * 4
+    assert reduce.moved == splits * (WEIGHT + 64) * 4 + (WEIGHT + 64) * 2
+    assert {row.code.matrix for row in (forward, grad_input, partial)} == {"mma"}
+
+
+@pytest.mark.parametrize("arithmetic", cuda_gemm_report.ARITHMETIC)
+def test_the_implicit_gemm_s_layouts_classes_and_types(arithmetic: str) -> None:
+    """In NCHW the filters are packed and no chunk is one load; a stride makes four classes of positions."""
+    strided = Layer(64, 64, 16, stride=2)
+    apart = [row.kernel for row in gemm_rows(arithmetic, "contiguous", strided)]
+    assert [kernel.partition("<")[0] for kernel in apart] == [
+        *("pack_filters", "correlate", "pack_filters", "correlate", "grad_weight_partial", "grad_weight_reduce")
+    ]
+    assert apart[1].endswith("false>")
+    for row in gemm_rows(arithmetic, "channels_last", strided):
+        assert row.complaint is None and row.moved >= row.floor > 0 and 0 < row.occupancy <= 100
+
+
+def test_what_should_not_be_is_complained_about() -> None:
+    row = gemm_rows("tf32", "channels_last")[0]
+    assert row.complaint is None
+    assert row._replace(code=row.code._replace(spills=1)).complaint == "spills registers"
+    assert row._replace(code=row.code._replace(matrix="fma")).complaint == "has no mma"
