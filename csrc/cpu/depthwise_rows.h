@@ -30,7 +30,7 @@ inline typename Vector<A>::type of_group(const A* at) {
   std::memcpy(&value, at, sizeof value);
   if constexpr (group == 1 || group > lanes) return value;
   return [&]<int... lane>(std::integer_sequence<int, lane...>) {
-    return __builtin_shufflevector(value, value, (lane / group * group + c)...);
+    return picked<(lane / group * group + c)...>(value, value);
   }(std::make_integer_sequence<int, lanes>());
 }
 

@@ -4,7 +4,7 @@
 
 #define MYCONV2D_EACH_FLOAT(family, how) \
   family(how, float)                     \
-  family(how, _Float16)                  \
+  family(how, float16)                   \
   family(how, bfloat16)
 
 #ifdef MYCONV2D_INTEGERS

@@ -194,7 +194,8 @@ inline void read_gradient_row(const GradientSource& source, int64_t image, int64
   const int64_t channels = source.channels;
   // With pooling, an odd last row or column has no gradient of its own.
   const int64_t with_grad = !pool ? end : y < source.height / 2 * 2 ? least(end, source.width / 2 * 2) : begin;
-  for (int64_t x = begin; x < end;) {
+  int64_t x = begin;
+  while (x < end) {
     const auto read = [&]<bool has_grad, int count>() __attribute__((always_inline)) {
       read_gradient<norm, has_grad, pool, count>(values + x * ys.w, ys.w, ys.h, grads + (x >> pool) * gs.w,
                                                  index + (x >> 1) * is.w, 2 * (y & 1) + (x & 1), offset, slope,

@@ -76,7 +76,7 @@ void correlate_planes(const float* few, int64_t few_row, const ManyRows& many, f
 // The tiles that the registers hold, by kernel width.
 constexpr int tap_rows_at_once(int kernel_w) { return max_rows < 4 * kernel_w ? max_rows / kernel_w : 4; }
 constexpr int channels_at_once(int kernel_w) {
-  return MYCONV2D_VECTOR_BYTES == 64 || kernel_w <= 2 ? 4 : kernel_w <= 4 ? 3 : 2;
+  return MYCONV2D_REGISTERS == 32 || kernel_w <= 2 ? 4 : kernel_w <= 4 ? 3 : 2;
 }
 
 using CorrelatePixels = void (*)(const float*, int64_t, int64_t, const ManyRows&, const FirstLanes&, float*, int64_t);

@@ -54,7 +54,7 @@ inline Lanes load_every(const float* from, std::index_sequence<l...> all) {
   } else {
     const Lanes a = load_every<halvings - 1>(from, all);
     const Lanes b = load_every<halvings - 1>(from + (lanes << (halvings - 1)), all);
-    return __builtin_shufflevector(a, b, (2 * l)...);
+    return picked<(2 * l)...>(a, b);
   }
 }
 

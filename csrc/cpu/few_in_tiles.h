@@ -77,7 +77,7 @@ MultiplyToPixels<T> multiply_to_pixels_for(int64_t pairs, int64_t vectors) {
       multiply_to_pixels<T, 4, 1>, multiply_to_pixels<T, 5, 1>, multiply_to_pixels<T, 6, 1>};
   static constexpr MultiplyToPixels<T> two[] = {
       multiply_to_pixels<T, 1, 2>, multiply_to_pixels<T, 2, 2>, multiply_to_pixels<T, 3, 2>,
-#if MYCONV2D_VECTOR_BYTES == 64
+#if MYCONV2D_REGISTERS == 32
       multiply_to_pixels<T, 4, 2>, multiply_to_pixels<T, 5, 2>, multiply_to_pixels<T, 6, 2>
 #endif
   };
@@ -139,7 +139,7 @@ template <typename T>
 MultiplyToPlanes<T> multiply_to_planes_for(int64_t channels) {
   static constexpr MultiplyToPlanes<T> table[] = {
       multiply_to_planes<T, 1>, multiply_to_planes<T, 2>, multiply_to_planes<T, 3>,
-#if MYCONV2D_VECTOR_BYTES == 64
+#if MYCONV2D_REGISTERS == 32
       multiply_to_planes<T, 4>, multiply_to_planes<T, 5>, multiply_to_planes<T, 6>
 #endif
   };

@@ -10,7 +10,7 @@ namespace myconv2d::MYCONV2D_ISA {
 
 // Vectors of a tile: enough sums to hide the multiply-add's latency, few enough for the registers.
 constexpr int few_out_vectors(int channels) {
-  return channels == 1 ? 8 : channels == 2 ? 6 : channels == 3 || MYCONV2D_VECTOR_BYTES == 64 ? 4 : 3;
+  return channels == 1 ? 8 : channels == 2 ? 6 : channels == 3 || MYCONV2D_REGISTERS == 32 ? 4 : 3;
 }
 
 // to[k · plane + position] (or, interleaved, to[position · channels + k]) ← bias[k] + Σ_(c, r, s) weights[(c, r, s)][k]

@@ -11,7 +11,7 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int rows_of_one = MYCONV2D_VECTOR_BYTES == 64 ? 6 : 3;  // at once: their sums fill the registers
+constexpr int rows_of_one = MYCONV2D_REGISTERS == 32 ? 6 : 3;  // at once: their sums fill the registers
 constexpr int64_t window_rows_of_one = 6;                         // a multiple of these, and even
 
 // Zeros on both sides, if any, and a vector of pixels between them.

@@ -54,7 +54,7 @@ MultiplyTile<A> multiply_tile_for(int64_t rows) {
       multiply_tile<A, 1, row_step, vectors>,  multiply_tile<A, 2, row_step, vectors>,
       multiply_tile<A, 3, row_step, vectors>,  multiply_tile<A, 4, row_step, vectors>,
       multiply_tile<A, 5, row_step, vectors>,  multiply_tile<A, 6, row_step, vectors>,
-#if MYCONV2D_VECTOR_BYTES == 64
+#if MYCONV2D_REGISTERS == 32
       multiply_tile<A, 7, row_step, vectors>,  multiply_tile<A, 8, row_step, vectors>,
       multiply_tile<A, 9, row_step, vectors>,  multiply_tile<A, 10, row_step, vectors>,
       multiply_tile<A, 11, row_step, vectors>, multiply_tile<A, 12, row_step, vectors>,

@@ -159,7 +159,7 @@ inline const InferenceSink& for_task(const InferenceSink& sink, int64_t) { retur
 
 template <typename V>
 MYCONV2D_INLINE V larger(V a, V b) {  // NaN wins
-  return (b > a) | (b != b) ? b : a;
+  return ((b > a) | (b != b)) ? b : a;
 }
 
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,

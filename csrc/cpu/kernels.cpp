@@ -29,7 +29,7 @@ void with_type(Type type, const F& call) {
   switch (type) {
     case Type::f64: return call(double{});
     case Type::f32: return call(float{});
-    case Type::f16: return call(_Float16{});
+    case Type::f16: return call(float16{});
     case Type::bf16: return call(bfloat16{});
 #ifdef MYCONV2D_INTEGERS
     case Type::i64: return call(int64_t{});

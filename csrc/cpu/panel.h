@@ -15,7 +15,7 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-constexpr int sum_registers = MYCONV2D_VECTOR_BYTES == 64 ? 24 : 12;  // of 32 and of 16
+constexpr int sum_registers = MYCONV2D_REGISTERS == 32 ? 24 : 12;  // of 32 and of 16
 
 struct PanelShape {
   int vectors, halves;  // 0 to 3 whole vectors and perhaps half a one
@@ -56,11 +56,11 @@ MYCONV2D_INLINE int64_t panel_row(int64_t depth, int64_t width) {
 // Lanes in turns: of two halves, of one with itself, and back.
 template <size_t... l>
 MYCONV2D_INLINE Lanes in_turns(HalfLanes a, HalfLanes b, std::index_sequence<l...>) {
-  return __builtin_shufflevector(a, b, (l / 2 + l % 2 * sizeof...(l) / 2)...);
+  return picked<(l / 2 + l % 2 * sizeof...(l) / 2)...>(a, b);
 }
 template <int first, size_t... l>
 MYCONV2D_INLINE HalfLanes every_other(Lanes v, std::index_sequence<l...>) {
-  return __builtin_shufflevector(v, v, (2 * l + first)...);
+  return picked<(2 * l + first)...>(v, v);
 }
 MYCONV2D_INLINE Lanes in_turns(HalfLanes a, HalfLanes b) { return in_turns(a, b, std::make_index_sequence<lanes>()); }
 template <int first>

@@ -102,35 +102,35 @@ template <int channel, typename V, size_t... l>
 inline V third_of(const V& a, const V& b, const V& c, std::index_sequence<l...>) {
   constexpr int lanes = sizeof...(l);
   using I = Interleaved<3, lanes>;
-  const V ab = __builtin_shufflevector(a, b, (I::vector_with(l, channel) == 1 ? lanes + l : l)...);
-  const V abc = __builtin_shufflevector(ab, c, (I::vector_with(l, channel) == 2 ? lanes + l : l)...);
-  return __builtin_shufflevector(abc, abc, ((3 * l + channel) % lanes)...);
+  const V ab = picked<(I::vector_with(l, channel) == 1 ? lanes + l : l)...>(a, b);
+  const V abc = picked<(I::vector_with(l, channel) == 2 ? lanes + l : l)...>(ab, c);
+  return picked<((3 * l + channel) % lanes)...>(abc, abc);
 }
 
 template <int channel, typename V, size_t... l>
 inline V spread(const V& a, std::index_sequence<l...>) {
-  return __builtin_shufflevector(a, a, Interleaved<3, static_cast<int>(sizeof...(l))>::element_in(l, channel)...);
+  return picked<Interleaved<3, static_cast<int>(sizeof...(l))>::element_in(l, channel)...>(a, a);
 }
 
 template <int vector, typename V, size_t... l>
 inline V blend_thirds(const V& a, const V& b, const V& c, std::index_sequence<l...>) {
   constexpr int lanes = sizeof...(l);
-  const V ab = __builtin_shufflevector(a, b, ((vector * lanes + l) % 3 == 1 ? lanes + l : l)...);
-  return __builtin_shufflevector(ab, c, ((vector * lanes + l) % 3 == 2 ? lanes + l : l)...);
+  const V ab = picked<((vector * lanes + l) % 3 == 1 ? lanes + l : l)...>(a, b);
+  return picked<((vector * lanes + l) % 3 == 2 ? lanes + l : l)...>(ab, c);
 }
 
 template <typename V, size_t... l>
 inline void take_pair_apart(V& a, V& b, std::index_sequence<l...>) {
-  const V even = __builtin_shufflevector(a, b, (2 * l)...);
-  b = __builtin_shufflevector(a, b, (2 * l + 1)...);
+  const V even = picked<(2 * l)...>(a, b);
+  b = picked<(2 * l + 1)...>(a, b);
   a = even;
 }
 
 template <typename V, size_t... l>
 inline void put_pair_together(V& a, V& b, std::index_sequence<l...>) {
   constexpr int lanes = sizeof...(l);
-  const V low = __builtin_shufflevector(a, b, (l / 2 + l % 2 * lanes)...);
-  b = __builtin_shufflevector(a, b, (lanes / 2 + l / 2 + l % 2 * lanes)...);
+  const V low = picked<(l / 2 + l % 2 * lanes)...>(a, b);
+  b = picked<(lanes / 2 + l / 2 + l % 2 * lanes)...>(a, b);
   a = low;
 }
 
@@ -166,8 +166,8 @@ inline void put_together(typename Vector<A>::type (&v)[n]) {
 template <int distance, typename V, size_t... lane>
 inline void exchange(V& a, V& b, std::index_sequence<lane...>) {
   constexpr int lanes = sizeof...(lane);
-  const V low = __builtin_shufflevector(a, b, (lane & distance ? lanes + lane - distance : lane)...);
-  b = __builtin_shufflevector(a, b, (lane & distance ? lanes + lane : lane + distance)...);
+  const V low = picked<(lane & distance ? lanes + lane - distance : lane)...>(a, b);
+  b = picked<(lane & distance ? lanes + lane : lane + distance)...>(a, b);
   a = low;
 }
 

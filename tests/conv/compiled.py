@@ -33,7 +33,7 @@ _TYPES = {
 _NAMES = {
     torch.float64: ("f64", "double"),
     torch.float32: ("f32", "float"),
-    torch.float16: ("f16", "_Float16"),
+    torch.float16: ("f16", "float16"),
     torch.bfloat16: ("bf16", "bfloat16"),
 }  # in C++
 _TABLE = "_ZN8myconv2d8portable5tableE"
