@@ -23,6 +23,7 @@ from .options import (
     chosen,
     console,
 )
+from .use import check_used
 
 
 def evaluate(
@@ -46,7 +47,9 @@ def evaluate(
     """
     given = chosen(locals())
     opened = Run.open(run)
-    split = training.load_data(opened.settings.replace(**given))
+    settings = opened.settings.replace(**given)
+    check_used(given, [settings])
+    split = training.load_data(settings)
     paths = pictures.files(whole or ())
     options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
     result = evaluation.evaluate(opened, split, **options)

@@ -25,7 +25,7 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def options(small_pictures):
     """Options of a training that takes a second."""
-    network = "--size 16 --colours 4 --filters 4 --batch-size 9 --epochs 2"
+    network = "--size 16 --filters 4 --batch-size 9 --epochs 2"
     return ["--data", f"folder:{small_pictures}", *network.split()]
 
 
