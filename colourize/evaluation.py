@@ -30,7 +30,7 @@ class Evaluation:
     """Scores by predictor: "network", the baselines, and what can be said of the pictures themselves.
 
     Those that give pictures alone have no loss. `intervals` holds the 95 % bootstrap interval of each score, over
-    the choice of pictures.
+    the choice of pictures; of a single one there is none.
     """
 
     data: str
@@ -47,7 +47,7 @@ class Evaluation:
         return cls(
             data,
             {name: {m: v.mean().item() for m, v in scores.items()} for name, scores in known.items()},
-            {name: {m: interval(v) for m, v in scores.items()} for name, scores in known.items()},
+            {name: {m: interval(v) for m, v in scores.items() if len(v) > 1} for name, scores in known.items()},
         )
 
     def best(self, metric: str) -> float | None:
@@ -114,7 +114,7 @@ def _whole(
             picture = pictures.cut(pictures.read(path).rgb, task.size_multiple, path).to(device)
             yield Batch(task.degrade(picture), task.target(picture), picture)
 
-    return batches, f"{len(paths)} whole pictures"
+    return batches, f"{len(paths)} whole picture{'s' * (len(paths) > 1)}"
 
 
 def network_predictor(network: torch.nn.Module) -> Predictor:
