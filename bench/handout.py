@@ -17,6 +17,7 @@ from colourize.runs import Run
 from colourize.training import load_data
 
 from .environment import environment
+from .names import free
 
 PUBLISHED = {  # (task, network): validation loss, accuracy
     ("regression", "regression-cnn"): (0.0082, None),
@@ -33,7 +34,7 @@ def collect(folders: Sequence[Path], out: Path) -> Path:
     runs = [_record(Run.open(folder)) for folder in folders]
     date = datetime.date.today().isoformat()
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / f"handout-{date}"
+    stem = free(out / f"handout-{date}")
     result = {"date": date, "environment": environment("cpu"), "runs": runs}
     stem.with_suffix(".json").write_text(json.dumps(result) + "\n")
     table = stem.with_suffix(".md")

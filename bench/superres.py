@@ -26,6 +26,7 @@ from colourize.runs import Run
 from colourize.settings import Settings
 
 from .environment import environment
+from .names import free
 
 PRESETS = {"best-superres": 2, "best-superres3": 3, "best-superres4": 4}
 # dB over bicubic interpolation: 9-5-5 trained on ImageNet, 36.66, 32.75, 30.49 over 33.66, 30.39, 28.42 (Set5) and
@@ -46,13 +47,14 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
     and .md into `out`, anew after every preset, and superres-DATE.jpg, parts of photographs that training has not seen
     if they are not below `crops`; returns the .md.
     """
-    stem = out / f"superres-{datetime.date.today().isoformat()}"
+    date = datetime.date.today().isoformat()
+    stem = free(out / f"superres-{date}")
     facts, records = environment("cpu"), []
     for name in names:
         records.append(_record(name, crops, sets, runs / name))
-        result = {"date": stem.name[-10:], "environment": facts, "runs": records}
+        result = {"date": date, "environment": facts, "runs": records}
         _write(stem.with_suffix(".json"), json.dumps(result, indent=1))
-        _write(stem.with_suffix(".md"), "\n".join(_table(records, stem.name[-10:])))
+        _write(stem.with_suffix(".md"), "\n".join(_table(records, date)))
     picture = _picture([Run.open(runs / name) for name in names])
     atomic_write(stem.with_suffix(".jpg"), lambda file: picture.save(file, format="JPEG", quality=85))
     return stem.with_suffix(".md")
