@@ -13,8 +13,7 @@ from torch import Tensor
 from . import lookup
 from .colour import UPSCALE_MODES, downscale, grey, upscale
 from .data import Images
-from .examples import Batch
-from .tasks import Task
+from .tasks import Batch, Task
 
 
 class Prediction(NamedTuple):

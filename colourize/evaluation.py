@@ -14,10 +14,10 @@ from . import pictures
 from .baselines import Prediction, Predictor, baselines
 from .data import Split
 from .distributed import ALONE, World
-from .examples import Batch, Examples
+from .examples import Examples
 from .measures import colourfulness, interval
 from .runs import Run
-from .tasks import Task
+from .tasks import Batch, Task
 
 HIGHER_IS_BETTER = {
     "loss": False, "accuracy": True, "top-5": True, "psnr": True, "luma psnr": True, "ssim": True, "ciede2000": False,
