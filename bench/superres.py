@@ -21,7 +21,7 @@ from colourize import pictures, presets, training
 from colourize.colour import to_uint8, upscale
 from colourize.data import photos
 from colourize.evaluation import Evaluation, evaluate
-from colourize.files import atomic_write
+from colourize.files import UserError, atomic_write
 from colourize.runs import Run
 from colourize.settings import Settings
 
@@ -45,8 +45,11 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
 
     Each is trained in a folder below `runs`, where one that is finished is taken as it is. Writes superres-DATE.json
     and .md into `out`, anew after every preset, and superres-DATE.jpg, parts of photographs that training has not seen
-    if they are not below `crops`; returns the .md.
+    if they are not below `crops`; returns the .md. Raises UserError for a set without pictures, and for a training
+    there that was not timed to its end.
     """
+    for path in sets:
+        pictures.files([path])  # better known before the trainings
     date = datetime.date.today().isoformat()
     stem = free(out / f"superres-{date}")
     facts, records = environment("cpu"), []
@@ -63,6 +66,8 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
 def _record(name: str, crops: Path, sets: Sequence[Path], folder: Path) -> dict:
     effort = folder / "effort.json"
     if not effort.exists():
+        if (folder / "settings.toml").exists():
+            raise UserError(f"{folder} holds a training that was not timed to its end here: choose another --runs")
         start = time.perf_counter(), time.process_time()
         settings = Settings(**presets.complete(name, None, {"data": f"crops:{crops}"}))
         training.train(settings, folder, device="cpu", console=Console())

@@ -69,3 +69,8 @@ def test_ctrl_c_keeps_the_rounds_that_are_finished(tmp_path, monkeypatch, finish
         facts = json.loads(files[0].read_text())
         assert {side: len(samples) for side, samples in facts["seconds"].items()} == {"ours": 2, "plain PyTorch": 2}
         assert "1 of 3 rounds" in files[1].read_text()
+
+
+def test_a_network_that_plain_pytorch_has_not_is_refused(tmp_path):
+    result = CliRunner().invoke(app, ["epoch", "--network", "dilated-unet", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "'unet', 'cnn'" in result.output

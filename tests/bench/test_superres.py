@@ -8,6 +8,7 @@ from PIL import Image
 
 from bench import superres
 from colourize import presets
+from colourize.files import UserError
 
 
 @pytest.fixture
@@ -24,6 +25,17 @@ def folder(tmp_path, monkeypatch):
             picture = random.integers(0, 256, (97, 99, 3), dtype=np.uint8)
             Image.fromarray(picture).save(tmp_path / place / f"{number}.png")
     return tmp_path
+
+
+def test_what_cannot_be_measured_is_said_before_any_training(folder):
+    places = [folder / "Set5", folder / "Set14"], folder / "runs", folder / "out"
+    with pytest.raises(UserError, match="Set14: there is no such file or folder"):
+        superres.superres(["best-superres"], folder / "crops", *places)
+    (folder / "runs" / "best-superres").mkdir(parents=True)
+    (folder / "runs" / "best-superres" / "settings.toml").touch()
+    with pytest.raises(UserError, match="best-superres holds a training that was not timed .* another --runs"):
+        superres.superres(["best-superres"], folder / "crops", places[0][:1], *places[1:])
+    assert not (folder / "out").exists()
 
 
 def test_results_of_every_preset(folder):
