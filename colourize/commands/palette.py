@@ -40,6 +40,7 @@ def fit_palette(
     check_used(given, [settings])
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out")
+    Palette.check_name(out)
     palette = training.fit_palette(settings, training.load_data(settings))
     palette.save(out)
     console.print(tables.palette(palette))
