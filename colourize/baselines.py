@@ -26,8 +26,9 @@ class Prediction(NamedTuple):
 Predictor = Callable[[Batch], Prediction]
 
 
-def baselines(task: Task, train: Images) -> dict[str, Predictor]:
-    """Name → predictor, for each baseline of `task`; tables are counted on the training pictures."""
+def baselines(task: Task, train: Images | None) -> dict[str, Predictor]:
+    """Name → predictor, for each baseline of `task`; tables are counted on the training pictures, which a task that
+    enlarges does not need."""
     if task.enlarges > 1:
         return {f"{mode} × {task.enlarges}": _interpolation(task, mode) for mode in UPSCALE_MODES}
     table = lookup.table(task, train)

@@ -78,7 +78,7 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    split: Split,
+    split: Split | None,
     *,
     weights: str = "last",
     device: torch.device | str = "cpu",
@@ -88,11 +88,12 @@ def evaluate(
     pictures; tables are counted on the others.
 
     With `whole`, these picture files take the place of the validation pictures, each as large as it is, less what is
-    left beyond a multiple of `task.size_multiple`. Raises UserError for one that cannot be read.
+    left beyond a multiple of `task.size_multiple`. Raises UserError for one that cannot be read. A task that enlarges
+    then needs no `split`: its baselines learn nothing.
     """
     network, task = run.load_network(weights).to(device), run.task
     batches, name = _validation(run, split, device) if not whole else _whole(task, whole, device)
-    predictors = {"network": network_predictor(network), **baselines(task, split.train)}
+    predictors = {"network": network_predictor(network), **baselines(task, split and split.train)}
     found = {
         predictor: picture_scores(predict, task, batches(), thorough=True) for predictor, predict in predictors.items()
     }

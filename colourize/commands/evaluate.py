@@ -23,7 +23,7 @@ from .options import (
     chosen,
     console,
 )
-from .use import check_used
+from .use import check_used, unused
 
 
 def evaluate(
@@ -49,8 +49,11 @@ def evaluate(
     opened = Run.open(run)
     settings = opened.settings.replace(**given)
     check_used(given, [settings])
-    split = training.load_data(settings)
     paths = pictures.files(whole or ())
+    learning = not paths or opened.task.enlarges == 1  # interpolation learns nothing
+    for name, value in given.items() if not learning else ():
+        raise unused(name, value, f"tasks other than {opened.task.name}, where there is --whole,")
+    split = training.load_data(settings) if learning else None
     options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
     result = evaluation.evaluate(opened, split, **options)
     if as_json:

@@ -51,5 +51,10 @@ def check_used(given: Mapping[str, Any], trainings: Iterable[Settings]) -> None:
     trainings = list(trainings)
     for name, value in given.items():
         if name in _USES and not any(map(_USES[name].looks_at, trainings)):
-            flag = "--class" if name == "class_name" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {value} is for {_USES[name].purpose}, and would change nothing here")
+            raise unused(name, value, f"{_USES[name].purpose},")
+
+
+def unused(name: str, value: Any, purpose: str) -> UserError:
+    """What is to be said of a setting that was given for nothing."""
+    flag = "--class" if name == "class_name" else f"--{name.replace('_', '-')}"
+    return UserError(f"{flag} {value} is for {purpose} and would change nothing here")
