@@ -57,5 +57,5 @@ def test_results_of_every_preset(folder):
     again = superres.superres(list(superres.PRESETS), *places)  # what is finished is not trained again
     assert again.name == f"{page.stem}-2.md"
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/model.safetensors")} == weights
-    assert json.loads(again.with_suffix(".json").read_text()) == result
+    assert json.loads(again.with_suffix(".json").read_text())["runs"] == result["runs"]
     assert json.loads(page.with_suffix(".json").read_text()) == result
