@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from . import blocks, layers, networks, throughput
+from . import blocks, layers, memory, networks, throughput
 from .subjects import Subject
 
 
@@ -16,6 +16,7 @@ def subjects(device: torch.device, *, compiled: bool = True) -> list[Subject]:
         *layers.subjects(device, compiled),
         *blocks.subjects(device, compiled),
         *networks.subjects(device, compiled),
+        memory.step(device, compiled),
         *throughput.subjects(device, compiled),
     ]
 

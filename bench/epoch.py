@@ -33,45 +33,53 @@ from colourize.training import load_data, shuffled, train
 
 from . import plain
 from .environment import environment
+from .names import dated
 from .stats import median, spread
 
 _ALIKE = 0.02  # the losses of the first epoch differ by rounding alone
 
 
 def epoch(settings: Settings, rounds: int, out: Path) -> int:
-    """Measures and writes epoch-DATE.json and .md into `out`.
+    """Measures and writes DATE-epoch-….json and .md into `out`, anew after every round: Ctrl-C keeps what is finished.
 
     Returns:
-        The exit status: 0, or 1 where the two sides' first epochs do not come to the same loss.
+        The exit status: 0; 1 where the two sides' first epochs do not come to the same loss; 130 interrupted.
     """
     seconds: dict[str, list[float]] = {"ours": [], "plain PyTorch": []}
-    losses: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        split = load_data(settings)
-        for turn in range(rounds):
-            watch = _Watch()
-            run = train(settings, Path(folder) / f"{turn}", console=watch, device="cpu")
-            taken, losses["plain PyTorch"] = _plain(run, split, Path(folder))
-            seconds["ours"] += watch.seconds()
-            seconds["plain PyTorch"] += taken[1:]
-            losses["ours"] = [row["train_loss"] for row in run.metrics]
-            print(f"round {turn + 1}/{rounds}: {_sentence(seconds)}", flush=True)
-    alike = math.isclose(losses["ours"][0], losses["plain PyTorch"][0], rel_tol=_ALIKE)
     facts = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "settings": {k: v for k, v in vars(settings).items() if k not in ("data_dir", "palette")},
         "threads": torch.get_num_threads(),
         "environment": environment("cpu"),
         "seconds": seconds,
-        "train_loss": losses,
-        "alike": alike,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    stem = out / f"{facts['date'][:16].replace('T', '-').replace(':', '')}-epoch-cpu-{facts['threads']}-threads"
+    stem = dated(out, facts["date"], f"epoch-cpu-{facts['threads']}-threads")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            split = load_data(settings)
+            for turn in range(rounds):
+                watch = _Watch()
+                run = train(settings, Path(folder) / f"{turn}", console=watch, device="cpu")
+                taken, theirs = _plain(run, split, Path(folder))
+                ours = [row["train_loss"] for row in run.metrics]
+                seconds["ours"] += watch.seconds()
+                seconds["plain PyTorch"] += taken[1:]
+                facts["rounds"] = f"{turn + 1} of {rounds}"
+                facts["train_loss"] = {"ours": ours, "plain PyTorch": theirs}
+                facts["alike"] = math.isclose(ours[0], theirs[0], rel_tol=_ALIKE)
+                _write(facts, stem)
+                print(f"round {turn + 1}/{rounds}: {_sentence(seconds)}", flush=True)
+    except KeyboardInterrupt:
+        kept = stem.with_suffix(".md") if "rounds" in facts else "nothing, as no round was finished"
+        print(f"interrupted; kept: {kept}")
+        return 130
+    print(stem.with_suffix(".md"))
+    return 0 if facts["alike"] else 1
+
+
+def _write(facts: dict[str, Any], stem: Path) -> None:
     for suffix, text in {".json": json.dumps(facts, indent=1) + "\n", ".md": markdown(facts)}.items():
         atomic_write(stem.with_suffix(suffix), lambda file, text=text: file.write(text.encode()))
-    print(stem.with_suffix(".md"))
-    return 0 if alike else 1
 
 
 def markdown(facts: dict[str, Any]) -> str:
@@ -82,7 +90,8 @@ def markdown(facts: dict[str, Any]) -> str:
         f"**{_sentence(seconds)}**",
         "",
         f"{settings['task']}, {settings['network']}, {settings['data']}, batch {settings['batch_size']}, "
-        f"{facts['threads']} threads, wall clock, steps, evaluation and saving (bench/epoch.py). The sides take turns.",
+        f"{facts['threads']} threads, wall clock, steps, evaluation and saving (bench/epoch.py). The sides take turns: "
+        f"{facts['rounds']} rounds.",
         "",
         "| side | epochs | median, s | fastest | slowest | IQR | loss of the first epoch |",
         "|---|---|---|---|---|---|---|",

@@ -35,6 +35,7 @@ from . import ROOT, correctness
 from .charts import draw_all
 from .environment import environment
 from .jobs import Job, Plan
+from .names import dated
 from .pool import Outcome
 from .rows import load
 from .tables import grid
@@ -151,9 +152,11 @@ class _Check:
         facts = environment(device)
         card = re.sub(r"[^a-z0-9]+", "-", facts.get("card", "cpu").partition(",")[0].lower()).strip("-")
         date = datetime.now().astimezone().isoformat(timespec="seconds")
-        stamp = date[:16].replace("T", "-").replace(":", "")
         out = out.absolute()  # for parts run in another folder
-        self.stem, self.speed, self.plans = (out / f"{stamp}-gpu-{what}-{card}" for what in ("check", "speed", "plans"))
+        self.stem = dated(out, date, f"gpu-check-{card}")
+        self.speed, self.plans = (
+            self.stem.with_name(self.stem.name.replace("gpu-check", f"gpu-{what}", 1)) for what in ("speed", "plans")
+        )
         self.result: dict[str, Any] = {"date": date, "environment": facts, "parts": [], "passed": True}
 
     def run(self, names: Sequence[str], jobs: list[Job], missing: dict[str, str], workers: int) -> int:

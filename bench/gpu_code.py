@@ -22,6 +22,7 @@ from myconv2d.triton.interpreter import INTERPRETED
 from myconv2d.triton.machine_code import SM_80, SM_90, knobs
 
 from .environment import environment
+from .names import free
 from .tables import grid
 
 TARGETS = {80: SM_80, 90: SM_90}
@@ -129,7 +130,7 @@ def gpu_code(chosen: Chosen, out: Path) -> int:
         date = datetime.date.today().isoformat()
         head = [f"# Machine code of the GPU kernels, {date}", "", f"**{'; '.join(verdict)}.**", ""]
         head += [_NOTES.format(arch=chosen.arch), "", *grid(("", ""), list(facts.items()))]
-        file = out / f"{date}-gpu-code-sm{chosen.arch}.md"
+        file = free(out / f"{date}-gpu-code-sm{chosen.arch}").with_suffix(".md")
         atomic_write(file, lambda stream: stream.write("\n".join([*head, *tables, ""]).encode()))
         print(f"Written: {file}")
     return 1 if complaints else 0

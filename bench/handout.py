@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from colourize.evaluation import evaluate
+from colourize.files import UserError
 from colourize.runs import Run
 from colourize.training import load_data
 
 from .environment import environment
+from .names import free
 
 PUBLISHED = {  # (task, network): validation loss, accuracy
     ("regression", "regression-cnn"): (0.0082, None),
@@ -30,10 +32,16 @@ _LEFT_OUT = ("data_dir", "palette")  # paths of the machine
 
 def collect(folders: Sequence[Path], out: Path) -> Path:
     """Evaluates the runs in `folders` and writes handout-DATE.json and .md into `out`; returns the latter."""
-    runs = [_record(Run.open(folder)) for folder in folders]
+    opened = [Run.open(folder) for folder in folders]
+    for run in opened:
+        if (run.settings.task, run.settings.network) not in PUBLISHED:
+            published = "; ".join(map(", ".join, PUBLISHED))
+            what = f"{run.settings.task}, {run.settings.network}"
+            raise UserError(f"{run.folder} is {what}, of which the handout published nothing; it did of {published}")
+    runs = [_record(run) for run in opened]
     date = datetime.date.today().isoformat()
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / f"handout-{date}"
+    stem = free(out / f"handout-{date}")
     result = {"date": date, "environment": environment("cpu"), "runs": runs}
     stem.with_suffix(".json").write_text(json.dumps(result) + "\n")
     table = stem.with_suffix(".md")

@@ -1,4 +1,4 @@
-"""Whole networks as subjects: training steps, inference, peak memory, and the overhead of one tiny call."""
+"""Whole networks as subjects: training steps, inference, and the overhead of one tiny call."""
 
 from __future__ import annotations
 
@@ -67,7 +67,6 @@ def subjects(device: torch.device, compiled: bool) -> Iterator[Subject]:
         yield inference(case, device, compiled)
     if device.type == "cpu":
         yield training(TRAINED[0], device, compiled, threads=1)
-    yield memory(TRAINED[0], device)
     yield overhead(device)
 
 
@@ -249,22 +248,6 @@ def _onnx_runtime(case: NetworkCase) -> Ready:
     sets = [(case.operands(number, torch.device("cpu"))[0],) for number in range(SETS)]
     call = session(exported(_weights(case.network).eval(), sets[0]), sets, case.output_size)
     return Ready(call, lambda: {"output": call(0)})
-
-
-def memory(case: NetworkCase, device: torch.device) -> Subject:
-    """Peak of a training step above what was there before it; every sample is a process of its own."""
-    from .memory import CONTESTANTS, peak_in_fresh_process
-
-    def contestants() -> list[Contestant]:
-        return [
-            Contestant(
-                name, side, lambda name=name: Ready(lambda _: peak_in_fresh_process(name, device), dict)
-            )
-            for name, (side, *_) in CONTESTANTS.items()
-        ]
-
-    tags = frozenset({"networks", "memory"})
-    return Subject(case.name, "peak memory of a step", "memory", tags, contestants, unit="B")
 
 
 def overhead(device: torch.device) -> Subject:

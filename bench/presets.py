@@ -27,6 +27,7 @@ from colourize.training import load_data, train
 
 from .environment import environment
 from .handout import settings_of
+from .names import free
 
 _SIDE = 1000  # of the photograph
 _ROUNDS = 3
@@ -46,7 +47,7 @@ def measure(names: Sequence[str], given: dict[str, Any], out: Path) -> list[Path
             result = evaluate(run, load_data(run.settings))
             console.print(tables.evaluation(result, run.task))
             date = datetime.date.today().isoformat()
-            path = out / f"{name}-{date}.json"
+            path = free(out / f"{name}-{date}").with_suffix(".json")
             content = {
                 "date": date,
                 "preset": name,

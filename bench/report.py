@@ -33,6 +33,7 @@ from .charts import draw_all
 from .competition import compete
 from .environment import environment, load_average
 from .measure import StoppingRule, Timer, thread_time, wall_clock
+from .names import dated
 from .roofs import measure_roofs
 from .rows import PASSES, Row, dump, incompatible, load, merged, other_commits, whole_tags
 from .subjects import Subject
@@ -281,11 +282,11 @@ def _stem(facts: Mapping[str, Any], out: Path) -> Path:
     """A name that says when, on what and how, without a suffix."""
     settings = facts["settings"]
     what = facts["environment"].get("card", "cpu").partition(",")[0]
-    words = [facts["date"][:16].replace("T", "-").replace(":", ""), "speed", what]
+    words = ["speed", what]
     words += [tables.threads(settings) if settings["device"] == "cpu" else None, settings["isa"]]
     words += [settings["precision"] if settings["precision"] != "fp32" else None]
     words += ["quick" if settings["quick"] else None]
-    return out / re.sub(r"[^a-z0-9]+", "-", "-".join(filter(None, words)).lower()).strip("-")
+    return dated(out, facts["date"], re.sub(r"[^a-z0-9]+", "-", "-".join(filter(None, words)).lower()).strip("-"))
 
 
 def write(rows: Sequence[Row], facts: dict[str, Any], stem: Path) -> None:

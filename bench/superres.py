@@ -21,11 +21,12 @@ from colourize import pictures, presets, training
 from colourize.colour import to_uint8, upscale
 from colourize.data import photos
 from colourize.evaluation import Evaluation, evaluate
-from colourize.files import atomic_write
+from colourize.files import UserError, atomic_write
 from colourize.runs import Run
 from colourize.settings import Settings
 
 from .environment import environment
+from .names import free
 
 PRESETS = {"best-superres": 2, "best-superres3": 3, "best-superres4": 4}
 # dB over bicubic interpolation: 9-5-5 trained on ImageNet, 36.66, 32.75, 30.49 over 33.66, 30.39, 28.42 (Set5) and
@@ -44,15 +45,19 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
 
     Each is trained in a folder below `runs`, where one that is finished is taken as it is. Writes superres-DATE.json
     and .md into `out`, anew after every preset, and superres-DATE.jpg, parts of photographs that training has not seen
-    if they are not below `crops`; returns the .md.
+    if they are not below `crops`; returns the .md. Raises UserError for a set without pictures, and for a training
+    there that was not timed to its end.
     """
-    stem = out / f"superres-{datetime.date.today().isoformat()}"
+    for path in sets:
+        pictures.files([path])  # better known before the trainings
+    date = datetime.date.today().isoformat()
+    stem = free(out / f"superres-{date}")
     facts, records = environment("cpu"), []
     for name in names:
         records.append(_record(name, crops, sets, runs / name))
-        result = {"date": stem.name[-10:], "environment": facts, "runs": records}
+        result = {"date": date, "environment": facts, "runs": records}
         _write(stem.with_suffix(".json"), json.dumps(result, indent=1))
-        _write(stem.with_suffix(".md"), "\n".join(_table(records, stem.name[-10:])))
+        _write(stem.with_suffix(".md"), "\n".join(_table(records, date)))
     picture = _picture([Run.open(runs / name) for name in names])
     atomic_write(stem.with_suffix(".jpg"), lambda file: picture.save(file, format="JPEG", quality=85))
     return stem.with_suffix(".md")
@@ -61,6 +66,8 @@ def superres(names: Sequence[str], crops: Path, sets: Sequence[Path], runs: Path
 def _record(name: str, crops: Path, sets: Sequence[Path], folder: Path) -> dict:
     effort = folder / "effort.json"
     if not effort.exists():
+        if (folder / "settings.toml").exists():
+            raise UserError(f"{folder} holds a training that was not timed to its end here: choose another --runs")
         start = time.perf_counter(), time.process_time()
         settings = Settings(**presets.complete(name, None, {"data": f"crops:{crops}"}))
         training.train(settings, folder, device="cpu", console=Console())

@@ -17,7 +17,7 @@ from .subjects import BESIDE
 _NOTES = """\
 {precision} **×** is the best rival's median over ours: above 1 ours is faster, or smaller. Both sides
 are at their best: of each the memory layout, and of the rivals whoever is named below, with the smallest median.
-"Compiled" is torch.compile, {compiled}.
+"Compiled" is torch.compile, {compiled}; torch without that word is eager.
 {clock}Contestants take turns in one process on random operands; ± is the standard error of the median, IQR the
 distance of the quartiles as a share of it. {others}{rate} count the operations of a direct convolution, so minimal
 filtering can exceed the machine's peak; roof is their share of what this machine's matrix product and copy allow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,11 @@ Data = Annotated[str, typer.Option(help="pictures, as `colourize train` names th
 DataDir = Annotated[str | None, typer.Option(help="where CIFAR-10 lies, if not to be downloaded")]
 Limit = Annotated[int | None, typer.Option(min=1, help="at most so many pictures, to try the command")]
 Threads = Annotated[int | None, typer.Option(min=1, help="torch's if not given", callback=_use_threads)]
+
+
+class Network(str, Enum):
+    unet = "unet"
+    cnn = "cnn"
 
 
 def handout(
@@ -60,7 +66,7 @@ def superres(
 def epoch(
     data: Data = "cifar10",
     data_dir: DataDir = None,
-    network: Annotated[str, typer.Option(help="unet or cnn")] = "unet",
+    network: Annotated[Network, typer.Option(help="which there is in plain PyTorch too")] = Network.unet,
     epochs: Annotated[int, typer.Option(min=2, help="of a training; the first is not counted")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="trainings of each side, in turns")] = 2,
     limit: Limit = None,
@@ -69,7 +75,9 @@ def epoch(
 ) -> None:
     """Times epochs of `colourize train classification` beside the same training in plain PyTorch, on the CPU.
 
-    Exit status: 0 done, 1 the two sides did not compute the same.
+    Files are written after every round: whatever ends the command, the rounds that were finished are there.
+
+    Exit status: 0 done, 1 the two sides did not compute the same, 130 interrupted.
 
     Example: python -m bench epoch --data-dir cifar-10
     """
@@ -78,7 +86,7 @@ def epoch(
     from .epoch import epoch as run
 
     options = {"data": data, "data_dir": data_dir, "epochs": epochs, "limit": limit}
-    raise typer.Exit(run(Settings("classification", network, **options), rounds, out))
+    raise typer.Exit(run(Settings("classification", network.value, **options), rounds, out))
 
 
 def presets(

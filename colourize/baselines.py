@@ -13,8 +13,7 @@ from torch import Tensor
 from . import lookup
 from .colour import UPSCALE_MODES, downscale, grey, upscale
 from .data import Images
-from .examples import Batch
-from .tasks import Task
+from .tasks import Batch, Task
 
 
 class Prediction(NamedTuple):
@@ -27,8 +26,9 @@ class Prediction(NamedTuple):
 Predictor = Callable[[Batch], Prediction]
 
 
-def baselines(task: Task, train: Images) -> dict[str, Predictor]:
-    """Name → predictor, for each baseline of `task`; tables are counted on the training pictures."""
+def baselines(task: Task, train: Images | None) -> dict[str, Predictor]:
+    """Name → predictor, for each baseline of `task`; tables are counted on the training pictures, which a task that
+    enlarges does not need."""
     if task.enlarges > 1:
         return {f"{mode} × {task.enlarges}": _interpolation(task, mode) for mode in UPSCALE_MODES}
     table = lookup.table(task, train)

@@ -14,10 +14,10 @@ from . import pictures
 from .baselines import Prediction, Predictor, baselines
 from .data import Split
 from .distributed import ALONE, World
-from .examples import Batch, Examples
+from .examples import Examples
 from .measures import colourfulness, interval
 from .runs import Run
-from .tasks import Task
+from .tasks import Batch, Task
 
 HIGHER_IS_BETTER = {
     "loss": False, "accuracy": True, "top-5": True, "psnr": True, "luma psnr": True, "ssim": True, "ciede2000": False,
@@ -30,7 +30,7 @@ class Evaluation:
     """Scores by predictor: "network", the baselines, and what can be said of the pictures themselves.
 
     Those that give pictures alone have no loss. `intervals` holds the 95 % bootstrap interval of each score, over
-    the choice of pictures.
+    the choice of pictures; of a single one there is none.
     """
 
     data: str
@@ -47,7 +47,7 @@ class Evaluation:
         return cls(
             data,
             {name: {m: v.mean().item() for m, v in scores.items()} for name, scores in known.items()},
-            {name: {m: interval(v) for m, v in scores.items()} for name, scores in known.items()},
+            {name: {m: interval(v) for m, v in scores.items() if len(v) > 1} for name, scores in known.items()},
         )
 
     def best(self, metric: str) -> float | None:
@@ -78,7 +78,7 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    split: Split,
+    split: Split | None,
     *,
     weights: str = "last",
     device: torch.device | str = "cpu",
@@ -88,11 +88,12 @@ def evaluate(
     pictures; tables are counted on the others.
 
     With `whole`, these picture files take the place of the validation pictures, each as large as it is, less what is
-    left beyond a multiple of `task.size_multiple`. Raises UserError for one that cannot be read.
+    left beyond a multiple of `task.size_multiple`. Raises UserError for one that cannot be read. A task that enlarges
+    then needs no `split`: its baselines learn nothing.
     """
     network, task = run.load_network(weights).to(device), run.task
     batches, name = _validation(run, split, device) if not whole else _whole(task, whole, device)
-    predictors = {"network": network_predictor(network), **baselines(task, split.train)}
+    predictors = {"network": network_predictor(network), **baselines(task, split and split.train)}
     found = {
         predictor: picture_scores(predict, task, batches(), thorough=True) for predictor, predict in predictors.items()
     }
@@ -114,7 +115,7 @@ def _whole(
             picture = pictures.cut(pictures.read(path).rgb, task.size_multiple, path).to(device)
             yield Batch(task.degrade(picture), task.target(picture), picture)
 
-    return batches, f"{len(paths)} whole pictures"
+    return batches, f"{len(paths)} whole picture{'s' * (len(paths) > 1)}"
 
 
 def network_predictor(network: torch.nn.Module) -> Predictor:

@@ -11,28 +11,16 @@ channels_last (N, C, H, W) that convolutions are fastest in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .data import Images
-from .tasks import Task
+from .tasks import Batch, Task
 from .views import PLAIN, Views
 
 MEMORY = 1 << 30  # bytes, for one set
 _CHUNK = 256  # pictures at a time
-
-
-class Batch(NamedTuple):
-    """Some examples; `pictures`, uint8 (B, 3, H, W), are what input and target were made from."""
-
-    input: Tensor
-    target: Tensor
-    pictures: Tensor
-
-    def __len__(self) -> int:
-        return len(self.pictures)
 
 
 class Examples:

@@ -61,6 +61,8 @@ def export(run: Run, format: str, path: str | os.PathLike[str], *, weights: str 
     if format == "onnx":
         check_packages()
     network, path = run.load_network(weights), Path(path)
+    if format == "plain" and path.suffix == ".json":
+        raise UserError(f"{path} is for the notes, beside the tensors: give a name such as {path.stem}.safetensors")
     notes = describe(run, weights)
     write, read = {"onnx": (_write_onnx, _read_onnx), "pt2": (_write_pt2, _read_pt2)}.get(
         format, (_write_plain, lambda file: _read_plain(file, run.create_network(), notes["layers"]))

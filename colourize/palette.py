@@ -107,13 +107,18 @@ class Palette:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes .npy, .npz or .json, by the name's suffix, in a form that `load` reads back to the bit."""
         path, centres = Path(path), self.centres.numpy()
+        self.check_name(path)
         if path.suffix == ".json":
             atomic_write(path, lambda file: file.write(json.dumps({"colours": centres.tolist()}).encode()))
         elif path.suffix == ".npz":
             atomic_write(path, lambda file: np.savez(file, centres=centres))
-        elif path.suffix == ".npy":
-            atomic_write(path, lambda file: np.save(file, centres, allow_pickle=False))
         else:
+            atomic_write(path, lambda file: np.save(file, centres, allow_pickle=False))
+
+    @staticmethod
+    def check_name(path: str | os.PathLike[str]) -> None:
+        """Raises `UserError` for the name of a file that `save` would not write."""
+        if Path(path).suffix not in (".npy", ".npz", ".json"):
             raise UserError(f"cannot write {path}: a palette is saved as .npy, .npz or .json")
 
 

@@ -162,7 +162,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"cannot read {path}: there is no such file") from None
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise UserError(f"cannot read {path}: it is damaged or holds more than tensors ({reason})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} does not hold VGG-16 in torchvision's naming: it is a {type(content).__name__}")

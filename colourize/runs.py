@@ -161,6 +161,15 @@ class Run:
         checkpoint.unpack_optimizer(optimizer, tensors)
 
 
+def read_metrics(folder: Path) -> Metrics:
+    """The rows of a run's metrics.csv; none if it is missing or damaged."""
+    try:
+        text = (folder / "metrics.csv").read_text(encoding="utf-8")
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+
+
 def best_row(metrics: Metrics) -> dict[str, float]:
     """The row with the lowest validation loss, the first of equal ones."""
     return min(metrics, key=lambda row: row["validation_loss"])

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from myconv2d import recorded
 
-from .examples import Batch, Examples
+from .examples import Examples
 from .files import say_once
 from .precision import autocast
-from .tasks import Task
+from .tasks import Batch, Task
 
 WARM_UPS = 3  # plans, workspaces and compiled kernels come into being before the capture
 

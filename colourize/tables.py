@@ -68,7 +68,7 @@ def facts(rows: Mapping[str, Any]) -> Table:
 
 
 def evaluation(result: Evaluation, task: Task) -> Table:
-    """Predictors by scores; the best score of a column is bold, ± half of its 95 % interval."""
+    """Predictors by scores; the best score of a column is bold, ± half of its 95 % interval, where it has one."""
     title = f"{task.name} on {result.data}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     table.add_column("predictor")
@@ -83,10 +83,12 @@ def evaluation(result: Evaluation, task: Task) -> Table:
 def _score(result: Evaluation, name: str, metric: str) -> Text:
     if metric not in (scores := result.scores[name]):
         return Text("–")
-    low, high = result.intervals[name][metric]
-    half = (high - low) / 2
     style = "bold" if scores[metric] == result.best(metric) else ""
     cell = Text(_UNITS[metric].format(scores[metric]), style=style)
+    if metric not in result.intervals[name]:
+        return cell
+    low, high = result.intervals[name][metric]
+    half = (high - low) / 2
     return cell.append(f"\n± {half:.2g}" if metric == "loss" else f"\n± {_UNITS[metric].format(half)}", style="dim")
 
 

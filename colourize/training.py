@@ -22,7 +22,7 @@ from .examples import Examples
 from .files import UserError
 from .palette import Palette
 from .progress import Advance, progress
-from .runs import Run, check_free, create_task
+from .runs import Run, check_free, create_task, read_metrics
 from .schedule import rate
 from .settings import Settings
 from .sharing import Shadow, SharedStep, equalise
@@ -241,6 +241,8 @@ def reopen(folder: str | os.PathLike[str], settings: Settings) -> tuple[Run, Spl
             raise UserError(
                 f"{name} was {old} when {folder} was begun and cannot become {new}: choose another --out"
             )
+    if settings.epochs < (finished := len(read_metrics(run.folder))):
+        raise UserError(f"epochs cannot become {settings.epochs}: {finished} are finished in {folder}")
     split = load_data(settings)
     if settings.epochs != run.settings.epochs and settings.schedule != "constant":
         logger.warning(

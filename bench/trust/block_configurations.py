@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +16,7 @@ from myconv2d.operators import overload
 
 from ..operands import Format, place, same_bits
 from . import block_truth
+from .block_shape import BlockShape, FeedShape
 from .block_truth import EPS
 from .configurations import processor
 
@@ -29,32 +29,8 @@ _FORMATS = (
 )
 
 
-class FeedShape(NamedTuple):
-    channels: int
-    affine: bool
-    upsample: bool
-    format: int  # of _FORMATS
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block: forward, backward and inference."""
-
-    batch: int
-    height: int  # of the image that the feeds make
-    width: int
-    out_channels: int
-    kernel: tuple[int, int]
-    padding: tuple[int, int]
-    feeds: tuple[FeedShape, ...]
-    bias: bool
-    norm: bool
-    pool: bool
-    relu: bool  # of inference
-    format: int  # of weight and gradient
-    threads: int
-    isa: str
-    seed: int
+class Block(BlockShape):
+    """One block: forward, backward and inference. Its formats are of _FORMATS."""
 
     @classmethod
     def draw(cls, random: random.Random, isas: list[str]) -> Block:
@@ -80,18 +56,6 @@ class Block:
         format, threads = random.randrange(len(_FORMATS)), random.randint(1, 4)
         where = format, threads, random.choice(isas), random.randrange(2**31)
         return cls(random.randint(1, 3), height, width, k, kernel, padding, feeds, *flags, *where)
-
-    @property
-    def channels(self) -> int:
-        return sum(feed.channels for feed in self.feeds)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the convolution."""
-        return tuple(  # type: ignore[return-value]
-            n + 2 * p - r + 1
-            for n, p, r in zip((self.height, self.width), self.padding, self.kernel, strict=True)
-        )
 
     def smaller(self) -> Iterator[Block]:
         """Candidates that are simpler in one respect, the boldest first."""

@@ -14,7 +14,6 @@ shift adds up the errors of its pixels. Each function returns what is wrong, in 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ from torch import Tensor
 from myconv2d import block_reference, reference
 
 from ..oracle import growth_of_transforms, steady_growth
-
-if TYPE_CHECKING:
-    from .block_configurations import Block
+from .block_shape import BlockShape
 
 EPS = 1e-3
 _ONE = (1, 1)
@@ -33,7 +30,7 @@ _ROUNDING = torch.finfo(torch.float32).eps / 2
 _RESULTS = ("input", "scale", "shift", "skip", "skip_scale", "skip_shift", "weight", "bias", "gamma", "beta")
 
 
-def forward(block: Block, args: list, results: tuple[Tensor, ...], y: Tensor) -> list[str]:
+def forward(block: BlockShape, args: list, results: tuple[Tensor, ...], y: Tensor) -> list[str]:
     raw, _, index, scale, shift, mean, var = results
     exact = _wide(args)
     x = block_reference._concatenated(*exact[:8])
@@ -64,7 +61,7 @@ def forward(block: Block, args: list, results: tuple[Tensor, ...], y: Tensor) ->
     return found
 
 
-def backward(block: Block, given: list, results: tuple[Tensor, ...]) -> list[str]:
+def backward(block: BlockShape, given: list, results: tuple[Tensor, ...]) -> list[str]:
     exact = _wide(given)
     truth = block_reference.block_backward(*exact)
     grad, to_scale, to_shift = exact[:3]
@@ -105,7 +102,7 @@ def backward(block: Block, given: list, results: tuple[Tensor, ...]) -> list[str
     return found
 
 
-def inference(block: Block, plain: list, results: tuple[Tensor, ...]) -> list[str]:
+def inference(block: BlockShape, plain: list, results: tuple[Tensor, ...]) -> list[str]:
     exact = _wide(plain)
     input, upsample, skip, skip_upsample, weight, bias, _, gamma, beta, mean, var = exact[:11]
     x = block_reference._concatenated(input, None, None, upsample, skip, None, None, skip_upsample)
@@ -118,14 +115,14 @@ def inference(block: Block, plain: list, results: tuple[Tensor, ...]) -> list[st
     return _far("inference", results[0], truth, limit)
 
 
-def _limit_of_output(block: Block, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _limit_of_output(block: BlockShape, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """The bound of a convolution's output, and max Σ|p|."""
     size = None if bias is None else bias.abs()
     products = reference.conv2d(x.abs(), weight.abs(), size, _ONE, block.padding, _ONE, 1)
     return _limit(block, products, weight[0].numel() + 1, x.shape[1]), products.max()
 
 
-def _limit(block: Block, products: Tensor, length: int, at_points: int) -> Tensor:
+def _limit(block: BlockShape, products: Tensor, length: int, at_points: int) -> Tensor:
     """The ruler's bound of a sum of `length` products, with room for batch norm's arithmetic."""
     growth = steady_growth(length) + 8
     if block.kernel == (3, 3):

@@ -12,8 +12,9 @@ from typing import Any
 from colourize.files import atomic_write
 
 from ..environment import environment
+from ..names import dated
 
-_MARK = "-trust-"
+_MARK = "trust-"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Outcome:
         for problem in self.problems:
             print(f"\n{problem}")
         print(f"\n{self.check}: {self.figure}")
-        stem = out / f"{date[:16].replace('T', '-').replace(':', '')}{_MARK}{self.check}"
+        stem = dated(out, date, f"{_MARK}{self.check}")
         content = {"date": date, **vars(self), "environment": environment("cpu")}
         for suffix, text in {".json": json.dumps(content, indent=1), ".md": row(content)}.items():
             atomic_write(f"{stem}{suffix}", lambda file, text=text: file.write(f"{text}\n".encode()))
@@ -47,8 +48,8 @@ def row(content: dict[str, Any]) -> str:
 
 def newest(folder: Path) -> dict[str, dict[str, Any]]:
     """The newest result of each check in `folder`."""
-    contents = (json.loads(path.read_text()) for path in sorted(folder.glob(f"*{_MARK}*.json")))
-    return {content["check"]: content for content in contents}
+    contents = (json.loads(path.read_text()) for path in folder.glob(f"*-{_MARK}*.json"))
+    return {content["check"]: content for content in sorted(contents, key=lambda content: content["date"])}
 
 
 def rows(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from .options import (
     chosen,
     console,
 )
+from .use import check_used, unused
 
 
 def evaluate(
@@ -46,8 +47,13 @@ def evaluate(
     """
     given = chosen(locals())
     opened = Run.open(run)
-    split = training.load_data(opened.settings.replace(**given))
+    settings = opened.settings.replace(**given)
+    check_used(given, [settings])
     paths = pictures.files(whole or ())
+    learning = not paths or opened.task.enlarges == 1  # interpolation learns nothing
+    for name, value in given.items() if not learning else ():
+        raise unused(name, value, f"tasks other than {opened.task.name}, where there is --whole,")
+    split = training.load_data(settings) if learning else None
     options = {"weights": weights.value, "device": training.choose_device(device), "whole": paths}
     result = evaluation.evaluate(opened, split, **options)
     if as_json:

@@ -12,6 +12,7 @@ from ..files import UserError
 from ..palette import Palette
 from ..settings import Settings
 from .options import ClassName, Colours, Data, DataDir, Limit, Seed, Size, Space, chosen, console
+from .use import check_used
 
 app = typer.Typer(help="Palettes: the colours that classification chooses from.", no_args_is_help=True)
 
@@ -34,9 +35,12 @@ def fit_palette(
 
     Example: `colourize palette fit --data cifar10 --colours 24 --out horses.npy`
     """
-    settings = Settings("classification", "cnn", **chosen(locals()))
+    given = chosen(locals())
+    settings = Settings("classification", "cnn", **given)
+    check_used(given, [settings])
     if out.exists():
         raise UserError(f"{out} exists already: choose another --out")
+    Palette.check_name(out)
     palette = training.fit_palette(settings, training.load_data(settings))
     palette.save(out)
     console.print(tables.palette(palette))

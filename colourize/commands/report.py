@@ -23,6 +23,7 @@ from .options import (
     errors,
     option,
 )
+from .use import check_used
 
 
 def report(
@@ -46,7 +47,9 @@ def report(
 
     Example: `colourize report --data cifar10 --budget handout --out report`
     """
-    settings = Settings("classification", "unet", **{**reports.budget(budget), **chosen(locals())})
+    given = chosen(locals())
+    settings = Settings("classification", "unet", **{**reports.budget(budget), **given})
+    check_used(given, [settings])
     try:
         page = reports.write(settings, out, device=device, console=console)
     except KeyboardInterrupt:

@@ -10,8 +10,10 @@ import typer
 from .. import networks, tasks, training
 from ..files import UserError
 from ..sweeps import Plan, Sweep, drawing, read_values
+from ..sweeps.plan import written
 from ..sweeps.scores import Scores
 from .options import Device, Threads, chosen, console, option, resumable, takes_settings
+from .use import check_used
 
 FILES = "sweep.csv", "sweep.md", "curves.png", "samples.png"
 _MANY = 100  # runs that nobody asks for by mistake
@@ -43,10 +45,13 @@ def sweep(
     Example: `colourize sweep classification unet --data cifar10 --vary lr=1e-3,3e-4 --vary batch_size=50,100`
     """
     folder = out or Path("runs") / f"sweep-{task}-{network.replace(',', '-')}"
-    fixed, varied = _asked(task, network, chosen(settings), vary or [])
+    given = chosen(settings)
+    fixed, varied = _asked(task, network, given, vary or [])
     asked = Sweep.resume(folder, fixed, varied) if resume else Sweep.begin(folder, Plan(fixed, varied, paired))
     if paired and not asked.plan.paired:
         raise UserError(f"{folder} was begun without --list: choose another --out")
+    values = {name: ",".join(map(written, several)) for name, several in varied.items()}
+    check_used(given | values, asked.plan.runs.values())
     if (count := len(asked.results)) > _MANY and not yes:
         raise UserError(f"these are {count} runs, more than {_MANY}: say --yes if they are meant")
     scores = Scores(asked, training.choose_device(device))

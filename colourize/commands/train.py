@@ -11,6 +11,7 @@ from .. import distributed, networks, presets, tables, tasks, training
 from ..runs import Run
 from ..settings import Settings
 from .options import Device, Threads, chosen, console, option, resumable, takes_settings
+from .use import check_used
 
 _TASKS = f"a task: {' | '.join(tasks.NAMES)}; or a preset: {' | '.join(presets.NAMES)}"
 
@@ -46,10 +47,14 @@ def train(
 
     def asked() -> tuple[Settings, bool]:
         complete = presets.complete(task, network, given)
-        if not (resume or distributed.restarted() and (folder / "settings.toml").is_file()):
-            return Settings(**complete), False
-        changes = given | {name: complete[name] for name in ("task", "network")}
-        return Run.open(folder).settings.replace(**changes), True
+        going_on = resume or distributed.restarted() and (folder / "settings.toml").is_file()
+        if going_on:
+            changes = given | {name: complete[name] for name in ("task", "network")}
+            wanted = Run.open(folder).settings.replace(**changes)
+        else:
+            wanted = Settings(**complete)
+        check_used(given, [wanted])
+        return wanted, going_on
 
     with resumable(), distributed.joined(threads) as world:
         wanted, going_on = world.from_first(asked)

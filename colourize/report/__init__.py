@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..files import atomic_write
+from ..files import UserError, atomic_write
 from ..settings import Settings
 from ..training import choose_device, load_data
 from . import activations, classification, large, order, perception, regression, skips, superres, tuning
@@ -36,11 +36,14 @@ def write(
     """Runs the experiments around `base` and returns the page, FOLDER/report.html.
 
     Trainings are kept in FOLDER/runs, one for each settings, and made only if they are not there yet; one that was
-    interrupted goes on where it was.
+    interrupted goes on where it was. Raises `UserError` for pictures of which no interval can be had.
     """
     runs, device, console = Path(folder) / "runs", choose_device(device), console or Console(quiet=True)
     chosen = experiments(base)
     split = load_data(base)
+    if (count := len(split.validation)) < 2:
+        needed = "a report compares by 95 % intervals, so it needs at least 2 validation pictures"
+        raise UserError(f"{needed}, not {count} of {base.data}")
     wanted = {folder_name(s): s for experiment in chosen for s in experiment.runs.values()}
     found = {}
     for number, (name, settings) in enumerate(wanted.items(), 1):

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..baselines import Prediction
 from ..data import Split
 from ..evaluation import Evaluation, evaluate, picture_scores
-from ..examples import Batch, Examples
+from ..examples import Examples
 from ..files import atomic_write
 from ..runs import Run
 from ..settings import Settings
-from ..tasks import Task
+from ..tasks import Batch, Task
 from ..training import train
 from .sentences import Score
 

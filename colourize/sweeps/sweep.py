@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ..data import Split
 from ..files import UserError
-from ..runs import Metrics, Run, check_free
+from ..runs import Metrics, Run, check_free, read_metrics
 from ..settings import Settings
 from ..training import choose_device, load_data, train
 from .plan import Plan, Settled, Varied
@@ -118,15 +118,6 @@ class Sweep:
             result.error = str(error)
         finally:
             result.metrics = read_metrics(folder)
-
-
-def read_metrics(folder: Path) -> Metrics:
-    """The rows of a run's metrics.csv; none if it is missing or damaged."""
-    try:
-        text = (folder / "metrics.csv").read_text(encoding="utf-8")
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
-    except (OSError, ValueError, TypeError, AttributeError):
-        return []
 
 
 def _damage(folder: Path) -> str | None:

@@ -6,12 +6,12 @@ Everything that differs between tasks is in its class; training, evaluation and 
 from __future__ import annotations
 
 from ..files import UserError
-from .base import Task, tinted
+from .base import Batch, Task, tinted
 from .enlarge import Enlarge2, Enlarge3, Enlarge4
 from .handout import Classification, Regression, SuperResolution
 from .lab import LabClassification, LabRegression
 
-__all__ = ["NAMES", "Task", "kind", "tinted"]
+__all__ = ["NAMES", "Batch", "Task", "kind", "tinted"]
 
 _ALL = Regression, Classification, SuperResolution, LabRegression, LabClassification, Enlarge2, Enlarge3, Enlarge4
 _TASKS = {task.name: task for task in _ALL}

@@ -7,7 +7,7 @@ Pictures are (N, 3, H, W), uint8 or unit floats (see `colour`); a network's inpu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,20 @@ from ..colour import grey
 from ..files import UserError
 from ..measures import ciede2000, colourfulness, psnr, ssim
 from ..palette import Palette
-
-if TYPE_CHECKING:
-    from ..examples import Batch
-    from ..perceptual import PerceptualLoss
-
+from ..perceptual import PerceptualLoss
 
 _UNIFORM = 0.5  # λ of the class weights: the share of a uniform distribution
+
+
+class Batch(NamedTuple):
+    """Some examples; `pictures`, uint8 (B, 3, H, W), are what input and target were made from."""
+
+    input: Tensor
+    target: Tensor
+    pictures: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pictures)
 
 
 class Task(ABC):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..colour import WHITE, luma, to_uint8, to_unit, upscale
 from ..measures import luma_psnr
-from .base import Task, regression_losses
-
-if TYPE_CHECKING:
-    from ..examples import Batch
+from .base import Batch, Task, regression_losses
 
 
 class _Enlarging(Task):

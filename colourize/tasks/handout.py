@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from myconv2d import cross_entropy
@@ -11,10 +9,7 @@ from myconv2d import cross_entropy
 from ..colour import downscale, grey, to_unit, upscale
 from ..measures import luma_psnr
 from ..palette import Palette
-from .base import Task, annealed, regression_losses, share, tinted
-
-if TYPE_CHECKING:
-    from ..examples import Batch
+from .base import Batch, Task, annealed, regression_losses, share, tinted
 
 
 class _Colouring(Task):

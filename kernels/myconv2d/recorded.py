@@ -70,6 +70,8 @@ class Recorded(Generic[Result]):
         with Tape(tensors) as tape, Looks(tape):
             result = self._plain(*tensors)
             leaves, structure = tree_flatten(result)
+        if tape.problem is None and tape.is_borrowed():
+            tape.problem = "a tensor is made of memory that is not torch's in every call, as torch.from_numpy does"
         if tape.problem is not None:
             self._give_up(tape.problem)
             return result
@@ -129,9 +131,12 @@ def recorded(function: Callable[..., Result]) -> Recorded[Result]:
     `load_state_dict` do. Random operators draw anew. Results have no derivatives. One thread at a time may call.
 
     A function cannot be recorded if it shows Python values (`.item()`, `.numpy()`, a branch on a value, a size that
-    depends on values), if it draws from a generator that it set back (a seed, a checkpoint around dropout), or if a
-    tensor that it makes is kept for later but as a gradient. It goes on as it is, which is said once, and `problem`
-    says why.
+    depends on values), if it draws from a generator that it set back (a seed, a checkpoint around dropout), if it makes
+    a tensor of a numpy array (`torch.from_numpy`), or if a tensor that it makes is kept for later but as a gradient. It
+    goes on as it is, which is said once, and `problem` says why.
+
+    What cannot be seen: a tensor of a numpy array that is kept from call to call, and then another one; and operators
+    that another Python thread calls. In a replay the one stays what it was, the others are not called.
 
     Returns:
         A callable of plain tensors on the CPU, positional, that gives what the function does, tensors in any structure.

@@ -93,6 +93,22 @@ class Tape(TorchDispatchMode):
         storage = _storage(self._alive[number])
         return sum(_storage(tensor) == storage for tensor in self._alive) == 1
 
+    def is_borrowed(self) -> bool:
+        """Whether an operator read memory of others, such as a numpy array's, through a tensor that nobody holds any
+        more: each call makes one, which no operator shows."""
+        borrowed = {n: weakref.ref(t) for n, t in self.outside.items() if not t.untyped_storage().resizable()}
+        for number in borrowed:
+            del self.outside[number], self._numbers[id(self._alive[number])]
+            self._alive[number] = torch.empty(0)
+        if borrowed:
+            gc.collect()
+        for number, reference in borrowed.items():
+            if (tensor := reference()) is None:
+                return True
+            self.outside[number] = self._alive[number] = tensor
+            self._numbers[id(tensor)] = number
+        return False
+
     def is_kept(self, results: list[Any]) -> bool:
         """Whether anybody holds a tensor that was made here, other than these results and as a gradient: it would stay
         what it is in every replay. (Forgets all tensors that nobody needs any more.)"""

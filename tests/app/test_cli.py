@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -25,7 +26,7 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def options(small_pictures):
     """Options of a training that takes a second."""
-    network = "--size 16 --colours 4 --filters 4 --batch-size 9 --epochs 2"
+    network = "--size 16 --filters 4 --batch-size 9 --epochs 2"
     return ["--data", f"folder:{small_pictures}", *network.split()]
 
 
@@ -193,6 +194,20 @@ def test_reducing_an_enlargement_is_refused(colourize, options, tmp_path, small_
     assert "--reduce 2" in err and "superres" in err
 
 
+def test_enlarging_is_evaluated_on_whole_pictures_without_those_of_the_training(colourize, tmp_path, small_pictures):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(small_pictures, pictures)
+    options = "--size 8 --limit 4 --filters 4 --depth 1 --epochs 1 --batch-size 4"
+    line = f"train enlarge2 enlarger {options} --data crops:{pictures} --out"
+    assert colourize(line, tmp_path / "run")[0] == 0
+    shutil.rmtree(pictures)
+    assert colourize("evaluate", tmp_path / "run", "--whole", small_pictures)[0] == 0
+    code, _, err = colourize("evaluate --limit 3", tmp_path / "run", "--whole", small_pictures)
+    assert code == 1
+    assert "--limit 3 is for tasks other than enlarge2, where there is --whole, and would change nothing" in err
+    assert colourize("evaluate", tmp_path / "run")[0] == 1
+
+
 def test_palettes(colourize, options, tmp_path):
     file = tmp_path / "palette.npy"
     code, out, _ = colourize("palette fit --colours 5 --out", file, *options[:4])
@@ -236,6 +251,7 @@ def test_info(colourize):
         ("evaluate nowhere", 1, "nowhere holds no run"),
         ("info resnet", 1, "'resnet'"),
         ("palette show nowhere.npy", 1, "nowhere.npy"),
+        ("palette fit --data folder:nowhere --out palette.txt", 1, "cannot write palette.txt: a palette is saved as"),
         ("paint", 2, "paint"),
     ],
 )

@@ -1,8 +1,11 @@
 """Baselines are what they claim to be, and a network that loses to one is told so."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from colourize import pictures, tables, tasks
 from colourize.baselines import baselines
@@ -121,6 +124,16 @@ def test_whole_pictures_take_the_place_of_the_validation_pictures(run, split, sm
             output = network(run.task.degrade(picture))
         truth.append(torch.nn.functional.cross_entropy(output, run.task.target(picture)).item())
     assert result.scores["network"]["loss"] == pytest.approx(np.mean(truth), rel=1e-5)
+
+
+def test_one_picture_has_no_spread(run, split, small_pictures):
+    result = evaluate(run, split, whole=[small_pictures / "00.png"])
+    assert result.data == "1 whole picture"
+    assert not any(result.intervals.values())
+    console = Console(file=io.StringIO(), width=120)
+    console.print(tables.evaluation(result, run.task))
+    said = console.file.getvalue()
+    assert "dB" in said and "±" not in said
 
 
 def test_whole_pictures_are_cut_to_what_the_task_can_divide(tmp_path):

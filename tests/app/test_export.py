@@ -169,6 +169,12 @@ def test_plain_tensors_load_into_modules_of_the_framework(unet, tmp_path):
     assert [*layers][:2] == ["downconv1.conv", "downconv1.norm"]
 
 
+def test_tensors_are_not_written_where_their_notes_go(unet, tmp_path):
+    with pytest.raises(UserError, match="x.json is for the notes.* give a name such as x.safetensors"):
+        export.export(unet, "plain", tmp_path / "x.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exporting_leaves_the_network_as_it_is(unet):
     network = unet.load_network()
     export.program(network)

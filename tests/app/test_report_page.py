@@ -98,6 +98,12 @@ def made(base, folder):
     return results_of
 
 
+def test_one_validation_picture_is_refused(base, tmp_path):
+    with pytest.raises(UserError, match="by 95 % intervals.* at least 2 validation pictures, not 1 of folder:"):
+        report.write(base.replace(limit=1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_section_is_there_and_in_the_contents(page):
     assert [attributes["id"] for attributes in page.of("section")] == [*map(str.lower, LETTERS), "references"]
     targets = [attributes["href"] for attributes in page.of("a")]

@@ -80,6 +80,14 @@ def test_trained_further_than_the_schedule_is_said_to_be_another(tiny, tmp_path,
     assert results(tmp_path / "run") != straight
 
 
+def test_fewer_epochs_than_are_finished_are_refused(tiny, tmp_path, caplog):
+    train(tiny.replace(epochs=2), tmp_path / "run")
+    before = (tmp_path / "run" / "settings.toml").read_bytes()
+    with pytest.raises(UserError, match="epochs cannot become 1: 2 are finished in .*run"):
+        train(tiny.replace(epochs=1), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "settings.toml").read_bytes() == before and caplog.messages == []
+
+
 def test_another_precision_is_said_to_be_another_training(tiny, tmp_path, caplog):
     train(tiny.replace(epochs=1, schedule="constant"), tmp_path / "run")
     assert Run.open(tmp_path / "run").settings.precision == "fp32"

@@ -25,7 +25,7 @@ RUNS = ["lr=0.01,filters=2", "lr=0.01,filters=3", "lr=0.001,filters=2", "lr=0.00
 @pytest.fixture(scope="module")
 def options(small_pictures):
     """Options of trainings that take a moment each."""
-    network = "--size 16 --colours 4 --batch-size 12 --epochs 2"
+    network = "--size 16 --batch-size 12 --epochs 2"
     return ["--data", f"folder:{small_pictures}", *network.split()]
 
 

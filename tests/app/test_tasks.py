@@ -9,9 +9,9 @@ from PIL import Image
 
 from colourize import abgrid, tasks
 from colourize.colour import downscale, grey, to_unit
-from colourize.examples import Batch
 from colourize.files import UserError
 from colourize.palette import Palette
+from colourize.tasks import Batch
 
 PALETTE = Palette(torch.tensor([[0.0, 0.0, 0.0], [0.75, 0.25, 0.25], [0.25, 0.25, 0.75], [0.9, 0.9, 0.9]]))
 

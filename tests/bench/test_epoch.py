@@ -47,3 +47,30 @@ def test_command_writes_samples_and_a_table(tmp_path, monkeypatch, alike):
     table = next(tmp_path.glob("*-epoch-cpu-*.md")).read_text()
     assert "| ours | 2 |" in table and "| plain PyTorch | 2 |" in table
     assert ("did not do the same" in table) is not alike
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_ctrl_c_keeps_the_rounds_that_are_finished(tmp_path, monkeypatch, finished):
+    honest, turns = module._plain, iter(range(3))
+
+    def plain_side(*args):
+        if next(turns) == finished:
+            raise KeyboardInterrupt
+        return honest(*args)
+
+    monkeypatch.setattr(module, "_plain", plain_side)
+    options = ["--data", "photos", "--limit", "20", "--epochs", "3", "--rounds", "3", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["epoch", *options])
+    assert result.exit_code == 130, result.output
+    files = sorted(tmp_path.iterdir())
+    assert [path.suffix for path in files] == [".json", ".md"] * finished
+    assert ("nothing" in result.output) is (finished == 0)
+    if finished:
+        facts = json.loads(files[0].read_text())
+        assert {side: len(samples) for side, samples in facts["seconds"].items()} == {"ours": 2, "plain PyTorch": 2}
+        assert "1 of 3 rounds" in files[1].read_text()
+
+
+def test_a_network_that_plain_pytorch_has_not_is_refused(tmp_path):
+    result = CliRunner().invoke(app, ["epoch", "--network", "dilated-unet", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "'unet', 'cnn'" in result.output

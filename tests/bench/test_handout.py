@@ -2,7 +2,9 @@
 
 import pytest
 
-from bench.handout import _table
+from bench.handout import _table, collect
+from colourize.files import UserError
+from colourize.settings import Settings
 
 
 def run(losses, accuracies, **settings):
@@ -21,3 +23,10 @@ def test_last_epoch_is_what_counts(loss, accuracy, verdict):
     figures = f"{loss:.4g} | {100 * accuracy:.1f} % | 1.349 | 48.0 % | {verdict} | 1.2 | 50.0 % |"
     assert f"| classification, unet | cosine, lr 0.001 | 2 | 4 | {figures}" in table
     assert "| classification | a table | 0.5 | 64.0 % | 24.00 dB |" in table
+
+
+def test_a_run_beside_which_nothing_was_published_is_refused(tmp_path):
+    Settings("lab-regression", "unet").save(tmp_path / "settings.toml")
+    with pytest.raises(UserError, match="is lab-regression, unet, of which the handout published nothing; .*cnn"):
+        collect([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

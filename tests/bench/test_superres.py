@@ -8,6 +8,7 @@ from PIL import Image
 
 from bench import superres
 from colourize import presets
+from colourize.files import UserError
 
 
 @pytest.fixture
@@ -26,6 +27,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_what_cannot_be_measured_is_said_before_any_training(folder):
+    places = [folder / "Set5", folder / "Set14"], folder / "runs", folder / "out"
+    with pytest.raises(UserError, match="Set14: there is no such file or folder"):
+        superres.superres(["best-superres"], folder / "crops", *places)
+    (folder / "runs" / "best-superres").mkdir(parents=True)
+    (folder / "runs" / "best-superres" / "settings.toml").touch()
+    with pytest.raises(UserError, match="best-superres holds a training that was not timed .* another --runs"):
+        superres.superres(["best-superres"], folder / "crops", places[0][:1], *places[1:])
+    assert not (folder / "out").exists()
+
+
 def test_results_of_every_preset(folder):
     places = folder / "crops", [folder / "Set5"], folder / "runs", folder / "out"
     page = superres.superres(list(superres.PRESETS), *places)
@@ -42,6 +54,8 @@ def test_results_of_every_preset(folder):
         assert image.width > 4 * 240 and image.height > 3 * 240
 
     weights = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/model.safetensors")}
-    assert superres.superres(list(superres.PRESETS), *places) == page  # what is finished is not trained again
+    again = superres.superres(list(superres.PRESETS), *places)  # what is finished is not trained again
+    assert again.name == f"{page.stem}-2.md"
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/model.safetensors")} == weights
-    assert json.loads(page.with_suffix(".json").read_text())["runs"] == result["runs"]
+    assert json.loads(again.with_suffix(".json").read_text())["runs"] == result["runs"]
+    assert json.loads(page.with_suffix(".json").read_text()) == result

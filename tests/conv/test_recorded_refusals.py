@@ -1,5 +1,6 @@
 """What recorded() does not replay: it goes on as the function is, and says why once."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,30 @@ def test_a_generator_that_is_seeded_anew():
     with pytest.warns(UserWarning, match="the state of a random generator is set in between"):
         again = drawn(torch.zeros(4))
     assert torch.equal(drawn(torch.zeros(4)), again)
+
+
+@pytest.mark.parametrize("made", [
+    torch.from_numpy,
+    torch.as_tensor,
+    lambda array: torch.frombuffer(array, dtype=torch.float32),
+], ids=["from_numpy", "as_tensor", "frombuffer"])  # fmt: skip
+def test_a_tensor_of_a_numpy_array_is_another_in_each_call(made):
+    calls = iter(range(99))
+    shifted = myconv2d.recorded(lambda x: x + made(np.full(4, next(calls), np.float32)))
+    shifted(torch.zeros(4))
+    with pytest.warns(UserWarning, match="memory that is not torch's in every call, as torch.from_numpy does"):
+        shifted(torch.zeros(4))
+    assert [shifted(torch.zeros(4))[0].item() for _ in range(3)] == [2, 3, 4]
+
+
+def test_a_tensor_of_a_numpy_array_may_stay():
+    array = np.zeros(4, np.float32)
+    own = torch.from_numpy(array)
+    shifted = myconv2d.recorded(lambda x: x + own)
+    for value in range(4):
+        array[:] = value
+        assert shifted(torch.zeros(4)).tolist() == 4 * [value]
+    assert shifted.recordings == 1
 
 
 def accumulating():

@@ -4,7 +4,7 @@ beyond a tile, and what other calls left behind is never read."""
 import pytest
 import torch
 
-from myconv2d import native, reference
+from myconv2d import ConvBlock, native, reference
 
 pytestmark = pytest.mark.skipif(native.cpu.problem is not None, reason="the native library's own algorithms")
 
@@ -86,6 +86,17 @@ def test_a_64th_of_the_largest_is_finite(layer, isa):
     results = torch.ops.myconv2d.conv2d(x, b, None, *numbers), torch.ops.myconv2d.conv2d(a, w, None, *numbers)
     results += backward(g, a, b, numbers) + backward(c, x, b, numbers) + backward(c, a, w, numbers)
     assert all(bool(result.isfinite().all()) for result in results)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e17, 3e17], ids=str)
+def test_statistics_of_large_images_overflow_no_earlier_than_the_frameworks(scale):
+    """Squares are summed in float32 on both sides, ours task by task: at 1e17 the framework's variance is infinite."""
+    images = (torch.randn(16, 8, 64, 64) * scale).contiguous(memory_format=torch.channels_last)
+    block = ConvBlock(8, 16, 3)
+    with torch.no_grad():
+        result = block(images)
+        exact = block.double()(images.double())
+    torch.testing.assert_close(result.double(), exact, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_left_behind_is_not_read(layer, isa):

@@ -172,6 +172,17 @@ def test_the_fastest_candidate_is_remembered(user_path: Path, capsys: pytest.Cap
     assert "the shipped one: 68.1 µs" in said
 
 
+def test_where_no_plan_can_be_launched_the_kernel_the_layer_and_the_reason_are_named(user_path: Path) -> None:
+    def timer(action) -> float:
+        raise tuning.OutOfResources(300_000, 232_448, "shared memory")
+
+    layer = str(SHAPE).removeprefix(f"{SHAPE.kernel} ")
+    message = f"of 3 plans of the {SHAPE.kernel} kernel for {layer} can be launched on {GPU}; .*shared memory.*232448"
+    with pytest.raises(RuntimeError, match=message):
+        tuning.measure(SHAPE, tuning.candidates(SHAPE)[:3], lambda plan: None, timer, GPU)
+    assert not user_path.exists()
+
+
 def test_a_shape_is_measured_once_if_asked_for(user_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a device that only pretends."""
     capturing, timed, ran = False, [], []

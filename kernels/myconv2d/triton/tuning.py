@@ -102,13 +102,22 @@ def measure(
     gpu: str,
 ) -> None:
     """Time these plans and remember the fastest. One that does not fit the device, or that its assembler refuses, is
-    passed over."""
+    passed over.
+
+    Raises:
+        RuntimeError: so are all of them.
+    """
     times: dict[Plan, float] = {}
+    refusal: Exception | None = None
     for plan in worth_timing:
         try:
             times[plan] = timer(lambda plan=plan: run(plan))
-        except (OutOfResources, PTXASError):
-            continue
+        except (OutOfResources, PTXASError) as error:
+            refusal = error
+    if not times:
+        kernel, *layer = shape.words
+        plans_of = f"none of {len(worth_timing)} plans of the {kernel} kernel for {' '.join(layer)}"
+        raise RuntimeError(f"myconv2d: {plans_of} can be launched on {gpu}; the last: {refusal}") from refusal
     best = min(times, key=times.__getitem__)
     plans.remember(gpu, {str(shape): best})
     shipped = f"{times[worth_timing[0]]:.1f} µs" if worth_timing[0] in times else "not possible here"
