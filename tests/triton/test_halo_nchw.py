@@ -20,6 +20,7 @@ CASES = [
     (Case("5x5", (1, 16, 6, 8), 16, (5, 5), padding=(2, 2)), BOXES),
     (Case("1x1", (3, 32, 4, 8), 64, (1, 1)), BOXES),
     (Case("a row of several boxes", (1, 16, 2, 264), 16, (1, 3), padding=(0, 1)), BOXES),
+    (Case("… under one tap", (1, 16, 2, 264), 16, (1, 1)), BOXES),
     (Case("… under taps far apart", (1, 16, 2, 264), 16, (1, 3), padding=(0, 20), dilation=(1, 20)), BOXES),
     (Case("strided", (1, 16, 9, 16), 32, (3, 3), (2, 2), (1, 1)), ["gather", *["halo_nchw"] * 4, "grad_weight_gather"]),
     (Case("8 → 7 columns", (2, 32, 5, 8), 32, (2, 2), padding=(1, 0)), ["halo_nchw", "gather", "grad_weight_gather"]),

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .grad_weight_reduce import partial_sums, tile
-from .halo_nchw import Row, describe_rows
+from .halo_nchw import describe_rows
 from .indexing import Axis, below
 from .launch import ceil_div, launch, needs_64_bit, power_of_two
 from .plans import Plan
@@ -21,6 +21,8 @@ from .tuning import arithmetic
 #   tensor cores shift, by a product with a matrix of zeros and ones: it is exact (TF32 rounds what it would round
 #   anyway), and leaves its result in registers, from where wgmma takes the rows of the product proper.
 #   (But 0 · inf is not a number: a pixel that is not finite spoils taps that do not reach it.)
+#   Where a row has several boxes, that of the source begins up to a unit of 16 bytes before what the tap reads, and the
+#   last columns of grad_output, which it does not hold, are the next box's.
 # Layout: width innermost, of both images.
 # Tile: BLOCK_K outputs × BLOCK_C channels of one tap, accumulated in fp32; BOX_P × BOX_Q pixels of one image a step.
 #   CHANNELS_FIRST makes the channels the rows of the product, which wgmma takes 64 at a time.
@@ -37,7 +39,8 @@ def grad_weight_nchw_split(
     boxes, boxes_per_split,
     G: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STEP_H: tl.constexpr, STEP_W: tl.constexpr,
-    BASE: tl.constexpr, SHIFT: tl.constexpr, OWNED: tl.constexpr,  # as in halo_nchw_gemm
+    OFFSET_W: tl.constexpr,  # −padding
+    UNIT: tl.constexpr,  # columns of 16 bytes; 0 where a box holds whole rows, or nothing is shifted
     BIAS: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the partial sums need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
@@ -45,7 +48,8 @@ def grad_weight_nchw_split(
 ):  # fmt: skip
     PIXELS: tl.constexpr = BOX_P * BOX_Q
     HALF: tl.constexpr = grad_output.dtype.primitive_bitwidth == 16
-    IN_PLACE: tl.constexpr = S == 1 and SHIFT == 0 and OWNED == BOX_Q
+    OWNED: tl.constexpr = BOX_Q - UNIT  # columns of grad_output that no other box counts
+    SHIFTED: tl.constexpr = S > 1 or OFFSET_W != 0
     tiles_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     tiles_k: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     program = tl.program_id(0)
@@ -56,15 +60,15 @@ def grad_weight_nchw_split(
     g = program // (R * S * tiles_c * tiles_k) % G
     split = program // (R * S * tiles_c * tiles_k * G)
     top = tap // S * STEP_H + offset_h
+    left = tap % S * STEP_W + OFFSET_W
+    base = left & -UNIT  # the multiple of UNIT below
 
     i = tl.arange(0, PIXELS)
     line, column = i // BOX_Q, i % BOX_Q
-    owned = column < OWNED  # the results that no other box counts
-    read = column + tap % S * STEP_W + SHIFT
-    pairs = (
-        owned[:, None] & (line[:, None] == line[None, :]) & (read[:, None] == column[None, :])
-    )  # result, its pixel
-    pairs = pairs.to(source.dtype)
+    owned = column < OWNED
+    read = column + left - base
+    pairs = owned[:, None] & (line[:, None] == line[None, :]) & (read[:, None] == column[None, :])
+    pairs = pairs.to(source.dtype)  # 1 where the tap takes a result (row) from a pixel (column)
     box = split * boxes_per_split
     boxes_q, boxes_p = tl.cdiv(columns, OWNED), tl.cdiv(rows, BOX_P)
     q = box % boxes_q * OWNED
@@ -76,8 +80,8 @@ def grad_weight_nchw_split(
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
     for _ in range(tl.minimum(boxes_per_split, boxes - box)):
         a = grad_output.load([g, n, first_k, p, q]).reshape(BLOCK_K, PIXELS)
-        b = source.load([g, n, first_c, p + top, q + BASE]).reshape(BLOCK_C, PIXELS)
-        if IN_PLACE:
+        b = source.load([g, n, first_c, p + top, q + base]).reshape(BLOCK_C, PIXELS)
+        if not SHIFTED:
             along_k, along_c = a, b
         elif CHANNELS_FIRST:
             along_k, along_c = a, tl.dot(b, pairs.T, input_precision=PRECISION).to(b.dtype)
@@ -133,9 +137,11 @@ def grad_weight_nchw(
     _, channels, taps_h, taps_w = weight_size
     batch, groups, outputs, rows, columns = grad_output.shape
     block_k, block_c = tile(plan, arithmetic(source.dtype, allow_tf32), outputs, channels)
-    row = Row.cut(horizontal, taps_w, source.shape[4], columns, plan.block_m, 16 // source.element_size())
-    box = max(16, row.width, min(plan.block_m, row.width * power_of_two(rows))) // row.width, row.width
-    boxes = batch * ceil_div(rows, box[0]) * ceil_div(columns, row.owned)
+    whole = power_of_two(max(source.shape[4], columns))
+    width, shifted = min(whole, plan.block_m), taps_w > 1 or horizontal.offset != 0
+    unit = 16 // source.element_size() if whole > width and shifted else 0
+    box = max(16, min(plan.block_m, width * power_of_two(rows))) // width, width
+    boxes = batch * ceil_div(rows, box[0]) * ceil_div(columns, width - unit)
     tiles = ceil_div(channels, block_c) * taps_h * taps_w * ceil_div(outputs, block_k) * groups
     partial, boxes_per_split = partial_sums(
         source, tiles, boxes, groups * outputs, taps_h * taps_w * channels
@@ -145,8 +151,7 @@ def grad_weight_nchw(
         describe_rows(grad_output, block_k, box), describe_rows(source, block_c, box), partial,
         rows, columns, vertical.offset, boxes, boxes_per_split,
         G=groups, K=outputs, C=channels, R=taps_h, S=taps_w, STEP_H=vertical.step, STEP_W=horizontal.step,
-        BASE=row.base, SHIFT=horizontal.offset - row.base, OWNED=row.owned,
-        BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
+        OFFSET_W=horizontal.offset, UNIT=unit, BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
         PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_K=block_k, BLOCK_C=block_c, BOX_P=box[0], BOX_Q=box[1],
         num_warps=plan.warps, num_stages=plan.stages,
