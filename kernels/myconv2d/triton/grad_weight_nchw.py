@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .grad_weight_reduce import partial_sums, tile
-from .halo_nchw import describe_rows
+from .halo_nchw import describe_rows, is_flat, load_rows
 from .indexing import Axis, below
 from .launch import ceil_div, launch, needs_64_bit, power_of_two
 from .plans import Plan
@@ -31,8 +31,8 @@ from .tuning import arithmetic
 # Bound: L2, which serves both images for every tap; memory sees them once.
 @triton.jit(do_not_specialize=["rows", "columns", "offset_h", "boxes", "boxes_per_split"])
 def grad_weight_nchw_split(
-    grad_output,  # descriptor (G, N, K, P, Q)
-    source,  # descriptor (G, N, C, H, W)
+    grad_output,  # descriptor (G, N, K, P, Q), or (G, N, K, P·Q) if GRAD_FLAT
+    source,  # descriptor (G, N, C, H, W), or (G, N, C, H·W) if SOURCE_FLAT
     partial,  # (splits, G·K, R·S·C + 1), contiguous
     rows, columns,  # P, Q
     offset_h,  # −padding
@@ -41,6 +41,7 @@ def grad_weight_nchw_split(
     STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     OFFSET_W: tl.constexpr,  # −padding
     UNIT: tl.constexpr,  # columns of 16 bytes; 0 where a box holds whole rows, or nothing is shifted
+    GRAD_FLAT: tl.constexpr, SOURCE_FLAT: tl.constexpr,  # as in halo_nchw_gemm
     BIAS: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the partial sums need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
@@ -79,8 +80,8 @@ def grad_weight_nchw_split(
     bias_rows = tl.zeros((64, BLOCK_K), tl.float32)  # all the same
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
     for _ in range(tl.minimum(boxes_per_split, boxes - box)):
-        a = grad_output.load([g, n, first_k, p, q]).reshape(BLOCK_K, PIXELS)
-        b = source.load([g, n, first_c, p + top, q + base]).reshape(BLOCK_C, PIXELS)
+        a = load_rows(grad_output, g, n, first_k, p, q, GRAD_FLAT, BLOCK_K, BOX_P, BOX_Q)
+        b = load_rows(source, g, n, first_c, p + top, q + base, SOURCE_FLAT, BLOCK_C, BOX_P, BOX_Q)
         if not SHIFTED:
             along_k, along_c = a, b
         elif CHANNELS_FIRST:
@@ -146,12 +147,14 @@ def grad_weight_nchw(
     partial, boxes_per_split = partial_sums(
         source, tiles, boxes, groups * outputs, taps_h * taps_w * channels
     )
+    flat = is_flat(grad_output, width), is_flat(source, width)
     launch(
         grad_weight_nchw_split, tiles * partial.shape[0], source.device,
-        describe_rows(grad_output, block_k, box), describe_rows(source, block_c, box), partial,
+        describe_rows(grad_output, block_k, box, flat[0]), describe_rows(source, block_c, box, flat[1]), partial,
         rows, columns, vertical.offset, boxes, boxes_per_split,
         G=groups, K=outputs, C=channels, R=taps_h, S=taps_w, STEP_H=vertical.step, STEP_W=horizontal.step,
-        OFFSET_W=horizontal.offset, UNIT=unit, BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
+        OFFSET_W=horizontal.offset, UNIT=unit, GRAD_FLAT=flat[0], SOURCE_FLAT=flat[1],
+        BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
         PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_K=block_k, BLOCK_C=block_c, BOX_P=box[0], BOX_Q=box[1],
         num_warps=plan.warps, num_stages=plan.stages,

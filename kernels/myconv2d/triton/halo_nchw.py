@@ -10,6 +10,7 @@ place of R·S.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,16 @@ class Row(NamedTuple):
 
 
 @triton.jit
+def load_rows(images, g, n, c, h, w, FLAT: tl.constexpr, CHANNELS: tl.constexpr,
+              BOX_P: tl.constexpr, BOX_Q: tl.constexpr):  # fmt: skip
+    """A box of what `describe_rows` gave, (CHANNELS, BOX_P·BOX_Q)."""
+    if FLAT:
+        return images.load([g, n, c, h * BOX_Q]).reshape(CHANNELS, BOX_P * BOX_Q)
+    else:
+        return images.load([g, n, c, h, w]).reshape(CHANNELS, BOX_P * BOX_Q)
+
+
+@triton.jit
 def from_column(sums, SHIFT: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constexpr):
     """`sums`, with rows of WIDTH pixels along AXIS, read SHIFT columns further; zero beyond a row's ends."""
     if SHIFT == 0:
@@ -73,7 +84,7 @@ def from_column(sums, SHIFT: tl.constexpr, WIDTH: tl.constexpr, AXIS: tl.constex
 # Bound: L2, which serves each pixel R times; memory sees it once.
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "offset_h"])
 def halo_nchw_gemm(
-    source,  # descriptor (G, N, C, H, W)
+    source,  # descriptor (G, N, C, H, W), or (G, N, C, H·W) if FLAT
     weight,  # descriptor (G, R, S, K, C), or (G, R, S, C, K) unless WEIGHT_CHANNELS_LAST
     bias,  # (G·K) or None
     result,  # (N, G, K, P, Q)
@@ -85,6 +96,7 @@ def halo_nchw_gemm(
     STEP_H: tl.constexpr, STEP_W: tl.constexpr,
     BASE: tl.constexpr, SHIFT: tl.constexpr,  # the box begins BASE columns from its first result, which reads SHIFT on
     OWNED: tl.constexpr,  # results of a row of the box
+    FLAT: tl.constexpr,  # rows of the image, all of them whole, follow each other without a gap
     WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the result need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
@@ -107,7 +119,7 @@ def halo_nchw_gemm(
         c = step % blocks_c * BLOCK_C
         r = step // blocks_c
         h = first_p + r * STEP_H + offset_h
-        pixels = source.load([g, n, c, h, first_q + BASE]).reshape(BLOCK_C, PIXELS)
+        pixels = load_rows(source, g, n, c, h, first_q + BASE, FLAT, BLOCK_C, BOX_P, BOX_Q)
         updated = ()
         for s in tl.static_range(S):
             if WEIGHT_CHANNELS_LAST:
@@ -159,16 +171,16 @@ def halo_nchw(
     pixels, block_n = tile(plan, row.width, rows, outputs, taps_w)
     box = pixels // row.width, row.width
     weight, weight_channels_last = described_weight(weight)
-    writes = Operand.of(result)
+    writes, flat = Operand.of(result), is_flat(source, row.width)
     programs = batch * ceil_div(rows, box[0]) * ceil_div(columns, row.owned)
     launch(
         halo_nchw_gemm, programs * ceil_div(outputs, block_n) * groups, result.device,
-        describe_rows(source, block_c, box), describe_weight(weight, weight_channels_last, block_n, block_c),
+        describe_rows(source, block_c, box, flat), describe_weight(weight, weight_channels_last, block_n, block_c),
         bias, result, *writes.strides, 0 if bias is None else bias.stride(0),
         batch, rows, columns, vertical.offset,
         RESULT_UNIT=writes.unit, K=outputs, C=channels, R=taps_h, S=taps_w,
         STEP_H=vertical.step, STEP_W=horizontal.step,
-        BASE=row.base, SHIFT=horizontal.offset - row.base, OWNED=row.owned,
+        BASE=row.base, SHIFT=horizontal.offset - row.base, OWNED=row.owned, FLAT=flat,
         WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
         INDEX_64=needs_64_bit(result), PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_N=block_n, BLOCK_C=block_c, BOX_P=box[0], BOX_Q=box[1],
@@ -206,7 +218,15 @@ def why_not_rows(images: torch.Tensor, columns: Axis, taps: int) -> str | None:
     return None
 
 
-def describe_rows(images: torch.Tensor, channels: int, box: tuple[int, int]) -> TensorDescriptor:
+def is_flat(images: torch.Tensor, width: int) -> bool:
+    """Whether rows of a box are those of `images` (N, G, C, H, W), which follow each other in memory: as one piece, not
+    one for each, the copy engine loads them faster."""
+    return images.shape[4] == width and images.stride(3) == width
+
+
+def describe_rows(images: torch.Tensor, channels: int, box: tuple[int, int], flat: bool) -> TensorDescriptor:
     """`images` (N, G, C, H, W) in NCHW to be loaded in boxes of so many channels × rows × columns."""
-    view = images.permute(CONTIGUOUS)
-    return TensorDescriptor(view, view.shape, strides(view), [1, 1, channels, *box])
+    view, pixels = images.permute(CONTIGUOUS), box
+    if flat:
+        view, pixels = view.flatten(3), (math.prod(box),)
+    return TensorDescriptor(view, view.shape, strides(view), [1, 1, channels, *pixels])
