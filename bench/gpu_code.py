@@ -38,8 +38,8 @@ are instructions that access local memory. Occupancy is of the warps that a mult
 instruction of the products: wgmma and mma on tensor cores, fma without. Loop is the length of the innermost loop with
 products, in instructions, where there is one. Loads are bytes of a thread × instructions, and boxes of the copy
 engine. Moved is what all programs load and store, whole tiles, mostly from the L2 cache; the floor is every tensor
-once, without workspaces. Copies by the framework (of a weight in another layout; of an image in NCHW, or of 25
-channels, whose pixels are padded to 16 bytes) are not counted.
+once, without workspaces. Copies by the framework (of a weight in another layout; of an image of 25 channels, whose
+pixels are padded to 16 bytes) are not counted.
 
 Where wgmma has no asynchronous loads, the reason stands in their place. *One step*: the loop has one, so nothing is
 left to load while it multiplies; the programs beside it on the multiprocessor do. *Pieces of 2 bytes*: what lies

@@ -18,7 +18,7 @@ if INTERPRETED:
     pytest.skip("TRITON_INTERPRET=1: kernels are interpreted, not compiled", allow_module_level=True)
 
 from myconv2d.sass import NONE, occupancy
-from myconv2d.triton import compile_report, gather, gemm, grad_weight_halo, halo, plans
+from myconv2d.triton import compile_report, gather, gemm, halo, halo_nchw, plans, tuning
 from myconv2d.triton.compile_cases import OPERATORS, Case, Layer, convolution
 from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
@@ -40,7 +40,7 @@ def rows(
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_boxes_by_the_copy_engine_and_wgmma(operator: str, arithmetic: str, layout: str) -> None:
     main, *reduction = rows(MIDDLE, operator, arithmetic, layout)
-    assert "halo" in main.kernel
+    assert ("nchw" if layout == "contiguous" else "halo") in main.kernel
     assert main.code.asynchronous.startswith("box")
     assert main.code.matrix == "wgmma"
     assert [row.complaint for row in (main, *reduction)] == [None] * (2 if operator == "grad_weight" else 1)
@@ -76,11 +76,24 @@ def test_the_halo_kernel_is_worth_having(monkeypatch: pytest.MonkeyPatch) -> Non
     assert boxes.registers < loads.registers
 
 
+@pytest.mark.parametrize("arithmetic", ["tf32", "bf16"])
+def test_nchw_in_place_moves_less_than_a_copy_of_it(arithmetic: str) -> None:
+    """Even without what the copy itself moves; and a step of three taps has fewer instructions than three steps."""
+    case = convolution(Layer(64, 64, 16), "forward", arithmetic, "contiguous")
+    (in_place,) = report([case])
+    with set_in(tuning.every, lambda shape: [plan for plan in tuning.near(shape) if plan.copied]):
+        (of_copy,) = report([case])
+    assert (in_place.kernel, of_copy.kernel) == ("halo_nchw_gemm", "halo_gemm")
+    assert in_place.moved < of_copy.moved
+    assert in_place.code.loop < 3 * of_copy.code.loop
+
+
 @pytest.mark.parametrize("layer", [MIDDLE, MIDDLE._replace(size=16, stride=2)], ids=str)
 def test_64_bit_offsets_spill_nothing(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (gather, halo, grad_weight_halo):
+    for module in (gather, halo, halo_nchw):
         monkeypatch.setattr(module, "needs_64_bit", lambda *tensors: True)
-    assert rows(layer, "forward", "bf16")[0].complaint is None
+    for layout in ("channels_last", "contiguous"):
+        assert rows(layer, "forward", "bf16", layout)[0].complaint is None
 
 
 @pytest.mark.parametrize(("operator", "arithmetic"), [("forward", "bf16"), ("grad_weight", "tf32")])
@@ -109,6 +122,7 @@ def test_24_channels_are_read_16_bytes_at_a_time() -> None:
         (Layer(64, 64, 16, stride=2), "forward", "tf32", "contiguous", None),
         (Layer(25, 24, 32), "forward", "bf16", "channels_last", None),
         (MIDDLE, "forward", "bf16", "contiguous", None),
+        (MIDDLE._replace(size=14), "forward", "bf16", "contiguous", "pieces of 2 bytes"),
         (Layer(16, 16, 8), "grad_weight", "bf16", "channels_last", None),
     ],
     ids=str,
@@ -165,6 +179,18 @@ def test_traffic() -> None:
     image = weight_of_a_tap = 64 * 64 * 2  # bytes: 8×8 pixels of 64 channels, and 64 outputs of 64 channels
     assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image
     assert floor == 100 * image + 9 * weight_of_a_tap + 64 * 2 + 100 * image
+
+
+def test_traffic_of_nchw() -> None:
+    """A box serves the three columns of a row of taps; grad_weight loads both images for each of nine taps."""
+    image = weight_of_a_tap = 64 * 64 * 2
+    ((kernel, programs, arguments, options),) = launches(convolution(MIDDLE, "forward", "bf16", "contiguous"))
+    moved, _ = traffic(kernel, programs, arguments, options)
+    assert moved == 100 * 3 * (image + 3 * weight_of_a_tap) + 100 * image
+    (kernel, programs, arguments, options), _ = launches(convolution(MIDDLE, "grad_weight", "bf16", "contiguous"))
+    moved, _ = traffic(kernel, programs, arguments, options)
+    partial = programs // 9 * 64 * (9 * 64 + 1) * 4  # written once, by all programs together
+    assert moved == 100 * 9 * 2 * image + partial
 
 
 def test_what_spills_has_no_wgmma_or_loads_nothing_ahead_is_complained_about() -> None:

@@ -1,4 +1,4 @@
-"""Runs test_kernels.py, test_halo.py, test_block.py and test_cross_entropy.py in Triton's interpreter.
+"""Runs the tests of what the kernels compute in Triton's interpreter.
 
 In a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined, for the whole process, and
 other tests need the compiled kind.
@@ -16,7 +16,9 @@ import pytest
 pytest.importorskip("triton.language", reason="Triton is not installed")
 
 
-@pytest.mark.parametrize("file", ["test_kernels.py", "test_halo.py", "test_block.py", "test_cross_entropy.py"])
+@pytest.mark.parametrize(
+    "file", ["test_kernels.py", "test_halo.py", "test_halo_nchw.py", "test_block.py", "test_cross_entropy.py"]
+)
 def test_kernels_in_the_interpreter(file: str) -> None:
     command = [
         sys.executable,

@@ -8,7 +8,15 @@ from problems import CASES, DEVICE, HALO_CASES, INTERPRETED, LAYOUTS, Case, Prob
 
 import myconv2d
 from myconv2d import triton as kernels
-from myconv2d.triton import gather, grad_weight_gather, grad_weight_halo, halo, tuning
+from myconv2d.triton import (
+    gather,
+    grad_weight_gather,
+    grad_weight_halo,
+    grad_weight_nchw,
+    halo,
+    halo_nchw,
+    tuning,
+)
 from myconv2d.triton.launch import set_in
 
 
@@ -54,10 +62,11 @@ def test_64_bit_offsets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> N
     for problem in (
         Problem(by_name("stride, dilation, groups"), torch.float32),
         Problem(HALO_CASES[0], torch.float16, LAYOUTS["channels_last"]),
+        Problem(HALO_CASES[1], torch.float16),
     ):
         narrow = problem.results(kernels, allow_tf32=False)
         with monkeypatch.context() as patch:
-            for module in (gather, halo, grad_weight_gather, grad_weight_halo):
+            for module in (gather, halo, halo_nchw, grad_weight_gather, grad_weight_halo, grad_weight_nchw):
                 patch.setattr(module, "needs_64_bit", lambda *tensors: True)
             wide = problem.results(kernels, allow_tf32=False)
         for a, b in zip(narrow, wide, strict=True):

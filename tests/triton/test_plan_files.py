@@ -42,6 +42,8 @@ def test_words() -> None:
 def test_a_plan_reads_as_it_is_written() -> None:
     assert str(PLAN) == "256 pixels × 128 outputs × 32 channels, 8 warps, 4 stages"
     assert Plan.parse(str(PLAN)) == PLAN
+    copied = PLAN._replace(copied=True)
+    assert str(copied) == f"{PLAN}, of a copy" and Plan.parse(str(copied)) == copied
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_a_plan_reads_as_it_is_written() -> None:
         "512 pixels × 64 outputs × 64 channels, 4 warps, 3 stages",
         "128 pixels × 64 outputs × 64 channels, 3 warps, 3 stages",
         "128 pixels × 64 outputs × 64 channels, 4 warps, 0 stages",
+        "128 pixels × 64 outputs × 64 channels, 4 warps, 3 stages, of copies",
     ],
 )  # fmt: skip
 def test_no_plans(text: str | None) -> None:
@@ -67,11 +70,14 @@ def test_there_is_a_shipped_plan_for_every_kernel_and_arithmetic() -> None:
             for kernel in ("gather", "grad_weight_gather")
             for a in ("half", "tf32", "fp32", "fp64")
         ),
-        *((kernel, a) for kernel in ("halo", "grad_weight_halo") for a in ("half", "tf32")),
+        *((k, a) for k in ("halo", "halo_nchw", "grad_weight_halo", "grad_weight_nchw") for a in ("half", "tf32")),
         *((f"block_{part}", a) for part in ("forward", "grad_input", "grad_weight") for a in ("half", "tf32", "fp32")),
     ):
-        layouts = ("channels_last", "contiguous") if "halo" in kernel else ("wide", "narrow")
-        for layout in ("channels_last",) if "block" in kernel else layouts:
+        if "gather" in kernel:
+            layouts = ("wide", "narrow", *("contiguous",) * (arithmetic in ("half", "tf32")))
+        else:
+            layouts = ("contiguous",) if "nchw" in kernel else ("channels_last",)
+        for layout in layouts:
             choice = plans.find(Shape(kernel, arithmetic, layout, 24, 24, (3, 3), (5, 5), (1, 1)), None)
             assert choice.key.startswith(f"{kernel} {arithmetic}")
             assert choice.origin == "shipped, not measured"
@@ -123,6 +129,7 @@ def test_measured_plans_go_before_shipped_ones_and_add_up(user_path: Path) -> No
         ('{"version": 1, "plans": 3}', "not a plan file"),
         (json.dumps({"version": plans.VERSION + 1, "plans": {}}), "of version 2, and this is version 1"),
         (json.dumps({"version": plans.VERSION, "plans": {str(SHAPE): "as fast as you can"}}), "is not like"),
+        (json.dumps({"version": plans.VERSION, "plans": {"halo": f"{PLAN}, of a copy"}}), "only what is contiguous"),
         (b"\xff\xfe", "codec"),
     ],
 )
@@ -220,6 +227,27 @@ def test_candidates() -> None:
     assert near[0] == candidates[0] and set(near) < set(candidates) and 5 < len(near) < 15
 
 
+NCHW = SHAPE._replace(kernel="halo_nchw", layout="contiguous")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "of_copy"),
+    [
+        ("halo_nchw", "halo"), ("gather", "halo"),
+        ("grad_weight_nchw", "grad_weight_halo"), ("grad_weight_gather", "grad_weight_halo"),
+    ],
+)  # fmt: skip
+def test_candidates_for_nchw_are_in_place_or_of_a_copy(kernel: str, of_copy: str) -> None:
+    shape = NCHW._replace(kernel=kernel)
+    of_copies = [plan._replace(copied=True) for plan in tuning.candidates(SHAPE._replace(kernel=of_copy))]
+    found = tuning.candidates(shape)
+    assert found[-len(of_copies) :] == of_copies
+    assert not any(plan.copied for plan in found[: -len(of_copies)])
+    assert [plan for plan in tuning.near(shape) if plan.copied] == of_copies[:1]
+    if "gather" in kernel:
+        assert not any(plan.copied for plan in tuning.candidates(shape._replace(layout="narrow")))
+
+
 def test_of_every_plan_the_kernels_can_be_looked_at(user_path: Path) -> None:
     ran = []
     with set_in(tuning.every, tuning.near):
@@ -242,6 +270,12 @@ def test_explain_names_kernel_reason_and_plan(user_path: Path) -> None:
     assert "shipped, not measured" in grad_weight
     assert strided[0].startswith("forward: gather kernel (boxes have no stride)")
     assert len(strided) == 3
+    plans.remember(GPU, {str(NCHW): PLAN._replace(copied=True)})
+    with set_in(assumed, Gpu((9, 0), GPU)):
+        of_copy, in_place, _ = kernels.explain(input.contiguous(), weight, ((1, 1), (1, 1), (1, 1), 1), True)
+    asked_for = "boxes by the copy engine, from a copy: so the plan wants it"
+    assert of_copy.startswith(f"forward: halo kernel ({asked_for}), {PLAN}, of a copy ('{NCHW}', measured")
+    assert in_place.startswith("grad_input: halo_nchw kernel (boxes by the copy engine, from NCHW as it lies), ")
     with set_in(assumed, Gpu((8, 0), None)):
         older = kernels.explain(input, weight, ((1, 1), (1, 1), (1, 1), 1), True)
     assert "gather kernel (this GPU has no copy engine for tensors)" in older[0]

@@ -23,6 +23,7 @@ from myconv2d.triton.halo import (
     why_never,
     why_not_in_place,
 )
+from myconv2d.triton.halo_nchw import MOST_COLUMNS, Row, is_nchw, why_not_rows
 from myconv2d.triton.indexing import Axis
 from myconv2d.triton.interpreter import INTERPRETED
 from myconv2d.triton.launch import Gpu, Operand, assumed, pixel_box, set_in
@@ -70,11 +71,6 @@ def test_pixel_box(image: tuple[int, int], box: tuple[int, int, int]) -> None:
     assert pixel_box(64, *image) == box
 
 
-def test_pixel_box_within_one_image() -> None:
-    assert pixel_box(64, 2, 3, flat=True) == (1, 16, 4)
-    assert pixel_box(64, 8, 8, flat=True) == pixel_box(64, 8, 8)
-
-
 def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.float16) -> torch.Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty(size, dtype=dtype).contiguous(memory_format=layout)[:, None]
@@ -84,9 +80,9 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
     ("tensor", "axis", "reason"),
     [
         (images(2, 24, 7, 5), Axis(1, 1, -1), None),
-        (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), "off units of 16 bytes"),
-        (images(2, 24, 7, 8, channels_last=False), Axis(1, 1, 0), "off units of 16 bytes"),
-        (images(1, 16, 1, 8, channels_last=False), Axis(1, 8, -16), None),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), None),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, 32, 0), None),
+        (images(2, 24, 7, 8, channels_last=False), Axis(1, -33, 0), "far apart"),
         (images(2, 24, 7, 5), Axis(2, 1, -1), "no stride"),
         (images(2, 8, 7, 5), Axis(1, 1, -1), "8 channels do not fill"),
         (images(2, 25, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
@@ -101,10 +97,31 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
 )
 def test_what_the_copy_engine_can_load(tensor: torch.Tensor, axis: Axis, reason: str | None) -> None:
     """Under three taps."""
-    said = why_never(tensor, axis) or why_not_in_place(tensor, axis, 3)
+    in_place = why_not_rows(tensor, axis, 3) if is_nchw(tensor) else why_not_in_place(tensor)
+    said = why_never(tensor, axis) or in_place
     assert said is None if reason is None else reason in said
     with set_in(assumed, Gpu((8, 9), None)):
         assert "no copy engine" in why_never(tensor, axis)
+
+
+def test_too_many_columns_of_taps() -> None:
+    tensor = images(2, 24, 7, 8, channels_last=False)
+    assert why_not_rows(tensor, Axis(1, 1, 0), MOST_COLUMNS) is None
+    assert "columns of taps" in why_not_rows(tensor, Axis(1, 1, 0), MOST_COLUMNS + 1)
+
+
+@pytest.mark.parametrize("unit", [4, 8])
+@pytest.mark.parametrize("widest", [16, 64, 256])
+def test_every_result_is_owned_by_a_box_that_holds_what_it_reads(widest: int, unit: int) -> None:
+    for taps, step, offset in itertools.product((1, 2, 3, 5), (1, 2, -1, 16, -16), (-9, -1, 0, 1, 5)):
+        for size, positions in ((8, 8), (64, 64), (72, 70), (264, 300)):
+            row = Row.cut(Axis(1, step, offset), taps, size, positions, widest, unit)
+            assert row.base % unit == 0 and row.owned % unit == 0
+            assert row.width <= 256 and row.width == 1 << row.width.bit_length() - 1
+            for q, tap in itertools.product(range(positions), range(taps)):
+                first, read = q // row.owned * row.owned, q + tap * step + offset
+                held = range(first + row.base, first + row.base + row.width)
+                assert read in held or not 0 <= read < size
 
 
 @pytest.mark.parametrize("size", [(2, 24, 7, 8), (1, 24, 1, 8), (1, 24, 1, 1)], ids=str)
@@ -123,7 +140,7 @@ def test_of_a_copy_it_can_load_everything(channels: int, channels_last: bool) ->
     copy = padded(tensor)
     assert torch.equal(copy[:, :, :channels], tensor)
     assert copy.shape[2] == 32 and not copy[:, :, channels:].any()
-    assert copy.stride(2) == 1 and why_not_in_place(copy, Axis(1, 1, -1), 3) is None
+    assert copy.stride(2) == 1 and why_not_in_place(copy) is None
 
 
 def test_weights_are_copied_only_where_neither_axis_is_innermost() -> None:

@@ -21,7 +21,7 @@ from .tuning import arithmetic
 #   one tap pairs with it. Boxes are stepped by counters; whatever lies outside an image is zero. (Where boxes do not
 #   divide an image, its pixels meet zeros of grad_output beyond the edge: one that is not finite spoils taps that do
 #   not reach it.)
-# Layout: channels innermost, or width innermost (NCHW) by another box, the same for both images.
+# Layout: channels innermost.
 # Tile: BLOCK_K outputs × BLOCK_C channels of one tap, accumulated in fp32. CHANNELS_FIRST makes the channels the rows
 #   of the product, which wgmma takes 64 at a time.
 # Bias: the programs of the first tap and channels also sum the grad_output they hold, as column `C·R·S` of the partial:
@@ -29,15 +29,15 @@ from .tuning import arithmetic
 # Bound: L2, which serves grad_output for every tap and block of channels; memory sees it once.
 @triton.jit(do_not_specialize=["rows", "columns", "offset_h", "offset_w", "boxes", "boxes_per_split"])
 def grad_weight_halo_split(
-    grad_output,  # descriptor (G, N, P, Q, K), or (G, N, K, P, Q) unless CHANNELS_LAST
-    source,  # descriptor (G, N, H, W, C), or (G, N, C, H, W) unless CHANNELS_LAST
+    grad_output,  # descriptor (G, N, P, Q, K)
+    source,  # descriptor (G, N, H, W, C)
     partial,  # (splits, G·K, R·S·C + 1), contiguous
     rows, columns,  # P, Q
     offset_h, offset_w,  # −padding
     boxes, boxes_per_split,
     G: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STEP_H: tl.constexpr, STEP_W: tl.constexpr, BIAS: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the partial sums need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -67,12 +67,8 @@ def grad_weight_halo_split(
     bias_rows = tl.zeros((64, BLOCK_K), tl.float32)  # all the same
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
     for _ in range(tl.minimum(boxes_per_split, boxes - box)):
-        if CHANNELS_LAST:
-            a = grad_output.load([g, n, p, q, first_k]).reshape(PIXELS, BLOCK_K)
-            b = source.load([g, n, p + top, q + left, first_c]).reshape(PIXELS, BLOCK_C)
-        else:
-            a = grad_output.load([g, n, first_k, p, q]).reshape(BLOCK_K, PIXELS).T
-            b = source.load([g, n, first_c, p + top, q + left]).reshape(BLOCK_C, PIXELS).T
+        a = grad_output.load([g, n, p, q, first_k]).reshape(PIXELS, BLOCK_K)
+        b = source.load([g, n, p + top, q + left, first_c]).reshape(PIXELS, BLOCK_C)
         if CHANNELS_FIRST:
             accumulator = tl.dot(b.T, a, accumulator, PRECISION)
         else:
@@ -122,9 +118,8 @@ def grad_weight_halo(
     """As `grad_weight_gather`, for images that `why_never` and `why_not_in_place` have nothing against."""
     _, channels, taps_h, taps_w = weight_size
     batch, groups, outputs, rows, columns = grad_output.shape
-    channels_last = source.stride(2) == 1
     block_k, block_c = tile(plan, arithmetic(source.dtype, allow_tf32), outputs, channels)
-    box = pixel_box(plan.block_m, rows, columns, flat=not channels_last)
+    box = pixel_box(plan.block_m, rows, columns)
     boxes = math.prod(map(ceil_div, (batch, rows, columns), box))
     tiles = ceil_div(channels, block_c) * taps_h * taps_w * ceil_div(outputs, block_k) * groups
     partial, boxes_per_split = partial_sums(
@@ -132,10 +127,10 @@ def grad_weight_halo(
     )
     launch(
         grad_weight_halo_split, tiles * partial.shape[0], source.device,
-        describe(grad_output, channels_last, box, block_k), describe(source, channels_last, box, block_c), partial,
+        describe(grad_output, box, block_k), describe(source, box, block_c), partial,
         rows, columns, vertical.offset, horizontal.offset, boxes, boxes_per_split,
         G=groups, K=outputs, C=channels, R=taps_h, S=taps_w, STEP_H=vertical.step, STEP_W=horizontal.step,
-        BIAS=bias, CHANNELS_LAST=channels_last, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
+        BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
         PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_K=block_k, BLOCK_C=block_c, BOX_N=box[0], BOX_P=box[1], BOX_Q=box[2],
         num_warps=plan.warps, num_stages=plan.stages,

@@ -5,9 +5,8 @@ whatever lies outside: channels and images beyond the last, and the padding. So 
 the box, and the loop holds no mask and no address. (In the machine code for sm_90, beside gather.py: half the
 instructions a step and half the registers, both operands of wgmma in shared memory.)
 
-A box begins on a unit of 16 bytes, or the device meets an illegal instruction
-(https://github.com/triton-lang/triton/issues/7385). With channels innermost every box does; with width innermost (NCHW)
-those of most taps do not. So images in NCHW, and pixels of 25 channels, are copied first where they are read often.
+A box begins on a unit of 16 bytes, as it does with channels innermost; halo_nchw.py has the images in NCHW. Pixels that
+are no whole units, as of 25 channels, are copied first where they are read often.
 """
 
 from __future__ import annotations
@@ -22,22 +21,20 @@ from .launch import Gpu, Operand, ceil_div, fit, launch, needs_64_bit, pixel_box
 from .plans import Plan
 
 CHANNELS_LAST = (1, 0, 3, 4, 2)  # (N, G, C, H, W) as (G, N, H, W, C)
-CONTIGUOUS = (1, 0, 2, 3, 4)  # and as (G, N, C, H, W)
 BOXES = "boxes by the copy engine"
-IN_PLACE = Axis(1, 0, 0)
 COPIED_FROM = 4  # reads of each pixel; where there are fewer, a copy of the image is not worth its read and write
 
 
 # The idea: the GEMM of gather.py, both operands loaded box by box through descriptors into shared memory, from where
 #   wgmma reads them.
-# Layout: channels innermost, or width innermost (NCHW) by another box; the weight with channels or outputs innermost.
+# Layout: channels innermost; the weight with channels or outputs innermost.
 # Tile: BOX_N × BOX_P × BOX_Q pixels × BLOCK_N outputs, accumulated in fp32; BLOCK_C channels of one tap a step.
 #   wgmma takes its rows 64 at a time. OUTPUTS_FIRST makes the outputs the rows and leaves the pixels in shared memory;
 #   as rows, the compiler takes a box of pixels through registers (and does, where there are fewer than 64 outputs).
 # Bound: L2, which serves each pixel R·S times; memory sees it once.
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "offset_h", "offset_w"])
 def halo_gemm(
-    source,  # descriptor (G, N, H, W, C), or (G, N, C, H, W) unless CHANNELS_LAST
+    source,  # descriptor (G, N, H, W, C)
     weight,  # descriptor (G, R, S, K, C), or (G, R, S, C, K) unless WEIGHT_CHANNELS_LAST
     bias,  # (G·K) or None
     result,  # (N, G, K, P, Q)
@@ -47,7 +44,7 @@ def halo_gemm(
     offset_h, offset_w,
     RESULT_UNIT: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     STEP_H: tl.constexpr, STEP_W: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
+    WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the result need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -72,10 +69,7 @@ def halo_gemm(
         s = step // blocks_c % S
         h = first_p + r * STEP_H + offset_h
         w = first_q + s * STEP_W + offset_w
-        if CHANNELS_LAST:
-            pixels = source.load([g, first_n, h, w, c]).reshape(PIXELS, BLOCK_C)
-        else:
-            pixels = source.load([g, first_n, c, h, w]).reshape(BLOCK_C, PIXELS).T
+        pixels = source.load([g, first_n, h, w, c]).reshape(PIXELS, BLOCK_C)
         if WEIGHT_CHANNELS_LAST:
             filters = weight.load([g, r, s, first_k, c]).reshape(BLOCK_N, BLOCK_C)
         else:
@@ -115,22 +109,19 @@ def halo(
     """As `gather`, for a source that `why_never` and `why_not_in_place` have nothing against."""
     batch, groups, outputs, rows, columns = result.shape
     channels, taps_h, taps_w = weight.shape[2:]
-    channels_last = source.stride(2) == 1
-    box = pixel_box(plan.block_m, rows, columns, flat=not channels_last)
+    box = pixel_box(plan.block_m, rows, columns)
     block_n, block_c = fit(plan.block_n, outputs), fit(plan.block_c, channels)
     weight, weight_channels_last = described_weight(weight)
     writes = Operand.of(result)
     programs = ceil_div(batch, box[0]) * ceil_div(rows, box[1]) * ceil_div(columns, box[2])
     launch(
         halo_gemm, programs * ceil_div(outputs, block_n) * groups, result.device,
-        describe(source, channels_last, box, block_c),
-        TensorDescriptor(weight, weight.shape, strides(weight),
-                         [1, 1, 1, *((block_n, block_c) if weight_channels_last else (block_c, block_n))]),
+        describe(source, box, block_c), describe_weight(weight, weight_channels_last, block_n, block_c),
         bias, result, *writes.strides, 0 if bias is None else bias.stride(0),
         batch, rows, columns, vertical.offset, horizontal.offset,
         RESULT_UNIT=writes.unit, K=outputs, C=channels, R=taps_h, S=taps_w,
         STEP_H=vertical.step, STEP_W=horizontal.step,
-        CHANNELS_LAST=channels_last, WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
+        WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
         INDEX_64=needs_64_bit(result), PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_N=block_n, BLOCK_C=block_c, BOX_N=box[0], BOX_P=box[1], BOX_Q=box[2],
         num_warps=plan.warps, num_stages=plan.stages,
@@ -148,16 +139,12 @@ def why_never(images: torch.Tensor, *axes: Axis) -> str | None:
     return None
 
 
-def why_not_in_place(images: torch.Tensor, columns: Axis = IN_PLACE, taps: int = 1) -> str | None:
-    """Why it cannot load them from where they lie, under so many taps along the columns, in words; None if it can."""
-    if images.stride(2) != 1 and images.stride(4) != 1:
+def why_not_in_place(images: torch.Tensor) -> str | None:
+    """Why it cannot load them from where they lie, in words; None if it can."""
+    if images.stride(2) != 1:
         return "neither channels nor columns are innermost"
-    order = CHANNELS_LAST if images.stride(2) == 1 else CONTIGUOUS
-    unit = 16 // images.element_size()
-    if not aligned(images.permute(order)) or images.shape[2] % unit:
-        return "channels, rows or strides are not whole units of 16 bytes"
-    if order is CONTIGUOUS and any((columns.offset + tap * columns.step) % unit for tap in range(taps)):
-        return "boxes would begin off units of 16 bytes"
+    if not aligned(images.permute(CHANNELS_LAST)):
+        return "channels or strides are not whole units of 16 bytes"
     return None
 
 
@@ -200,15 +187,18 @@ def strides(tensor: torch.Tensor) -> list[int]:
     return found
 
 
-def describe(
-    images: torch.Tensor, channels_last: bool, box: tuple[int, int, int], channels: int
-) -> TensorDescriptor:
+def describe(images: torch.Tensor, box: tuple[int, int, int], channels: int) -> TensorDescriptor:
     """`images` (N, G, C, H, W) to be loaded in boxes of n × p × q pixels × channels of one group."""
-    n, p, q = box
-    view = images.permute(CHANNELS_LAST if channels_last else CONTIGUOUS)
-    return TensorDescriptor(
-        view, view.shape, strides(view), [1, n, p, q, channels] if channels_last else [1, n, channels, p, q]
-    )
+    view = images.permute(CHANNELS_LAST)
+    return TensorDescriptor(view, view.shape, strides(view), [1, *box, channels])
+
+
+def describe_weight(
+    weight: torch.Tensor, channels_last: bool, outputs: int, channels: int
+) -> TensorDescriptor:
+    """What `described_weight` gave, to be loaded in boxes of one tap."""
+    box = (outputs, channels) if channels_last else (channels, outputs)
+    return TensorDescriptor(weight, weight.shape, strides(weight), [1, 1, 1, *box])
 
 
 def described_weight(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:

@@ -100,13 +100,10 @@ def split_groups(tensor: torch.Tensor, dim: int, groups: int) -> torch.Tensor:
     return tensor.unflatten(dim, (groups, tensor.shape[dim] // groups))
 
 
-def pixel_box(pixels: int, rows: int, columns: int, flat: bool = False) -> tuple[int, int, int]:
-    """A box (n, p, q) of `pixels` positions, powers of two: as wide as the image, then as tall, then deep.
-
-    Not deep if `flat`: then it is as tall as need be.
-    """
+def pixel_box(pixels: int, rows: int, columns: int) -> tuple[int, int, int]:
+    """A box (n, p, q) of `pixels` positions, powers of two: as wide as the image, then as tall, then deep."""
     box_q = min(power_of_two(columns), pixels)
-    box_p = pixels // box_q if flat else min(power_of_two(rows), pixels // box_q)
+    box_p = min(power_of_two(rows), pixels // box_q)
     return pixels // (box_q * box_p), box_p, box_q
 
 

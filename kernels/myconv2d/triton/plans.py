@@ -26,12 +26,13 @@ from .launch import power_of_two
 
 VERSION = 1  # of the format and of what the kernels make of a plan: a file of another version is not read
 SHIPPED = Path(__file__).with_name("plans.json")
-PLAN = re.compile(r"(\d+) pixels × (\d+) outputs × (\d+) channels, (\d+) warps, (\d+) stages")
+PLAN = re.compile(r"(\d+) pixels × (\d+) outputs × (\d+) channels, (\d+) warps, (\d+) stages(, of a copy)?")
 
 
 class Plan(NamedTuple):
     """A tile of block_m pixels × block_n outputs, block_c channels a step; grad_weight: of block_n outputs × block_c
     channels, block_m pixels a step. Outputs and channels are limits: no tile is made larger than the layer needs.
+    `copied`: images in NCHW are copied to channels_last first, and the kernel is that of channels_last.
     """
 
     block_m: int
@@ -39,10 +40,12 @@ class Plan(NamedTuple):
     block_c: int
     warps: int
     stages: int
+    copied: bool = False
 
     def __str__(self) -> str:
-        m, n, c, warps, stages = self
-        return f"{m} pixels × {n} outputs × {c} channels, {warps} warps, {stages} stages"
+        m, n, c, warps, stages, copied = self
+        numbers = f"{m} pixels × {n} outputs × {c} channels, {warps} warps, {stages} stages"
+        return f"{numbers}, of a copy" if copied else numbers
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -54,7 +57,8 @@ class Plan(NamedTuple):
         match = PLAN.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f"{text!r} is not like {str(Plan(128, 64, 64, 4, 3))!r}")
-        plan = cls(*map(int, match.groups()))
+        *numbers, copied = match.groups()
+        plan = cls(*map(int, numbers), copied is not None)
         if not all(size == power_of_two(size) and 16 <= size <= 256 for size in plan[:3]):
             raise ValueError(f"{text!r}: sizes are powers of two from 16 to 256")
         if plan.warps not in (1, 2, 4, 8, 16) or not 1 <= plan.stages <= 8:
@@ -67,7 +71,7 @@ class Shape(NamedTuple):
 
     kernel: str
     arithmetic: str  # "half" (fp16, bf16), "tf32", "fp32" or "fp64"
-    layout: str  # halo: "channels_last" or "contiguous"; gather: "wide" (16-byte accesses) or "narrow"
+    layout: str  # "channels_last"; "contiguous" (NCHW, a plan may copy it); other gathers: "wide" (16 B) or "narrow"
     channels: int
     outputs: int
     taps: tuple[int, int]
@@ -128,9 +132,11 @@ def read(path: Path) -> PlanFile:
         raise ValueError("not a plan file")
     if content.get("version") != VERSION:
         raise ValueError(f"of version {content.get('version')}, and this is version {VERSION}")
-    return PlanFile(
-        str(content.get("origin")), {key: Plan.parse(text) for key, text in content["plans"].items()}
-    )
+    parsed = {key: Plan.parse(text) for key, text in content["plans"].items()}
+    for key, plan in parsed.items():
+        if plan.copied and key.split()[2:3] != ["contiguous"]:
+            raise ValueError(f"{key!r}: only what is contiguous is copied")
+    return PlanFile(str(content.get("origin")), parsed)
 
 
 def write(path: Path, file: PlanFile) -> None:

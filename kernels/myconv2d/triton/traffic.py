@@ -81,12 +81,22 @@ def _halo_gemm(a: dict, size: int) -> int:
     return size * STEPS["halo_gemm"](a) * a["BLOCK_C"] * (_box(a) + a["BLOCK_N"])
 
 
+def _halo_nchw_gemm(a: dict, size: int) -> int:
+    return (
+        size * STEPS["halo_nchw_gemm"](a) * a["BLOCK_C"] * (a["BOX_P"] * a["BOX_Q"] + a["S"] * a["BLOCK_N"])
+    )
+
+
 def _gather_gemm(a: dict, size: int) -> int:
     return size * STEPS["gather_gemm"](a) * a["BLOCK_C"] * (a["BLOCK_M"] + a["BLOCK_N"])
 
 
 def _grad_weight_halo(a: dict, size: int) -> int:
     return size * a["boxes_per_split"] * _box(a) * (a["BLOCK_K"] + a["BLOCK_C"])
+
+
+def _grad_weight_nchw(a: dict, size: int) -> int:
+    return size * a["boxes_per_split"] * a["BOX_P"] * a["BOX_Q"] * (a["BLOCK_K"] + a["BLOCK_C"])
 
 
 def _grad_weight_gather(a: dict, size: int) -> int:
@@ -117,8 +127,10 @@ def _block_grad_weight(a: dict, size: int) -> int:
 # What one program loads, images and weights, from its kernel's arguments by name and the bytes of an element.
 MOVED: dict[str, Callable[[dict, int], int]] = {
     "halo_gemm": _halo_gemm,
+    "halo_nchw_gemm": _halo_nchw_gemm,
     "gather_gemm": _gather_gemm,
     "grad_weight_halo_split": _grad_weight_halo,
+    "grad_weight_nchw_split": _grad_weight_nchw,
     "grad_weight_split": _grad_weight_gather,
     "block_forward": _block_forward,
     "block_grad_input": _block_grad_input,
@@ -128,6 +140,7 @@ MOVED: dict[str, Callable[[dict, int], int]] = {
 # Steps of one program's loop, where they do not depend on the batch.
 STEPS: dict[str, Callable[[dict], int]] = {
     "halo_gemm": lambda a: _steps(a, a["C"], a["BLOCK_C"], False),
+    "halo_nchw_gemm": lambda a: a["R"] * ceil_div(a["C"], a["BLOCK_C"]),
     "gather_gemm": lambda a: _steps(a, a["C"], a["BLOCK_C"], a["FLAT"]),
     "block_forward": lambda a: _feed_steps(a, 1) + _feed_steps(a, 2),
     "block_grad_input": lambda a: _steps(a, a["K"], a["BLOCK_K"], a["FLAT"]),

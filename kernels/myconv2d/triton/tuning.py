@@ -29,6 +29,21 @@ def asked_for() -> bool:
     return os.environ.get("MYCONV2D_TUNE", "") not in ("", "0")
 
 
+OF_COPIES = {  # kernels of images in NCHW, and those of a copy
+    "halo_nchw": "halo",
+    "gather": "halo",
+    "grad_weight_nchw": "grad_weight_halo",
+    "grad_weight_gather": "grad_weight_halo",
+}
+
+
+def copied(shape: Shape) -> Shape | None:
+    """`shape` with its images copied to channels_last, where a plan may ask for that."""
+    if shape.layout != "contiguous":
+        return None
+    return shape._replace(kernel=OF_COPIES[shape.kernel], layout="channels_last")
+
+
 def candidates(shape: Shape) -> list[Plan]:
     """What is worth timing for `shape`, the shipped plan first."""
     shipped = plans.find(shape, None).plan
@@ -42,15 +57,21 @@ def candidates(shape: Shape) -> list[Plan]:
         (4, 8),
         (2, 3, 4) if tensor_cores else (2,),
     )
-    return list(dict.fromkeys([shipped, *itertools.starmap(Plan, grid)]))
+    found = [shipped, *itertools.starmap(Plan, grid)]
+    if of_copy := copied(shape):
+        found += (plan._replace(copied=True) for plan in candidates(of_copy))
+    return list(dict.fromkeys(found))
 
 
 def near(shape: Shape) -> list[Plan]:
-    """Of these, the shipped plan and those that differ from it in one number: a dozen in place of hundreds."""
+    """Of these, the shipped plan and those that differ from it in one number, and the shipped one of a copy: a dozen in
+    place of hundreds."""
     shipped, *others = candidates(shape)
     outputs, channels = fit(shipped.block_n, max(shape.outputs, 32)), fit(shipped.block_c, shape.channels)
     alike = shipped._replace(block_n=outputs, block_c=channels)  # of this layer, the same kernel
-    return [shipped, *(plan for plan in others if sum(map(operator.ne, plan, alike)) == 1)]
+    one_apart = [plan for plan in others if not plan.copied and sum(map(operator.ne, plan, alike)) == 1]
+    of_copy = next((plan for plan in others if plan.copied), None)
+    return [shipped, *one_apart, *filter(None, [of_copy])]
 
 
 # Which plans are timed for a shape that has none of its own; None: that is not done.
