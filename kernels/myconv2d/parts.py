@@ -102,7 +102,7 @@ class Parts(NamedTuple):
 
 
 def materialised(input: Image, skip: Image | None) -> Tensor:
-    images = [i.materialise() if isinstance(i, Pending) else i for i in (input, skip) if i is not None]
+    images = [i.materialise() if isinstance(i, Pending) else i for i in (input, skip)]
     return images[0] if skip is None else torch.cat(images, dim=-3)
 
 
@@ -128,7 +128,8 @@ def convolution_operands(
     padding = _padding(conv)
     if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or padding is None:
         return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
-    feeds = [i if isinstance(i, Pending) else Pending(i) for i in (input, skip) if i is not None]
+    images = (input,) if skip is None else (input, skip)
+    feeds = [i if isinstance(i, Pending) else Pending(i) for i in images]
     for feed in feeds:
         if type(feed.tensor) not in (Tensor, nn.Parameter) or feed.tensor.dim() != 4:
             return "input or skip is no plain tensor of 4 dimensions"
@@ -144,8 +145,8 @@ def convolution_operands(
         if block_operators.preferred(device, backends.wanted) != "triton":
             return "autocast narrows plain operators"
         # Images and weights as in the framework's autocast; vectors and statistics stay wide.
-        weight, *images = autocast(weight, *(feed.tensor for feed in feeds))
-        feeds = [feed._replace(tensor=image) for feed, image in zip(feeds, images, strict=True)]
+        weight, *narrow = autocast(weight, *(feed.tensor for feed in feeds))
+        feeds = [feed._replace(tensor=image) for feed, image in zip(feeds, narrow, strict=True)]
     size = output_size((n, channels, *pixels), weight.shape, (1, 1), padding, (1, 1))
     if channels != weight.shape[1] or min(size[2:]) < 1:
         return "weight does not fit the input"
