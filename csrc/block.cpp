@@ -18,35 +18,43 @@ void require_float(const Tensor& tensor, int64_t dim, const char* name) {
                   "myconv2d: ", name, " of a block must be float32 with ", dim, " dimensions");
 }
 
-const float* vector_of(const MaybeTensor& tensor, int64_t size, const char* name) {
-  if (!tensor) return nullptr;
-  require_float(*tensor, 1, name);
-  STD_TORCH_CHECK(tensor->size(0) == size && (size < 2 || tensor->stride(0) == 1),
-                  "myconv2d: ", name, " of a block must be contiguous with one value per channel, ", size);
-  return static_cast<const float*>(tensor->const_data_ptr());
-}
-
 const float* data_of(const Tensor& tensor) { return static_cast<const float*>(tensor.const_data_ptr()); }
 float* mutable_data(const Tensor& tensor) {
   return tensor.numel() ? static_cast<float*>(tensor.mutable_data_ptr()) : nullptr;
 }
 
+// Vectors as the kernels read them, without gaps; what is copied for it lives as long as this does.
+class Vectors {
+ public:
+  const float* of(const MaybeTensor& tensor, int64_t size, const char* name) {
+    if (!tensor) return nullptr;
+    require_float(*tensor, 1, name);
+    STD_TORCH_CHECK(tensor->size(0) == size, "myconv2d: ", name, " of a block must have one value per channel, ", size);
+    if (size < 2 || tensor->stride(0) == 1) return data_of(*tensor);
+    return data_of(copies.emplace_back(torch::stable::contiguous(*tensor)));
+  }
+
+ private:
+  std::vector<Tensor> copies;
+};
+
 // The feeds as tensors that live as long as this does, and in numbers.
 struct FeedTensors {
   Tensor first;
   MaybeTensor second;
+  Vectors vectors;
   Feeds feeds;
   int64_t batch, channels, height, width;
 
   FeedTensors(const Tensor& input, const MaybeTensor& scale, const MaybeTensor& shift, bool upsample,
               const MaybeTensor& skip, const MaybeTensor& skip_scale, const MaybeTensor& skip_shift,
               bool skip_upsample) : feeds{} {
-    feeds.first = describe_feed(input, scale, shift, upsample, "input", first);
+    feeds.first = describe_feed(input, scale, shift, upsample, "input", first, vectors);
     batch = input.size(0), height = input.size(2) << upsample, width = input.size(3) << upsample;
     channels = input.size(1);
     if (!skip) return;
     Tensor kept;
-    feeds.second = describe_feed(*skip, skip_scale, skip_shift, skip_upsample, "skip", kept);
+    feeds.second = describe_feed(*skip, skip_scale, skip_shift, skip_upsample, "skip", kept, vectors);
     second = kept;
     STD_TORCH_CHECK(skip->size(0) == batch && skip->size(2) << skip_upsample == height &&
                         skip->size(3) << skip_upsample == width,
@@ -55,13 +63,13 @@ struct FeedTensors {
   }
 
   static Feed describe_feed(const Tensor& tensor, const MaybeTensor& scale, const MaybeTensor& shift, bool upsample,
-                            const char* name, Tensor& kept) {
+                            const char* name, Tensor& kept, Vectors& vectors) {
     require_float(tensor, 4, name);
     STD_TORCH_CHECK(scale.has_value() == shift.has_value(), "myconv2d: scale and shift of a feed belong together");
     kept = innermost(tensor);
     const int64_t channels = kept.size(1);
-    return {data_of(kept), strides_of(kept), channels, vector_of(scale, channels, "scale"),
-            vector_of(shift, channels, "shift"), upsample};
+    return {data_of(kept), strides_of(kept), channels, vectors.of(scale, channels, "scale"),
+            vectors.of(shift, channels, "shift"), upsample};
   }
 };
 
@@ -81,14 +89,15 @@ BlockResult block(const Tensor& input, const MaybeTensor& scale, const MaybeTens
                   const MaybeTensor& gamma, const MaybeTensor& beta, double eps, bool pool) {
   const FeedTensors feeds(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample);
   BlockForward b{};
+  Vectors vectors;
   b.conv = describe_block(feeds, weight, padding);
   const int64_t n = b.conv.batch, k = b.conv.out_channels, p = b.conv.out_height, q = b.conv.out_width;
   STD_TORCH_CHECK(gamma.has_value() == beta.has_value(), "myconv2d: gamma and beta of a block belong together");
   STD_TORCH_CHECK(gamma.has_value() || !pool, "myconv2d: pooling of a block needs gamma");
   b.input = feeds.feeds;
   b.weight = read(weight);
-  b.bias = vector_of(bias, k, "bias");
-  b.norm = {vector_of(gamma, k, "gamma"), vector_of(beta, k, "beta"), eps};
+  b.bias = vectors.of(bias, k, "bias");
+  b.norm = {vectors.of(gamma, k, "gamma"), vectors.of(beta, k, "beta"), eps};
   b.pool = pool;
   const Tensor raw = fresh(input, {n, k, pool ? p / 2 : p, pool ? q / 2 : q});
   const bool keeps = pool && keeps_full(b.conv);
@@ -98,11 +107,11 @@ BlockResult block(const Tensor& input, const MaybeTensor& scale, const MaybeTens
   if (pool) b.index = write(index);
   if (keeps) b.full = write(full);
   const std::vector<int64_t> size{gamma ? k : 0};
-  const Tensor vectors[4] = {fresh(input, size), fresh(input, size), fresh(input, size), fresh(input, size)};
-  b.scale = mutable_data(vectors[0]), b.shift = mutable_data(vectors[1]);
-  b.mean = mutable_data(vectors[2]), b.var = mutable_data(vectors[3]);
+  const Tensor results[4] = {fresh(input, size), fresh(input, size), fresh(input, size), fresh(input, size)};
+  b.scale = mutable_data(results[0]), b.shift = mutable_data(results[1]);
+  b.mean = mutable_data(results[2]), b.var = mutable_data(results[3]);
   kernels_for(Type::f32).block->forward(b, framework_threads());
-  return {raw, full, index, vectors[0], vectors[1], vectors[2], vectors[3]};
+  return {raw, full, index, results[0], results[1], results[2], results[3]};
 }
 
 Tensor block_inference(const Tensor& input, bool upsample, const MaybeTensor& skip, bool skip_upsample,
@@ -112,16 +121,17 @@ Tensor block_inference(const Tensor& input, bool upsample, const MaybeTensor& sk
   const FeedTensors feeds(input, std::nullopt, std::nullopt, upsample, skip, std::nullopt, std::nullopt,
                           skip_upsample);
   BlockInference b{};
+  Vectors vectors;
   b.conv = describe_block(feeds, weight, padding);
   b.input = feeds.feeds;
   b.weight = read(weight);
-  b.bias = vector_of(bias, b.conv.out_channels, "bias");
+  b.bias = vectors.of(bias, b.conv.out_channels, "bias");
   const int64_t k = b.conv.out_channels;
   STD_TORCH_CHECK(gamma.has_value() == beta.has_value() && gamma.has_value() == mean.has_value() &&
                       gamma.has_value() == var.has_value(),
                   "myconv2d: gamma, beta, mean and var of a block belong together");
-  b.norm = {vector_of(gamma, k, "gamma"), vector_of(beta, k, "beta"), eps};
-  b.mean = vector_of(mean, k, "mean"), b.var = vector_of(var, k, "var");
+  b.norm = {vectors.of(gamma, k, "gamma"), vectors.of(beta, k, "beta"), eps};
+  b.mean = vectors.of(mean, k, "mean"), b.var = vectors.of(var, k, "var");
   b.relu = relu, b.pool = pool;
   const Tensor output = fresh(input, {b.conv.batch, b.conv.out_channels, b.conv.out_height >> pool,
                                       b.conv.out_width >> pool});
@@ -159,6 +169,7 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
                               const std::vector<bool>& wanted) {
   const FeedTensors feeds(input, scale, shift, upsample, skip, skip_scale, skip_shift, skip_upsample);
   BlockBackward b{};
+  Vectors vectors;
   b.conv = describe_block(feeds, weight, padding);
   const int64_t n = b.conv.batch, k = b.conv.out_channels, p = b.conv.out_height, q = b.conv.out_width;
   require_float(grad_raw, 4, "grad_raw");
@@ -169,9 +180,9 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
   const Tensor grad = gamma ? innermost(grad_raw) : grad_raw;  // without batch norm, an image like any other
   b.input = feeds.feeds;
   b.weight = read(weight);
-  b.norm = {vector_of(gamma, k, "gamma"), nullptr, eps};
-  b.mean = vector_of(mean, k, "mean"), b.var = vector_of(var, k, "var");
-  b.grad_scale = vector_of(grad_scale, k, "grad_scale"), b.grad_shift = vector_of(grad_shift, k, "grad_shift");
+  b.norm = {vectors.of(gamma, k, "gamma"), nullptr, eps};
+  b.mean = vectors.of(mean, k, "mean"), b.var = vectors.of(var, k, "var");
+  b.grad_scale = vectors.of(grad_scale, k, "grad_scale"), b.grad_shift = vectors.of(grad_shift, k, "grad_shift");
   b.grad_raw = read(grad);
   b.pool = pool;
   std::optional<Tensor> values, chosen;  // as long as the kernels read them
@@ -210,7 +221,8 @@ BackwardResult block_backward(const Tensor& grad_raw, const MaybeTensor& grad_sc
 
 Tensor activate(const Tensor& raw, const Tensor& scale, const Tensor& shift, bool upsample) {
   Tensor kept;
-  const Feed feed = FeedTensors::describe_feed(raw, scale, shift, upsample, "raw", kept);
+  Vectors vectors;
+  const Feed feed = FeedTensors::describe_feed(raw, scale, shift, upsample, "raw", kept, vectors);
   const Tensor output = fresh(raw, {raw.size(0), raw.size(1), raw.size(2) << upsample, raw.size(3) << upsample});
   const Activation a{feed, raw.size(0), raw.size(2), raw.size(3)};
   if (output.numel()) kernels_for(Type::f32).block->activate(a, framework_threads(), write(output));
@@ -221,7 +233,8 @@ std::tuple<Tensor, Tensor, Tensor> activate_backward(const Tensor& grad, const T
                                                      const Tensor& shift, bool upsample) {
   require_float(grad, 4, "grad");
   Tensor kept;
-  const Feed feed = FeedTensors::describe_feed(raw, scale, shift, upsample, "raw", kept);
+  Vectors vectors;
+  const Feed feed = FeedTensors::describe_feed(raw, scale, shift, upsample, "raw", kept, vectors);
   STD_TORCH_CHECK(grad.size(0) == raw.size(0) && grad.size(1) == raw.size(1) &&
                       grad.size(2) == raw.size(2) << upsample && grad.size(3) == raw.size(3) << upsample,
                   "myconv2d: grad does not have the size of the activation");

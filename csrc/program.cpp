@@ -1,5 +1,6 @@
-// Runs a frozen network in one call (program.h). Images between the steps lie in this thread's scratch memory,
-// channels innermost; every size follows from the input's, so one program serves any batch.
+// Runs a frozen network in one call (program.h). Images between the steps lie together where results lie (results.h), not
+// in scratch memory, which every thread that ever called would keep; channels innermost. Every size follows from the
+// input's, so one program serves any batch.
 #include "program.h"
 
 #include <cstring>
@@ -8,7 +9,6 @@
 #include "block.h"
 #include "cpu/algorithm.h"
 #include "cpu/framework_threads.h"
-#include "cpu/scratch.h"
 
 namespace myconv2d {
 namespace {
@@ -45,7 +45,8 @@ class Run {
     int64_t floats = 0;
     for (int64_t i = 1; i <= count; ++i)
       if (i != whole && steps[i - 1].kind != Step::crop) floats += aligned(pictures[i].floats());
-    float* memory = static_cast<float*>(scratch(Scratch::images, floats * sizeof(float)));
+    const Tensor room = fresh(like, {floats});
+    float* memory = static_cast<float*>(room.mutable_data_ptr());
     int64_t origin[2] = {0, 0};  // of the result in the whole
     for (int64_t i = 1; i <= count; ++i) {
       const Step& step = steps[i - 1];
@@ -204,6 +205,7 @@ Tensor replay(const Tensor& input, const Tensor& steps, const Tensor& constants)
 std::tuple<Tensor, int64_t> pack(const Tensor& weight, const std::optional<Tensor>& bias, const IntList& input_size,
                                  const IntList& padding, int64_t first_channels, bool first_upsampled,
                                  bool second_upsampled) {
+  STD_TORCH_CHECK(input_size.size() == 4, "myconv2d: input_size takes four values");
   const Forward call(fresh(weight, input_size), weight, bias, {1, 1}, padding, {1, 1}, 1);
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Float && weight.is_contiguous(),
                   "myconv2d: weights to be packed must be contiguous float32");

@@ -25,7 +25,7 @@ def _at_hand():
     tensors |= {"pictures": torch.rand(3, 1, 32, 32), "target": torch.zeros(2, 8, 8).long()}
     network = colourize.networks.create("unet", filters=4).eval()
     step = {"step": lambda grey: network(grey).square().mean(), "batches": [(tensors["pictures"],)] * 4}
-    return {"torch": torch, "myconv2d": myconv2d, "network": network, **step, **tensors}
+    return {"torch": torch, "network": network, **step, **tensors}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,7 +7,7 @@ namespace myconv2d {
 
 // Each thread owns one buffer per purpose, so that the buffers of one call never overlap.
 enum class Scratch {
-  weights, phase_weights, partial_sums, panel, accumulators, band, turned, task_sums, vectors, images, count
+  weights, phase_weights, partial_sums, panel, accumulators, band, turned, task_sums, vectors, count
 };
 
 // At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread asks for the same purpose

@@ -26,7 +26,8 @@ def _fold(tensor: Tensor, dim: int, axis: int, groups: int) -> Tensor:
 
 def _unfold(tensor: Tensor, axis: int, groups: int, batch: int) -> Tensor:
     """The inverse of `_fold`; the vmapped axis comes out in front."""
-    tensor = tensor.unflatten(axis, (groups, batch, tensor.shape[axis] // (groups * batch)))
+    inner = tensor.shape[axis] // max(groups * batch, 1)  # batch 0: as in the framework
+    tensor = tensor.unflatten(axis, (groups, batch, inner))
     return tensor.movedim(axis + 1, 0).flatten(axis + 1, axis + 2)
 
 

@@ -176,6 +176,8 @@ def _native_problem(weight: Tensor | None, tensors: list[Tensor]) -> str | None:
     for tensor in tensors:
         if not (tensor.is_cpu and tensor.dtype is torch.float32):
             return f"the native fused kernels take float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
+        if tensor.layout is not torch.strided:
+            return f"the native fused kernels take dense tensors, not {tensor.layout}"
     if weight is not None:
         k, c, r, s = weight.shape
         if (r, s) != (3, 3) and not (max(r, s) <= 6 and min(k, c) <= 4):

@@ -106,8 +106,12 @@ class Frozen(nn.Module):
         """The program's output, where it is known to be the model's; else the model's own."""
         with self._lock, torch.no_grad(), torch.autocast("cpu", enabled=False):
             recorder = Recorder(input, (*self.model.parameters(), *self.model.buffers()))
-            with NoLooking(), recorder:
-                output = self.model(input)
+            try:
+                with NoLooking(), recorder:
+                    output = self.model(input)
+            except Refused:
+                self.model(input)  # whose own error, if this input is one, says more
+                raise
             program = recorder.program(output)
             replayed = program(input)
             if _same(replayed, output):

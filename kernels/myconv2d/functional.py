@@ -159,7 +159,7 @@ def _pad_same(input: Tensor, weight: Tensor, numbers: Numbers) -> tuple[Tensor, 
     total = [numbers.dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)]
     if total[0] % 2 or total[1] % 2:
         input = F.pad(input, (0, total[1] % 2, 0, total[0] % 2))
-    return input, numbers._replace(padding=_pair((total[0] // 2, total[1] // 2), "padding"))
+    return input, numbers._replace(padding=pair((total[0] // 2, total[1] // 2), "padding"))
 
 
 def _integer(value: Any, name: str) -> int:
@@ -175,7 +175,8 @@ def _integer(value: Any, name: str) -> int:
     raise TypeError(f"conv2d(): {name} must be made of integers, got {value!r} ({type(value).__name__})")
 
 
-def _pair(value: Any, name: str) -> tuple[int, int]:
+def pair(value: Any, name: str) -> tuple[int, int]:
+    """(vertical, horizontal) of what the framework takes for it: one integer, or one or two in a sequence."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
         return value
     values = value if isinstance(value, (tuple, list)) else (value,)
@@ -203,7 +204,7 @@ def _check(
     groups = _integer(groups, "groups")
     if groups <= 0:
         raise RuntimeError(f"conv2d(): non-positive groups is not supported, got groups={groups}")
-    stride, dilation = _pair(stride, "stride"), _pair(dilation, "dilation")
+    stride, dilation = pair(stride, "stride"), pair(dilation, "dilation")
     if stride[0] <= 0 or stride[1] <= 0:
         raise RuntimeError(f"conv2d(): non-positive stride is not supported, got stride={stride}")
     if dilation[0] <= 0 or dilation[1] <= 0:
@@ -220,7 +221,7 @@ def _check(
         pads = [dilation[i] * (weight.shape[2 + i] - 1) for i in range(2)] if padding == "same" else [0, 0]
         numbers = Numbers(stride, (0, 0), dilation, groups, backends.wanted)
     else:
-        padding = _pair(padding, "padding")
+        padding = pair(padding, "padding")
         if padding[0] < 0 or padding[1] < 0:
             raise RuntimeError(f"conv2d(): negative padding is not supported, got padding={padding}")
         pads = [2 * padding[0], 2 * padding[1]]

@@ -9,9 +9,10 @@ def release_memory() -> int:
     """Gives the system back the memory that is kept for large results, where none lives; returns how many bytes.
 
     A result of 256 KiB or more lies in a region of 64 MiB or more that stays with the process when its tensors die, up
-    to 1 GiB of such idle regions: fresh pages cost more than a small layer. This gives the idle ones back; a region of
-    which something is in use stays whole. myconv2d itself never needs this call, as with `torch.cuda.empty_cache`.
-    The storage of such a result cannot grow (`resize_`), as with `torch.from_numpy`.
+    to 1 GiB of such idle regions: fresh pages cost more than a small layer. So do the images between the layers of a
+    frozen network, while it runs. This gives the idle ones back; a region of which something is in use stays whole.
+    myconv2d itself never needs this call, as with `torch.cuda.empty_cache`. The storage of such a result cannot grow
+    (`resize_`), as with `torch.from_numpy`.
 
         >>> output = myconv2d.conv2d(torch.rand(1, 16, 256, 256), torch.rand(16, 16, 3, 3))
         >>> del output

@@ -11,7 +11,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from . import backends, block_operators
 from .block import Pending, block
-from .functional import AUTOCAST_DEVICES, autocast
+from .functional import AUTOCAST_DEVICES, autocast, pair
 from .modules import MyConv2d
 from .operators import overload
 from .shapes import output_size
@@ -102,8 +102,12 @@ class Parts(NamedTuple):
 
 
 def materialised(input: Image, skip: Image | None) -> Tensor:
-    images = [i.materialise() if isinstance(i, Pending) else i for i in (input, skip) if i is not None]
+    images = [i.materialise() if isinstance(i, Pending) else i for i in _given(input, skip)]
     return images[0] if skip is None else torch.cat(images, dim=-3)
+
+
+def _given(input: Image, skip: Image | None) -> tuple[Image, ...]:
+    return (input,) if skip is None else (input, skip)
 
 
 class Operands(NamedTuple):
@@ -128,7 +132,7 @@ def convolution_operands(
     padding = _padding(conv)
     if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1 or padding is None:
         return "fused kernels have stride 1, dilation 1, one group and zero padding, the same on both sides"
-    feeds = [i if isinstance(i, Pending) else Pending(i) for i in (input, skip) if i is not None]
+    feeds = [i if isinstance(i, Pending) else Pending(i) for i in _given(input, skip)]
     for feed in feeds:
         if type(feed.tensor) not in (Tensor, nn.Parameter) or feed.tensor.dim() != 4:
             return "input or skip is no plain tensor of 4 dimensions"
@@ -174,11 +178,10 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     if conv.padding_mode != "zeros":
         return None
     if not isinstance(conv.padding, str):
-        vertical, horizontal = conv.padding
-        return vertical, horizontal
+        return pair(conv.padding, "padding")
     if conv.padding == "valid":
         return 0, 0
-    r, s = conv.kernel_size
+    r, s = conv.weight.shape[2:]
     return (r // 2, s // 2) if r % 2 and s % 2 else None
 
 

@@ -78,6 +78,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func is _EMPTY:  # a batch norm makes one first; what reads it is refused
+            return func(*args, **kwargs)
         if func not in _SAME and func not in _RECORDED:
             with self, suppress(Refused):  # under inference_mode the framework has not taken it apart yet
                 if (output := func.decompose(*args, **kwargs)) is not NotImplemented:
@@ -118,7 +120,7 @@ class Recorder(TorchDispatchMode):
             raise Refused("freeze(): the network gives its input back")
         constants = _Constants()
         rows = [constants.row(step) for step in self.steps[:last]]
-        return Program(torch.tensor(rows), torch.cat(constants.parts))
+        return Program(torch.tensor(rows, device="cpu"), torch.cat(constants.parts))
 
     # ---- how each operator is recorded; arguments as in its schema ----
 
@@ -171,6 +173,7 @@ class Recorder(TorchDispatchMode):
 
 
 _ATEN, _OURS = torch.ops.aten, torch.ops.myconv2d
+_EMPTY = _ATEN.empty.memory_format
 _SAME = {_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default}  # the same values
 _RECORDED: dict[Any, Callable[..., Step]] = {
     _OURS.block_inference.native: Recorder._block_inference,
@@ -194,14 +197,14 @@ class _Constants:
     """Everything that steps read beside images, one behind the other, each on a cache line of its own."""
 
     def __init__(self) -> None:
-        self.parts: list[Tensor] = [torch.zeros(_LINE)]
+        self.parts: list[Tensor] = [torch.zeros(_LINE, dtype=torch.float32, device="cpu")]  # whatever the defaults
         self._size = _LINE
 
     def _add(self, tensor: Tensor | None) -> int:
         if tensor is None or tensor.numel() == 0:
             return -1
         begin, padding = self._size, -tensor.numel() % _LINE
-        self.parts += tensor.detach().contiguous().flatten(), torch.zeros(padding)
+        self.parts += tensor.detach().contiguous().flatten(), tensor.new_zeros(padding)
         self._size += tensor.numel() + padding
         return begin
 

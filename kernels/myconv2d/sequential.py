@@ -101,6 +101,8 @@ class FusedSequential(nn.Sequential):
             if parts is not None and isinstance(operands, Operands):
                 x = parts.run(operands)
                 last = last or _channels_last(parts.conv.weight)
+                if parts.norm is not None and parts.conv.out_channels == 1:
+                    last = False  # the framework's batch norm of one channel takes it for contiguous
             elif parts is not None and isinstance(x, Pending) and len(stage.modules) == 1:
                 x = conv_concat(parts.conv, x)
                 x = x if last else _contiguous(x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import autograd, backends
-from .functional import autocast, check_alike, check_tensors, of_complex
+from .functional import autocast, check_alike, check_tensors, of_complex, pair
 from .shapes import Numbers
 
 
@@ -54,6 +54,8 @@ def conv_transpose2d(
     if has_torch_function_variadic(*tensors):
         return handle_torch_function(conv_transpose2d, tensors, *tensors, *others)
     check_tensors(*tensors, "conv_transpose2d")
+    stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
+    output_padding = pair(output_padding, "output_padding")
     if input.dim() == 3:
         return conv_transpose2d(input.unsqueeze(0), weight, bias, *others).squeeze(0)
     if input.dim() != 4 or input.shape[1] != weight.shape[0]:

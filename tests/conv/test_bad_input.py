@@ -143,6 +143,10 @@ def test_blocks():
         ConvBlock(3, 4, resize="pooling")
     with pytest.raises(RuntimeError, match="to have 3 channels, but got 4"):
         ConvBlock(3, 4)(torch.randn(1, 3, 8, 8), skip=torch.randn(1, 1, 8, 8))
+    with pytest.raises(TypeError, match="argument 'input' must be Tensor, not NoneType"):
+        ConvBlock(3, 4)(None)
+    with pytest.raises(RuntimeError, match="should be the same kind of dense tensor.* torch.sparse_coo"):
+        ConvBlock(3, 4)(torch.randn(1, 3, 8, 8).to_sparse())
 
 
 ONE = (1, 1)

@@ -53,6 +53,35 @@ def test_training(fused, options, skip):
         theirs.load_state_dict(ours.state_dict())  # rounding must not add up: a ReLU may turn on it
 
 
+def test_vectors_with_gaps(fused):
+    """Parameters, statistics and gradients of vectors that are views of something larger, or of something smaller."""
+    ours = ConvBlock(3, 8, dtype=fused)
+    for owner, name in ((ours.conv, "bias"), (ours.norm, "weight"), (ours.norm, "bias")):
+        setattr(owner, name, nn.Parameter(torch.randn(16, dtype=fused)[::2]))
+    ours.norm.running_mean, ours.norm.running_var = torch.rand(8, 2, dtype=fused).unbind(1)
+    theirs, x = Plain(ours), torch.randn(2, 3, 6, 6, dtype=fused)
+    outputs = ours(x), theirs(x)
+    close(*outputs)
+    grads = (
+        torch.autograd.grad(output.square().sum(), module.parameters())
+        for output, module in zip(outputs, (ours, theirs), strict=True)
+    )
+    for our, their in zip(*grads, strict=True):
+        close(our, their, x.numel())
+    same_state(ours, theirs)
+    with torch.no_grad():
+        assert ours.eval().hindrance(x) is None
+        close(ours(x), theirs.eval()(x))
+    _, *vectors, _ = pending = ours.train()(x, pending=True)
+    apart = Pending(pending.tensor, *(torch.stack((v, v), 1)[:, 0] for v in vectors))
+    close(apart.materialise(), pending.materialise())
+    ones = torch.ones(8, dtype=fused), torch.ones(1, dtype=fused).expand(8)
+    dense, expanded = (
+        torch.autograd.grad(vectors, ours.conv.weight, (one, one), retain_graph=True) for one in ones
+    )
+    assert torch.equal(*dense, *expanded)
+
+
 @pytest.mark.parametrize(
     "change",
     [

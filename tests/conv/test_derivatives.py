@@ -169,6 +169,12 @@ def test_vmap_is_a_loop(operator, groups):
                 torch.testing.assert_close(gradient, truth)
 
 
+def test_jacobian_of_an_empty_batch():
+    x, w = torch.randn(0, 2, 4, 4), torch.randn(3, 2, 3, 3)
+    jacobians = [torch.func.jacrev(lambda x, f=f: f(x, w))(x) for f in (conv2d, F.conv2d)]
+    assert jacobians[0].shape == jacobians[1].shape == (0, 3, 2, 2, 0, 2, 4, 4)
+
+
 def test_nested_vmap():
     x, w, b = (torch.randn(s, dtype=torch.float64) for s in ((2, 3, 1, 2, 4, 4), (3, 4, 1, 2, 2), (2, 4)))
 

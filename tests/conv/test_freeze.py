@@ -77,6 +77,19 @@ def test_weights_are_packed_for_the_resolution_that_reads_them():
     assert low.numel() / high.numel() == (100 * 28) / (36 * 25)
     with pytest.raises(RuntimeError, match="first image has some of its channels"):
         torch.ops.myconv2d.pack(weight, None, (1, 25, 32, 32), (1, 1), 26, True, False)
+    with pytest.raises(RuntimeError, match="input_size takes four values"):
+        torch.ops.myconv2d.pack(weight, None, (1, 25, 32), (1, 1), 24, True, False)
+
+
+def test_whatever_the_default_type_and_device():
+    model, input = network(), pictures(1, 1, 8, 8)
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            frozen = freeze(model, input)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(frozen, model, input)
 
 
 class Convolutions(nn.Module):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import myconv2d
-from myconv2d import ConvBlock, freeze, native, use_backend
+from myconv2d import ConvBlock, MyConv2d, freeze, native, use_backend
 
 pytestmark = needs_native
 
@@ -59,6 +59,18 @@ def test_batch_statistics_are_refused():
     model[0].norm = nn.BatchNorm2d(8, track_running_stats=False)
     with pytest.raises(RuntimeError, match="statistics of the batch"):
         freeze(model, pictures(2, 1, 8, 8))
+
+
+def test_a_batch_norm_that_is_not_fused_is_named():
+    with pytest.raises(RuntimeError, match=r"the network calls aten\.native_batch_norm"):
+        freeze(nn.Sequential(MyConv2d(1, 8, 1), nn.BatchNorm2d(8)), pictures(1, 1, 8, 8))
+
+
+def test_what_the_network_refuses_it_says_itself():
+    """Not that it called, on the way there, what cannot be recorded."""
+    frozen = freeze(nn.Sequential(ConvBlock(1, 8, resize="pool")), pictures(1, 1, 8, 8))
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        frozen(pictures(1, 1, 1, 1))
 
 
 def test_hooks_see_plain_modules_and_so_are_refused():

@@ -123,6 +123,14 @@ def test_layout_of_grey_pictures(model_format, format, between):
             assert fuse(copy.deepcopy(plain))(x).stride() == plain(x).stride(), last
 
 
+def test_layout_after_batch_norm_of_one_channel():
+    model = nn.Sequential(conv(8, 1), nn.BatchNorm2d(1), nn.ReLU(), conv(1, 3), nn.BatchNorm2d(3), nn.ReLU())
+    x = torch.rand(2, 8, 6, 6).contiguous(memory_format=NHWC)
+    for last in (3, 6):
+        plain = model[:last]
+        assert fuse(copy.deepcopy(plain))(x).stride() == plain(x).stride(), last
+
+
 def test_lazy_modules():
     model = fuse(nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU()))
     x = torch.rand(2, 3, 8, 8)

@@ -54,6 +54,17 @@ def test_used_again_and_given_back():
     assert myconv2d.release_memory() >= size
 
 
+def test_what_lies_between_the_layers_of_a_frozen_network_is_given_back():
+    """16 MiB of it; its result is small."""
+    blocks = myconv2d.ConvBlock(1, 16), myconv2d.ConvBlock(16, 1, resize="pool")
+    frozen, picture = torch.nn.Sequential(*blocks), torch.rand(1, 1, 500, 500)
+    frozen = myconv2d.freeze(frozen, picture)
+    before = in_use()
+    myconv2d.release_memory()
+    frozen(picture)
+    assert in_use() == before and myconv2d.release_memory() >= 16 * 500 * 500 * 4
+
+
 def test_small_results_are_malloc_s():
     before = in_use()
     result = filled(1, 0.2)

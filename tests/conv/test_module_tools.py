@@ -1,12 +1,14 @@
 """The framework's tools take ours for an nn.Conv2d: hooks, parametrisations, fusion; and `convert`."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from myconv2d import MyConv2d, conv2d, convert
+from myconv2d import ConvBlock, MyConv2d, MyConvTranspose2d, conv2d, convert, fuse
 
 
 def test_hooks():
@@ -46,6 +48,23 @@ def test_reparametrised(tool):
     assert isinstance(ours, MyConv2d)
     for our, their in zip(*results, strict=True):
         torch.testing.assert_close(our, their)
+
+
+def test_numbers_set_after_construction():
+    """One integer, or a list, where the constructor leaves a pair: the framework's modules take these too."""
+    x = torch.randn(2, 4, 7, 6)
+    for value in (1, [1], [1, 1]):
+        plain = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3, stride=2))
+        for name in ("stride", "dilation", "padding"):
+            setattr(plain[0], name, value)
+            if name != "padding":  # of a transposed one, the framework wants a pair
+                setattr(plain[3], name, value)
+        ours = fuse(copy.deepcopy(plain))
+        ours[3].__class__ = MyConvTranspose2d
+        torch.testing.assert_close(ours(x), plain(x), rtol=1e-4, atol=1e-5)
+        block = ConvBlock(4, 6)
+        block.conv.padding = value
+        assert block.hindrance(x) is None and block(x).shape == (2, 6, 7, 6)
 
 
 def test_fusion_with_batch_norm():
