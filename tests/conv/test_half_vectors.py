@@ -15,7 +15,7 @@ ISAS = [name for name, runs_here in cpu.isas().items() if runs_here] if cpu.prob
 CHANNELS = 8, 9, 18, 21, 24, 25, 36  # whole vectors and halves of 4, 8 and 16 lanes, full and not, odd and even
 
 
-@pytest.mark.parametrize("channels", itertools.product(CHANNELS, repeat=2), ids=str)
+@pytest.mark.parametrize("channels", list(itertools.product(CHANNELS, repeat=2)), ids=str)
 def test_every_width_and_depth(channels, isa) -> None:
     case = Case(f"{channels}", 2, *channels, 12, 13)
     for name, layout in itertools.product(ISAS, ("contiguous", "channels_last")):
