@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .grad_weight_reduce import partial_sums, tile
+from .grad_weight_reduce import next_box, partial_sums, tile
 from .indexing import Axis, below, taps_and_channels
 from .launch import Operand, ceil_div, launch, needs_64_bit, pixel_box
 from .plans import Plan
@@ -118,13 +118,9 @@ def grad_weight_split(
             accumulator = tl.dot(a.T, b, accumulator, PRECISION, out_dtype=accumulator_type)
         if BIAS and tile_j == 0:
             bias_sum += tl.sum(a.to(accumulator_type), 0)
-        first_q += BOX_Q
-        next_p = first_q >= columns
-        first_q = tl.where(next_p, 0, first_q)
-        first_p += tl.where(next_p, BOX_P, 0)
-        next_n = first_p >= rows
-        first_p = tl.where(next_n, 0, first_p)
-        first_n += tl.where(next_n, BOX_N, 0)
+        first_n, first_p, first_q = next_box(
+            first_n, first_p, first_q, rows, columns, BOX_N, BOX_P, BOX_Q
+        )
 
     if CHANNELS_FIRST:
         accumulator = accumulator.T

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .grad_weight_reduce import partial_sums, tile
+from .grad_weight_reduce import next_box, partial_sums, store_tap, tile
 from .halo import describe
 from .indexing import Axis, below
 from .launch import ceil_div, launch, needs_64_bit, pixel_box
@@ -78,13 +78,7 @@ def grad_weight_halo_split(
                 bias_rows = tl.dot(ones, a, bias_rows)
             else:
                 bias_sum += tl.sum(a, 0)
-        q += BOX_Q
-        next_p = q >= columns
-        q = tl.where(next_p, 0, q)
-        p += tl.where(next_p, BOX_P, 0)
-        next_n = p >= rows
-        p = tl.where(next_n, 0, p)
-        n += tl.where(next_n, BOX_N, 0)
+        n, p, q = next_box(n, p, q, rows, columns, BOX_N, BOX_P, BOX_Q)
 
     if CHANNELS_FIRST:
         accumulator = accumulator.T
@@ -93,16 +87,11 @@ def grad_weight_halo_split(
     k = first_k + tl.arange(0, BLOCK_K)
     c = first_c + tl.arange(0, BLOCK_C)
     partial_rows = partial + ((split * G + g) * K + k) * (R * S * C + 1)
-    in_k = below(k, K, BLOCK_K)
-    tl.store(
-        partial_rows[:, None] + (tap * C + c)[None, :],
-        accumulator,
-        in_k[:, None] & below(c, C, BLOCK_C)[None, :],
-    )
+    store_tap(partial_rows, accumulator, k, c, tap, K, C, BLOCK_K, BLOCK_C)
     if BIAS and tile_j == 0:
         if HALF:
             bias_sum = tl.max(bias_rows, 0)
-        tl.store(partial_rows + R * S * C, bias_sum, in_k)
+        tl.store(partial_rows + R * S * C, bias_sum, below(k, K, BLOCK_K))
 
 
 def grad_weight_halo(

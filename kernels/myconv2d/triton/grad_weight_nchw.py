@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .grad_weight_reduce import partial_sums, tile
+from .grad_weight_reduce import next_box, partial_sums, store_tap, tile
 from .halo_nchw import describe_rows, is_flat, load_rows
 from .indexing import Axis, below
 from .launch import ceil_div, launch, needs_64_bit, power_of_two
@@ -97,13 +97,7 @@ def grad_weight_nchw_split(
                 bias_rows = tl.dot(ones, a.T, bias_rows)
             else:
                 bias_sum += tl.sum(a if OWNED == BOX_Q else tl.where(owned[None, :], a, 0.0), 1)
-        q += OWNED
-        next_p = q >= columns
-        q = tl.where(next_p, 0, q)
-        p += tl.where(next_p, BOX_P, 0)
-        next_n = p >= rows
-        p = tl.where(next_n, 0, p)
-        n += next_n.to(tl.int32)
+        n, p, q = next_box(n, p, q, rows, columns, 1, BOX_P, OWNED)
 
     if CHANNELS_FIRST:
         accumulator = accumulator.T
@@ -112,16 +106,11 @@ def grad_weight_nchw_split(
     k = first_k + tl.arange(0, BLOCK_K)
     c = first_c + tl.arange(0, BLOCK_C)
     partial_rows = partial + ((split * G + g) * K + k) * (R * S * C + 1)
-    in_k = below(k, K, BLOCK_K)
-    tl.store(
-        partial_rows[:, None] + (tap * C + c)[None, :],
-        accumulator,
-        in_k[:, None] & below(c, C, BLOCK_C)[None, :],
-    )
+    store_tap(partial_rows, accumulator, k, c, tap, K, C, BLOCK_K, BLOCK_C)
     if BIAS and tile_j == 0:
         if HALF:
             bias_sum = tl.max(bias_rows, 0)
-        tl.store(partial_rows + R * S * C, bias_sum, in_k)
+        tl.store(partial_rows + R * S * C, bias_sum, below(k, K, BLOCK_K))
 
 
 def grad_weight_nchw(

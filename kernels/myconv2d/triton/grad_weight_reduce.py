@@ -7,8 +7,33 @@ import triton
 import triton.language as tl
 
 from . import tuning
+from .indexing import below
 from .launch import ceil_div, fit, launch
 from .plans import Plan
+
+
+@triton.jit
+def next_box(n, p, q, rows, columns, BOX_N: tl.constexpr, BOX_P: tl.constexpr, BOX_Q: tl.constexpr):
+    """Where the box of pixels behind that at image n, row p and column q begins: columns first, images last."""
+    q += BOX_Q
+    next_p = q >= columns
+    q = tl.where(next_p, 0, q)
+    p += tl.where(next_p, BOX_P, 0)
+    next_n = p >= rows
+    p = tl.where(next_n, 0, p)
+    n += tl.where(next_n, BOX_N, 0)
+    return n, p, q
+
+
+@triton.jit
+def store_tap(partial_rows, sums, k, c, tap, K: tl.constexpr, C: tl.constexpr,
+              BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    """Outputs k × channels c of one tap, into the rows of the workspace that are those of k."""
+    tl.store(
+        partial_rows[:, None] + (tap * C + c)[None, :],
+        sums,
+        below(k, K, BLOCK_K)[:, None] & below(c, C, BLOCK_C)[None, :],
+    )
 
 
 # Adds up the splits of BLOCK elements of grad_weight and grad_bias, always in the same order, and rounds
