@@ -31,8 +31,9 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
     is done again at the first call, because a network's Python may go other ways for other sizes.
 
     What can be recorded: fused `ConvBlock`s and `conv_concat` (`explain_block` says whether a block is fused),
-    `MyConv2d`, padding that repeats the border, and cropping. Anything else is refused by its name. What only Python
-    knows, such as the time or a random number of its own, cannot be seen and stays as it was.
+    `MyConv2d`, enlarging twice (nearest) before one of these, padding that repeats the border, and cropping. Anything
+    else is refused by its name. What only Python knows, such as the time or a random number of its own, cannot be seen
+    and stays as it was.
 
     Args:
         model: float32, on the CPU; it is copied: what becomes of it later, its weights included, does not show.
@@ -40,7 +41,8 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
 
     Returns:
         A module that gives what `model.eval()` does, in channels_last, up to rounding (some 1e-6 of the largest value).
-        It has no derivatives, and may be called by several threads at once, copied and pickled.
+        It has no derivatives, and may be called by several threads at once, copied and pickled. `torch.export` and
+        traces see the network's own operators; `torch.compile` leaves the call to the library (a graph break).
 
     Raises:
         RuntimeError: the native library is not there or not wanted, or the network does what cannot be recorded.
@@ -75,6 +77,8 @@ class Frozen(nn.Module):
         self._programs: dict[torch.Size, Program] = {}
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+            return self.model(input)  # whoever reads the graph knows no programs
         program = self._programs.get(_checked(input).shape)
         return self._record(input) if program is None else program(input)
 

@@ -19,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import block_operators
 from .operators import LIBRARY
 
-REPLAYED = "fused ConvBlocks, conv_concat, MyConv2d, padding that repeats the border, and cropping"
+REPLAYED = (
+    "fused ConvBlocks, conv_concat, MyConv2d, enlarging twice (nearest) before one of these, padding that repeats the "
+    "border, and cropping"
+)
 _BLOCK, _CONVOLUTION, _PAD, _CROP = range(4)
 _LINE = 16  # floats of a cache line: where constants begin
 
@@ -72,6 +75,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, input: Tensor, constants: Iterable[Tensor]) -> None:
         super().__init__()
         self._images = {id(input): 0}
+        self._enlarged: dict[int, int] = {}  # twice, of these images; whoever convolves them does it
         self._constants = {id(tensor) for tensor in constants}
         self._alive: list[Any] = [input]  # as long as their ids mean them
         self.steps: list[Step] = []
@@ -80,7 +84,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _EMPTY:  # a batch norm makes one first; what reads it is refused
             return func(*args, **kwargs)
-        if func not in _SAME and func not in _RECORDED:
+        if func not in _SAME and func not in _RECORDED and not _doubles(func, args):
             with self, suppress(Refused):  # under inference_mode the framework has not taken it apart yet
                 if (output := func.decompose(*args, **kwargs)) is not NotImplemented:
                     return output
@@ -95,16 +99,28 @@ class Recorder(TorchDispatchMode):
             self._images[id(output if isinstance(output, Tensor) else output[0])] = len(self.steps)
         elif id(args[0]) in self._constants:
             self._constants.add(id(output))
+        elif func in _ENLARGE or id(args[0]) in self._enlarged:
+            self._enlarged[id(output)], _ = self.feed(args[0], func in _ENLARGE)
         else:
             self._images[id(output)] = self.image(args[0])
         return output
 
     def image(self, value: Any) -> int:
         """The number of an image that the input is or a step gave; refused for anything else."""
+        if id(value) in self._enlarged:
+            raise Refused("freeze(): the network enlarges an image that no fused convolution of stride 1 reads")
         if id(value) not in self._images:
             what = f"a tensor of {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise Refused(f"freeze(): the network has {what} where only the input or a recorded image can be")
         return self._images[id(value)]
+
+    def feed(self, value: Any, upsample: bool) -> tuple[int, bool]:
+        """An image for a convolution, and whether this one is to enlarge it."""
+        if id(value) not in self._enlarged:
+            return self.image(value), upsample
+        if upsample:
+            raise Refused("freeze(): the network enlarges an image more than twice before a convolution")
+        return self._enlarged[id(value)], True
 
     def constant(self, tensor: Tensor | None) -> Tensor | None:
         """A weight that stays; refused for any other, which may differ from call to call."""
@@ -141,20 +157,24 @@ class Recorder(TorchDispatchMode):
         return self._fused(input, upsample, skip, skip_upsample, weight, bias, padding)
 
     def _fused(self, input, upsample, skip, skip_upsample, weight, bias, padding) -> Step:
-        first, second = self.image(input), -1 if skip is None else self.image(skip)
+        first = self.feed(input, upsample)
+        second = (-1, False) if skip is None else self.feed(skip, skip_upsample)
         n, first_channels, *pixels = input.shape
         channels = first_channels + (0 if skip is None else skip.shape[1])
         return Step(
-            _BLOCK, first, upsample, second, skip_upsample, self.constant(weight), self.constant(bias),
+            _BLOCK, *first, *second, self.constant(weight), self.constant(bias),
             padding=tuple(padding), input_size=(n, channels, *(s * 2 if upsample else s for s in pixels)),
             first_channels=first_channels,
         )  # fmt: skip
 
     def _conv2d(self, input, weight, bias, stride, padding, dilation, groups) -> Step:
-        first, plain = self.image(input), groups == 1 and {*stride, *dilation} == {1}
-        kind = _BLOCK if plain and block_operators.problem(weight, input) is None else _CONVOLUTION
-        numbers = tuple(stride), tuple(padding), tuple(dilation), groups
-        step = Step(kind, first, False, -1, False, self.constant(weight), self.constant(bias), *numbers)
+        plain = groups == 1 and {*stride, *dilation} == {1}
+        kind = _BLOCK if plain and block_operators.problem("native", weight, input) is None else _CONVOLUTION
+        first = self.feed(input, False) if kind == _BLOCK else (self.image(input), False)
+        weights = self.constant(weight), self.constant(bias)
+        step = Step(
+            kind, *first, -1, False, *weights, tuple(stride), tuple(padding), tuple(dilation), groups
+        )  # fmt: skip
         return step._replace(input_size=tuple(input.shape), first_channels=input.shape[1])
 
     def _pad(self, input, padding) -> Step:
@@ -174,6 +194,7 @@ class Recorder(TorchDispatchMode):
 
 _ATEN, _OURS = torch.ops.aten, torch.ops.myconv2d
 _EMPTY = _ATEN.empty.memory_format
+_ENLARGE = {_ATEN.upsample_nearest2d.default, _ATEN.upsample_nearest2d.vec}
 _SAME = {_ATEN.detach.default, _ATEN.alias.default, _ATEN.clone.default}  # the same values
 _RECORDED: dict[Any, Callable[..., Step]] = {
     _OURS.block_inference.native: Recorder._block_inference,
@@ -183,6 +204,16 @@ _RECORDED: dict[Any, Callable[..., Step]] = {
     _ATEN.replication_pad2d.default: Recorder._pad,
     _ATEN.slice.Tensor: Recorder._crop,
 }
+
+
+def _doubles(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator enlarges an image exactly twice."""
+    if func not in _ENLARGE:
+        return False
+    input, size, *factors = args
+    if size is not None and list(size) != [2 * n for n in input.shape[2:]]:
+        return False
+    return all(factor in (None, 2.0, [2.0, 2.0]) for factor in factors)
 
 
 def _folded(weight, bias, gamma, beta, mean, var, eps) -> tuple[Tensor, Tensor]:

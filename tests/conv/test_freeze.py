@@ -128,7 +128,23 @@ class Blocks(nn.Module):
         ]
 
 
-@pytest.mark.parametrize("make, channels", [(Convolutions, 3), (Blocks, 2)])
+class Enlarging(nn.Module):
+    """Images that are enlarged as tensors, by a block and by the framework, and read alone and beside another."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = ConvBlock(3, 6, resize="pool")
+        self.b = nn.Sequential(ConvBlock(6, 9, resize="upsample"), ConvBlock(9, 5))
+        self.c = MyConv2d(6, 4, 3, padding=1)
+        self.last = MyConv2d(9, 3, 3, padding=1)
+
+    def forward(self, input):
+        a = self.a(input)
+        c = self.c(F.interpolate(a, scale_factor=2).contiguous())
+        return conv_concat(self.last, self.b(a), c)
+
+
+@pytest.mark.parametrize("make, channels", [(Convolutions, 3), (Blocks, 2), (Enlarging, 3)])
 def test_other_layers(make, channels):
     torch.manual_seed(1)
     model = randomise(make())
@@ -141,6 +157,8 @@ def test_inference_mode():
     model, input = network(), pictures(1, 1, 13, 18)
     with torch.inference_mode():
         assert_same(freeze(model, input), model, input)
+        enlarging = Enlarging()
+        assert_same(freeze(enlarging, pictures(1, 3, 16, 16)), enlarging, pictures(1, 3, 16, 16))
         with pytest.raises(RuntimeError, match=r"freeze\(\): the network calls aten"):
             freeze(Uses(lambda self, x: F.silu(self.layer(x))), input)
     frozen = freeze(model, input)
@@ -256,3 +274,13 @@ def test_more_shapes_than_are_kept():
     frozen = freeze(model, pictures(1, 1, 4, 4))
     for width in [*range(1, 70), 1, 2]:
         assert_same(frozen, model, pictures(1, 1, 4, width))
+
+
+def test_exporters_and_traces_see_the_networks_own_operators():
+    model, input = network(), pictures(1, 1, 32, 32)
+    frozen = freeze(model, input)
+    exported = torch.export.export(frozen, (input,))
+    operators = {node.target for node in exported.graph.nodes if node.op == "call_function"}
+    assert torch.ops.myconv2d.replay.default not in operators
+    assert_same(exported.module(), model, input)
+    assert_same(torch.jit.trace(frozen, (input,)), model, input)

@@ -21,6 +21,10 @@ def _random_weight(self, input):
     return myconv2d.conv2d(input, torch.ones(1, 1, 3, 3))
 
 
+def _twice(image):
+    return F.interpolate(image, scale_factor=2)
+
+
 @pytest.mark.parametrize(
     "work, words",
     [
@@ -29,7 +33,11 @@ def _random_weight(self, input):
         (lambda self, x: self.layer(x) + 1, "aten.add"),
         (lambda self, x: self.layer(x).mul_(2), "aten.mul_"),
         (lambda self, x: self.layer(F.pad(x, (1, 1, 1, 1))), "aten.constant_pad_nd"),
-        (lambda self, x: F.interpolate(self.layer(x), scale_factor=2), "aten.upsample_nearest2d"),
+        (lambda self, x: F.interpolate(self.layer(x), scale_factor=2), "enlarges an image that no fused"),
+        (lambda self, x: self.layer(F.interpolate(x, scale_factor=3)), "aten.upsample_nearest2d"),
+        (lambda self, x: self.layer(F.interpolate(x, scale_factor=(2, 1))), "aten.upsample_nearest2d"),
+        (lambda self, x: self.layer(F.interpolate(x, scale_factor=2, mode="bilinear")), "aten.upsample_bilinear2d"),
+        (lambda self, x: self.layer(_twice(_twice(x))), "more than twice"),
         (lambda self, x: F.conv2d(x, self.layer.weight), "aten.convolution"),
         (_by_value, "aten.sum"),
         (_random_weight, "aten.ones"),
