@@ -119,6 +119,8 @@ void block_forward(const BlockForward& b, const Threads& threads) {
 
 void block_inference(const BlockInference& b, const Threads& threads) {
   const int64_t channels = b.conv.out_channels;
+  if (!b.norm.gamma && !b.relu && !b.pool)
+    return convolve(b.conv, threads, b.input, b.weight, b.bias, output_planes(b.conv, b.output), b.ahead);
   float* scale = nullptr;
   if (b.norm.gamma) {  // relu(scale·y + shift)
     scale = static_cast<float*>(scratch(Scratch::vectors, 2 * channels * sizeof(float)));

@@ -18,6 +18,25 @@ inline void store_up_to(int64_t count, float* to, Lanes value) {
   else if (count > 0) FirstLanes(count).store(to, value);
 }
 
+// Batch norm and ReLU of a panel of results, in the registers of few_in_tiles.h.
+struct Activate {
+  Lanes scale[2], shift[2];
+  bool affine, with_relu;
+
+  MYCONV2D_INLINE Lanes operator()(Lanes value, int64_t vector) const {
+    if (affine) value = scale[vector] * value + shift[vector];
+    return with_relu ? relu<Lanes>(value) : value;
+  }
+};
+inline Activate finish_of(const InferenceSink& sink, int64_t first, int64_t channels) {
+  Activate result{{}, {}, sink.scale != nullptr, sink.with_relu};
+  for (int64_t v = 0; sink.scale && v < 2; ++v) {
+    result.scale[v] = load_up_to(channels - v * lanes, sink.scale + first + v * lanes);
+    result.shift[v] = load_up_to(channels - v * lanes, sink.shift + first + v * lanes);
+  }
+  return result;
+}
+
 // Room for rows of so many planes; `step` floats from one to the next.
 struct TurnedRows {
   int64_t step;
@@ -91,7 +110,18 @@ void turn_pixels(const P& source, const Window& window, float* planes, int64_t r
 
 inline void read_planes(const FeedSource& source, const Window& window, float* planes, int64_t row_step,
                         int64_t plane_step) {
-  if (source.channels > few_channels) return turn_pixels(source, window, planes, row_step, plane_step);
+  if (source.channels > few_channels) {
+    for (const Feed& part : source.parts) {
+      const FeedSource alone({part, {}}, source.height, source.width);
+      if (part.scale || part.upsample)
+        turn_pixels(alone, window, planes, row_step, plane_step);
+      else if (part.channels)
+        read_planes(Planes<const float>{part.data, part.strides, part.channels, source.height, source.width}, window,
+                    planes, row_step, plane_step);
+      planes += part.channels * plane_step;
+    }
+    return;
+  }
   fill_planes(source, window, planes, row_step, plane_step, [&](int64_t y, int64_t begin, int64_t end, float* to) {
     for (const Feed& part : source.parts) {
       if (!part.channels) continue;

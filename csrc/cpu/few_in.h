@@ -106,17 +106,18 @@ void pack_factors(const Correlation& p, const RowParts& parts, int64_t in_channe
 }
 
 // A window's rows of pixels by up to two vectors of out channels.
-template <typename T>
+template <typename T, typename Finish = AsItIs>
 void window_to_pixels(const Factors& factors, const Window& window, const float* weights, const float* start,
-                           int64_t start_step, int64_t channels, T* to, int64_t stride, int64_t row_stride) {
+                      int64_t start_step, int64_t channels, T* to, int64_t stride, int64_t row_stride,
+                      const Finish& finish = {}) {
   const int64_t vectors = ceil_div(channels, lanes);
   const FirstLanes last(channels - (vectors - 1) * lanes);
   const int64_t at_once = ceil_div(factors.pairs, ceil_div(factors.pairs, pairs_at_once(vectors)));
   for (int64_t y = 0; y < window.rows; ++y)
     for (int64_t pair = 0; pair < factors.pairs; pair += at_once)
-      multiply_to_pixels_for<T>(least(at_once, factors.pairs - pair), vectors)(
+      multiply_to_pixels_for<T, Finish>(least(at_once, factors.pairs - pair), vectors)(
           factors, factors.values + y * factors.pairs + pair, weights, start, start_step,
-          to + y * row_stride + 2 * pair * stride, stride, window.columns - 2 * pair, last);
+          to + y * row_stride + 2 * pair * stride, stride, window.columns - 2 * pair, last, finish);
 }
 
 // A window by a few out channels, whose planes lie as its pairs do: rows of 2 · pairs pixels, one behind the other.
@@ -238,9 +239,22 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
           continue;
         }
       }
-      float* band = static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float)));
-      window_to_pixels(factors, window, filters, start + first, padded, channels, band, panel, width * panel);
-      write_pixels(band, panel, window, first, channels, sink);
+      if constexpr (requires { finish_of(sink, first, channels); })
+        if (!sink.pool) {
+          const Strides& s = sink.strides;
+          window_to_pixels(factors, window, filters, start + first, padded, channels,
+                           sink.output + window.image * s.n + window.y * s.h + first, s.w, s.h,
+                           finish_of(sink, first, channels));
+          continue;
+        }
+      float* band = nullptr;
+      int64_t step = panel;
+      if constexpr (requires { rows_in_place(sink, window, first); })
+        if ((band = rows_in_place(sink, window, first))) step = sink.y_strides.w;
+      if (!band)
+        band = static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float)));
+      window_to_pixels(factors, window, filters, start + first, padded, channels, band, step, width * step);
+      write_pixels(band, step, window, first, channels, sink);
     }
   });
 }

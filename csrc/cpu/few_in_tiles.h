@@ -14,10 +14,15 @@ struct Factors {
   const int32_t (*terms)[2];    // where the factors of a term's y₀ (m₁, m₀) and y₁ (m₂, m₃) begin
 };
 
+struct AsItIs {  // what becomes of a result, of which vector of channels, before it is stored
+  MYCONV2D_INLINE Lanes operator()(Lanes value, int64_t) const { return value; }
+};
+
 // `pairs` pairs of pixels from v on by `vectors` vectors of channels, the last of which ends with `last`.
-template <typename T, int pairs, int vectors>
+template <typename T, typename Finish, int pairs, int vectors>
 void multiply_to_pixels(const Factors& factors, const float* v, const float* weights, const float* start,
-                        int64_t start_step, T* to, int64_t stride, int64_t pixels, const FirstLanes& last) {
+                        int64_t start_step, T* to, int64_t stride, int64_t pixels, const FirstLanes& last,
+                        const Finish& finish) {
 #pragma GCC unroll 12
   for (int i = 0; i < 2 * pairs; ++i)  // where the next tile's results go: stores that miss L2 would stall this one
 #pragma GCC unroll 2
@@ -59,29 +64,26 @@ void multiply_to_pixels(const Factors& factors, const float* v, const float* wei
 #pragma GCC unroll 2
     for (int m = 0; m < 2; ++m, to += stride) {
       if (2 * i + m >= pixels) return;
-      if constexpr (vectors == 2) store_vector<T, float>(to, y[m][i][0]);
-      last.store(to + (vectors - 1) * lanes, y[m][i][vectors - 1]);
+      if constexpr (vectors == 2) store_vector<T, float>(to, finish(y[m][i][0], 0));
+      last.store(to + (vectors - 1) * lanes, finish(y[m][i][vectors - 1], vectors - 1));
     }
 }
 
-template <typename T>
+template <typename T, typename Finish>
 using MultiplyToPixels = void (*)(const Factors&, const float*, const float*, const float*, int64_t, T*, int64_t,
-                                  int64_t, const FirstLanes&);
+                                  int64_t, const FirstLanes&, const Finish&);
 
 constexpr int64_t pairs_at_once(int64_t vectors) { return vectors == 2 ? max_rows / 2 : 6; }
 
-template <typename T>
-MultiplyToPixels<T> multiply_to_pixels_for(int64_t pairs, int64_t vectors) {
-  static constexpr MultiplyToPixels<T> one[] = {
-      multiply_to_pixels<T, 1, 1>, multiply_to_pixels<T, 2, 1>, multiply_to_pixels<T, 3, 1>,
-      multiply_to_pixels<T, 4, 1>, multiply_to_pixels<T, 5, 1>, multiply_to_pixels<T, 6, 1>};
-  static constexpr MultiplyToPixels<T> two[] = {
-      multiply_to_pixels<T, 1, 2>, multiply_to_pixels<T, 2, 2>, multiply_to_pixels<T, 3, 2>,
-#if MYCONV2D_REGISTERS == 32
-      multiply_to_pixels<T, 4, 2>, multiply_to_pixels<T, 5, 2>, multiply_to_pixels<T, 6, 2>
-#endif
+template <typename T, typename Finish>
+MultiplyToPixels<T, Finish> multiply_to_pixels_for(int64_t pairs, int64_t vectors) {
+  constexpr auto of = []<int vectors>(int64_t pairs) {
+    return [&]<int... pair>(std::integer_sequence<int, pair...>) {
+      static constexpr MultiplyToPixels<T, Finish> table[] = {multiply_to_pixels<T, Finish, pair + 1, vectors>...};
+      return table[pairs - 1];
+    }(std::make_integer_sequence<int, pairs_at_once(vectors)>());
   };
-  return (vectors == 2 ? two : one)[pairs - 1];
+  return vectors == 2 ? of.template operator()<2>(pairs) : of.template operator()<1>(pairs);
 }
 
 // Two vectors of pairs, from v on and `second` further on, by `channels` out channels, whose planes are to + k · plane.

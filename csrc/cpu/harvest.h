@@ -144,6 +144,13 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
   write(pixels, stride, window, first, channels, sink);
 }
 
+// Where a window's rows of pixels may be put before write_pixels() sees them there, if it is the image itself.
+inline float* rows_in_place(const BlockSink& sink, const Window& window, int64_t first) {
+  const Strides& s = sink.y_strides;
+  const bool in_a_row = window.columns == sink.width && s.h == sink.width * s.w;
+  return sink.pooled || !in_a_row ? nullptr : sink.y + window.image * s.n + window.y * s.h + first;
+}
+
 // ---- inference ------------------------------------------------------------------------------------------------
 struct InferenceSink {
   float* output;
