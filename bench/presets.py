@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from colourize import apply, pictures, presets, tables
+from colourize.commands.use import check_used
 from colourize.data import photos
 from colourize.evaluation import TRUTH, Evaluation, evaluate
 from colourize.runs import Run
@@ -36,6 +37,7 @@ _ROUNDS = 3
 def measure(names: Sequence[str], given: dict[str, Any], out: Path) -> list[Path]:
     """Measures these presets, with `given` settings beside them, one after the other; writes NAME-DATE.json of each."""
     chosen = {name: Settings(**presets.complete(name, None, given)) for name in names}
+    check_used(given, chosen.values())
     out.mkdir(parents=True, exist_ok=True)
     console, files = Console(), []
     for name, settings in chosen.items():

@@ -81,12 +81,15 @@ def epoch(
 
     Example: python -m bench epoch --data-dir cifar-10
     """
+    from colourize.commands.use import check_used
     from colourize.settings import Settings
 
     from .epoch import epoch as run
 
-    options = {"data": data, "data_dir": data_dir, "epochs": epochs, "limit": limit}
-    raise typer.Exit(run(Settings("classification", network.value, **options), rounds, out))
+    options = {"data": data, "epochs": epochs, "limit": limit} | ({"data_dir": data_dir} if data_dir else {})
+    settings = Settings("classification", network.value, **options)
+    check_used(options, [settings])
+    raise typer.Exit(run(settings, rounds, out))
 
 
 def presets(

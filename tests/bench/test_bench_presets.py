@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench import presets
+from colourize.files import UserError
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,9 @@ def test_what_is_timed_is_what_the_task_does(results):
     parts = {name: set(found["seconds"]["a megapixel"]) for name, (_, found) in results.items()}
     assert parts["best-superres"] == {"read", "made", "written"}
     assert parts["best-mean"] == parts["vivid-colour"] == parts["best-superres"] | {"made at full size"}
+
+
+def test_a_palette_that_no_preset_has_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--palette .* is for the tasks"):
+        presets.measure(["best-mean"], {"palette": "colours.npz"}, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from bench import epoch as module
 from bench import plain
 from bench.__main__ import app
+from colourize.files import UserError
 from colourize.settings import Settings
 from colourize.training import load_data, train
 
@@ -74,3 +75,9 @@ def test_ctrl_c_keeps_the_rounds_that_are_finished(tmp_path, monkeypatch, finish
 def test_a_network_that_plain_pytorch_has_not_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["epoch", "--network", "dilated-unet", "--out", str(tmp_path)])
     assert result.exit_code == 2 and "'unet', 'cnn'" in result.output
+
+
+def test_a_folder_that_nothing_would_be_read_from_is_refused(tmp_path):
+    words = ["epoch", "--data", "photos", "--data-dir", str(tmp_path), "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="--data-dir .* is for --data cifar10"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
