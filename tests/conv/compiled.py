@@ -14,15 +14,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from changed_sources import Change, switch, with_changes
 from torch import Tensor
 
 from bench.implementations import Implementation
 from myconv2d.shapes import empty_beside, output_size
 
-CSRC = Path(__file__).parents[2] / "csrc"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 _TYPES = {torch.float32: 1, torch.bfloat16: 3}  # enum class Type
 DTYPES = tuple(_TYPES)
@@ -68,30 +67,13 @@ def _two_tasks_at_a_time(tasks: int, context: int, body) -> None:
 _THREADS = _Threads(2, _two_tasks_at_a_time)
 
 
-class Change(NamedTuple):
-    """An expression in a file of csrc/, and another one of its type in its place."""
-
-    file: str
-    old: str
-    new: str
-
-
 class Kernels:
-    """The kernels for `DTYPES`, and versions of them with one change each.
-
-    All versions are one library ("mutant schemata"): a changed expression is `active_change == number ? new : old`.
-
-    Raises:
-        LookupError: `old` is not in the file exactly once, so that this change no longer means anything.
-    """
+    """The kernels for `DTYPES` in one library, and versions of them with one change each; see changed_sources.py."""
 
     def __init__(self, changes: Mapping[str, Change]) -> None:
         self._numbers = {name: number for number, name in enumerate(changes, 1)}
         with tempfile.TemporaryDirectory() as folder:
-            cpu = _copy_sources(Path(folder))
-            for name, change in changes.items():
-                _offer(name, change, self._numbers[name], cpu.parent)
-            library = _library(cpu)
+            library = _library(with_changes(changes, Path(folder)))
         self._active = ctypes.c_int.in_dll(library, "active_change")
         self._table = _KernelTable.in_dll(library, _TABLE)
         self.unchanged = _implementation("unchanged", self._table)
@@ -105,9 +87,9 @@ class Kernels:
             self._active.value = 0
 
 
-def _copy_sources(folder: Path) -> Path:
+def _library(csrc: Path) -> ctypes.CDLL:
     """Without fused blocks, which test_block_operators.py tests, and other types: most of the time to compile."""
-    cpu = shutil.copytree(CSRC, folder / "csrc") / "cpu"
+    cpu = csrc / "cpu"
     (cpu / "dispatch.cpp").unlink()
     (cpu / "block.cpp").write_text(_NO_BLOCKS)
     for enumerator, type in _LEFT_OUT.items():
@@ -116,24 +98,7 @@ def _copy_sources(folder: Path) -> Path:
             source = (cpu / file).read_text()
             assert source.count(text) == 1, text
             (cpu / file).write_text(source.replace(text, ""))
-    (cpu / "active_change.h").write_text('extern "C" int active_change;\n')
-    (cpu / "active_change.cpp").write_text("int active_change = 0;\n")
-    return cpu
-
-
-def _offer(name: str, change: Change, number: int, csrc: Path) -> None:
-    file, old, new = change
-    if (found := (CSRC / file).read_text().count(old)) != 1:
-        raise LookupError(
-            f"{name}: {old!r} occurs {found} times in csrc/{file}; bring the mutation up to date"
-        )
-    source = (csrc / file).read_text()
-    before, after = source.split(old)
-    (csrc / file).write_text(f"{before}(::active_change == {number} ? ({new}) : ({old})){after}")
-
-
-def _library(cpu: Path) -> ctypes.CDLL:
-    flags = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv", "-include", cpu / "active_change.h"]
+    flags = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv", *switch(csrc)]
     isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
     if not COMPILER.endswith("clang++"):
         flags += ["-fno-gnu-unique"]  # else the process's own portable kernels and these share static tables

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from compiled import COMPILER, DTYPES, Change, Kernels
+from changed_sources import Change
+from compiled import COMPILER, DTYPES, Kernels
 
 from bench.cases import select
 from bench.check import check
