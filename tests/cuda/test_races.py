@@ -86,5 +86,8 @@ def test_races_are_found(emulations: dict[str, Path], slip: str) -> None:
     name, operator, *_ = SLIPS[slip]
     case = Case(13, 3 if name == FEW else 8, 8, 9, 40, 3, 3, padding=(1, 1))
     change = list(CHANGES[name]).index(slip) + 1
-    result = run(emulations[name], case, operator, *WAYS[name][0], change=change)
+    for _ in range(3):  # it remembers a few accesses of each address only, so that one run may miss a race
+        result = run(emulations[name], case, operator, *WAYS[name][0], change=change)
+        if result.returncode == 66:
+            break
     assert result.returncode == 66 and "data race" in result.stderr, result.stdout + result.stderr
