@@ -1,10 +1,15 @@
-"""What every test starts from: one seed, the framework's default settings, hypothesis without a clock, and no given
-width of the terminal."""
+"""What every test starts from: one seed, the framework's default settings, hypothesis without a clock, no given width
+of the terminal, and threads that sleep while they wait."""
 
 import os
 from collections import Counter
 
 import pytest
+
+# Read as torch is imported, here and in every process that a test starts: of two tests on two cores each one's threads
+# would else spin on the cores that the other's need, for twice the time in all.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 from hypothesis import HealthCheck, settings
 

@@ -1,4 +1,4 @@
-"""The CPU kernels compiled from (changed) sources into a library of their own, as an Implementation for the
+"""The CPU kernels compiled from sources with changes into a library of their own, as Implementations for the
 checker.
 
 The portable kernels, float32 included, without the binding to torch: a table of three functions on plain
@@ -7,35 +7,25 @@ structs (csrc/cpu/kernels.h), called through ctypes.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from changed_sources import Change, switch, with_changes
 from torch import Tensor
 
 from bench.implementations import Implementation
 from myconv2d.shapes import empty_beside, output_size
 
-CSRC = Path(__file__).parents[2] / "csrc"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-_TYPES = {
-    torch.float64: 0,
-    torch.float32: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-}  # enum class Type
-_NAMES = {
-    torch.float64: ("f64", "double"),
-    torch.float32: ("f32", "float"),
-    torch.float16: ("f16", "float16"),
-    torch.bfloat16: ("bf16", "bfloat16"),
-}  # in C++
+_TYPES = {torch.float32: 1, torch.bfloat16: 3}  # enum class Type
+DTYPES = tuple(_TYPES)
+_LEFT_OUT = {"f64": "double", "f16": "float16"}
 _TABLE = "_ZN8myconv2d8portable5tableE"
 _NO_BLOCKS = """#include "kernels.h"
 namespace myconv2d::portable { extern const BlockKernels block_kernels; const BlockKernels block_kernels{}; }
@@ -77,69 +67,44 @@ def _two_tasks_at_a_time(tasks: int, context: int, body) -> None:
 _THREADS = _Threads(2, _two_tasks_at_a_time)
 
 
-def compiled(
-    name: str,
-    folder: Path,
-    dtypes: Collection[torch.dtype],
-    file: str | None = None,
-    old: str = "",
-    new: str = "",
-) -> Implementation:
-    """The kernels for `dtypes`, with `old` replaced by `new` in one file of csrc/; as they are if no file is given.
+class Kernels:
+    """The kernels for `DTYPES` in one library, and versions of them with one change each; see changed_sources.py."""
 
-    Raises:
-        LookupError: `old` is not in the file exactly once, so that this mutation no longer means anything.
-    """
-    objects = _objects(frozenset(dtypes))
-    if file:
-        text = (CSRC / file).read_text()
-        if (found := text.count(old)) != 1:
-            raise LookupError(
-                f"{name}: {old!r} occurs {found} times in csrc/{file}; bring the mutation up to date"
-            )
-        _copy_sources(folder, dtypes)
-        source = folder / "csrc" / file
-        source.write_text(source.read_text().replace(old, new))
-        for object in objects:
-            if f"csrc/{file}" in object.with_suffix(".d").read_text():  # what it was compiled from
-                objects = objects - {object} | {_object(folder / "csrc/cpu" / f"{object.stem}.cpp", "-O0")}
-    library = folder / "kernels.so"
-    subprocess.run([COMPILER, "-shared", *objects, "-o", library], check=True)
-    return _implementation(name, _KernelTable.in_dll(ctypes.CDLL(str(library)), _TABLE))
+    def __init__(self, changes: Mapping[str, Change]) -> None:
+        self._numbers = {name: number for number, name in enumerate(changes, 1)}
+        with tempfile.TemporaryDirectory() as folder:
+            library = _library(with_changes(changes, Path(folder)))
+        self._active = ctypes.c_int.in_dll(library, "active_change")
+        self._table = _KernelTable.in_dll(library, _TABLE)
+        self.unchanged = _implementation("unchanged", self._table)
+
+    @contextmanager
+    def changed(self, name: str) -> Iterator[Implementation]:
+        self._active.value = self._numbers[name]
+        try:
+            yield _implementation(name, self._table)
+        finally:
+            self._active.value = 0
 
 
-@cache
-def _objects(dtypes: frozenset[torch.dtype]) -> frozenset[Path]:
-    """The sources as they are, each compiled."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    _copy_sources(folder, dtypes)
-    sources = [path for path in (folder / "csrc/cpu").glob("*.cpp") if path.name != "dispatch.cpp"]
-    return frozenset(_object(source, "-O0") for source in sources)
-
-
-def _object(source: Path, level: str) -> Path:
-    object = source.with_suffix(".o")
-    flags = ["-std=c++20", level, "-w", "-fPIC", "-fwrapv", "-MMD"]
-    if not COMPILER.endswith("clang++"):
-        flags += ["-fno-gnu-unique"]  # else all libraries of this process share the first one's static tables
-    isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
-    subprocess.run([COMPILER, *flags, *isa, "-c", source, "-o", object], check=True)
-    return object
-
-
-def _copy_sources(folder: Path, dtypes: Collection[torch.dtype]) -> None:
+def _library(csrc: Path) -> ctypes.CDLL:
     """Without fused blocks, which test_block_operators.py tests, and other types: most of the time to compile."""
-    shutil.copytree(CSRC, folder / "csrc")
-    cpu = folder / "csrc" / "cpu"
+    cpu = csrc / "cpu"
+    (cpu / "dispatch.cpp").unlink()
     (cpu / "block.cpp").write_text(_NO_BLOCKS)
-    for dtype in set(_TYPES) - set(dtypes):
-        enumerator, type = _NAMES[dtype]
+    for enumerator, type in _LEFT_OUT.items():
         for file, text in (("kernels.cpp", f"case Type::{enumerator}: return call({type}{{}});"),
                            ("families.h", f"family(how, {type})")):  # fmt: skip
             source = (cpu / file).read_text()
             assert source.count(text) == 1, text
             (cpu / file).write_text(source.replace(text, ""))
+    flags = ["-std=c++20", "-O0", "-w", "-fPIC", "-shared", "-fwrapv", *switch(csrc)]
+    isa = ("-DMYCONV2D_ISA=portable", "-DMYCONV2D_VECTOR_BYTES=16")
+    if not COMPILER.endswith("clang++"):
+        flags += ["-fno-gnu-unique"]  # else the process's own portable kernels and these share static tables
+    path = cpu / "kernels.so"
+    subprocess.run([COMPILER, *flags, *isa, *sorted(cpu.glob("*.cpp")), "-o", path], check=True)
+    return ctypes.CDLL(str(path))
 
 
 def _implementation(name: str, table: _KernelTable) -> Implementation:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiled import COMPILER, CSRC
+from changed_sources import CSRC
+from compiled import COMPILER
 from torch import Tensor
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler here")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import subprocess
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-CSRC = Path(__file__).parents[2] / "csrc"
 SANITIZE = ("-fsanitize=address,alignment,bounds", "-fno-sanitize-recover")
 NOT_SERVED = 3  # exit code: the shape is not for these kernels
 
@@ -34,20 +33,12 @@ class Case:
         return [str(n) for n in numbers]
 
 
-def with_slip(folder: Path, name: str, right: str, wrong: str) -> Path:
-    """A copy of the sources, in `folder`, in which csrc/cuda/NAME says `wrong` where it says `right`."""
-    copy = Path(shutil.copytree(CSRC, folder / "csrc"))
-    file = copy / "cuda" / name
-    text = file.read_text()
-    assert text.count(right) == 1
-    file.write_text(text.replace(right, wrong))
-    return copy
-
-
-def emulate(program: Path, case: Case, *how: object) -> subprocess.CompletedProcess[str]:
-    """Runs one case, in the way that the first arguments of the emulation say."""
-    arguments = [*map(str, how), *case.arguments()]
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
+def emulate(program: Path, case: Case, *how: object, change: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs one case, in the way that the first arguments of the emulation say; with a change of changed_sources.py.
+    The first race that ThreadSanitizer sees is the end."""
+    command = [program, *map(str, how), *case.arguments()]
+    environment = {**os.environ, "ACTIVE_CHANGE": str(change), "TSAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 def assert_right(result: subprocess.CompletedProcess[str]) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, SANITIZE, Case, assert_caught, assert_right, emulate, with_slip
+from changed_sources import Change
+from emulated import SANITIZE, Case, assert_caught, assert_right, emulate
 
 OPERATORS = ["forward", "grad_input", "grad_weight"]
 LAYOUTS = ["contiguous", "channels_last", "permuted", "expanded"]
@@ -44,7 +45,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def emulation(compile_emulation: Callable[..., Path]) -> Path:
-    return compile_emulation("emulation.cpp", CSRC, *SANITIZE)
+    return compile_emulation("emulation.cpp", *SANITIZE)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -83,18 +84,40 @@ def test_splits_follow_from_the_shape_and_are_many(emulation: Path) -> None:
 
 # Wrong kernels, each a plausible slip: (operator that must fail, file, what it says, the slip).
 WRONG = {
-    "halo off by one": ("forward", "correlation.h", "dilation, -padding, 0", "dilation, 1 - padding, 0"),
-    "missing group offset": ("forward", "correlate.h", "(group_) * shape.channels", "(0) * shape.channels"),
-    "dropped bias": ("forward", "correlate.h", "if (args_.bias) value", "if (false) value"),
-    "wrong residue": ("grad_input", "correlation.h", "shift = residue + padding", "shift = padding"),
-    "lost pixel": ("grad_weight", "grad_weight.h", "shape.split_pixels, ", "shape.split_pixels - 1, "),
+    "halo off by one": ("forward", "correlation.h", "-padding", "1 - padding"),
+    "missing group offset": (
+        *("forward", "correlate.h"),
+        *("static_cast<int64_t>(group_) * shape.channels", "static_cast<int64_t>(0) * shape.channels"),
+    ),
+    "dropped bias": (
+        *("forward", "correlate.h"),
+        *("static_cast<Accumulator>(args_.bias[(first + n) * args_.bias_stride])", "Accumulator(0)"),
+    ),
+    "wrong residue": ("grad_input", "correlation.h", "residue + padding", "padding"),
+    "lost pixel": (
+        *("grad_weight", "grad_weight.h"),
+        *("first_pixel_ + shape.split_pixels", "first_pixel_ + shape.split_pixels - 1"),
+    ),
     "stage read too early": ("forward", "tile.h", "thread.multiply(step & 1)", "thread.multiply(~step & 1)"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("slip", WRONG)
-def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
-    operator, *change = WRONG[slip]
-    program = compile_emulation("emulation.cpp", with_slip(tmp_path, *change), "-DSIMT_ONLY")
+@pytest.fixture(scope="module")
+def wrong_emulation(compile_emulation: Callable[..., Path]) -> Path:
+    changes = {slip: Change(f"cuda/{file}", *change) for slip, (_, file, *change) in WRONG.items()}
+    return compile_emulation("emulation.cpp", "-DSIMT_ONLY", changes=changes)
+
+
+def emulate_slip(program: Path, operator: str, change: int):
     case = Case(2, 8, 29, 13, 6, 3, 3, stride=(2, 2), padding=(1, 1), groups=2)
-    assert_caught(emulate(program, case, operator, "simt", 8, "contiguous"))
+    return emulate(program, case, operator, "simt", 8, "contiguous", change=change)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_slip_no_mistake(wrong_emulation: Path, operator: str) -> None:
+    assert_right(emulate_slip(wrong_emulation, operator, 0))
+
+
+@pytest.mark.parametrize(("change", "slip"), list(enumerate(WRONG, 1)))
+def test_wrong_kernels_are_caught(wrong_emulation: Path, change: int, slip: str) -> None:
+    assert_caught(emulate_slip(wrong_emulation, WRONG[slip][0], change))

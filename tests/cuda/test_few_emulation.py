@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, NOT_SERVED, SANITIZE, Case, assert_caught, assert_right, emulate, with_slip
+from changed_sources import Change
+from emulated import NOT_SERVED, SANITIZE, Case, assert_caught, assert_right, emulate
 
 OPERATORS = ("forward", "grad_input", "grad_weight")
 LAYOUTS = ("contiguous", "channels_last", "permuted", "expanded")
@@ -42,7 +43,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def emulation(compile_emulation: Callable[..., Path]) -> Path:
-    return compile_emulation("few_emulation.cpp", CSRC, "-O1", *SANITIZE)
+    return compile_emulation("few_emulation.cpp", "-O1", *SANITIZE)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -92,20 +93,46 @@ def test_channels_last_moves_16_bytes_at_a_time(emulation: Path) -> None:
 
 # Wrong kernels, each a plausible slip: (operator that must fail, file, what it says, the slip).
 WRONG = {
-    "halo off by one": ("forward", "few_channels.h", "h.step + h.origin + line", "h.step + h.origin + 1 + line"),
+    "halo off by one": (
+        *("forward", "few_channels.h"),
+        *("first_row * h.step + h.origin + line", "first_row * h.step + h.origin + 1 + line"),
+    ),
     "taps not turned round": ("grad_input", "few_channels.h", "tap_step = -tap_step", "tap_step = tap_step"),
-    "a filter chunk too far": ("forward", "few_in.h", "lane * chunk, args_.lanes", "lane * chunk + 4, args_.lanes"),
-    "slice of the one before": ("grad_input", "few_out.h", "filter_ + (first + c)", "filter_ + c"),
-    "a lane forgotten": ("grad_input", "few_out.h", "(int lane = 0; lane", "(int lane = 1; lane"),
+    "a filter chunk too far": (
+        *("forward", "few_in.h"),
+        *("write(pixel, lane * chunk, args_.lanes.value * chunk, sum)",
+          "write(pixel, lane * chunk + 4, args_.lanes.value * chunk, sum)"),
+    ),
+    "slice of the one before": (
+        *("grad_input", "few_out.h"),
+        *("filter_ + (first + c) * taps * most_few", "filter_ + c * taps * most_few"),
+    ),
+    "a lane forgotten": ("grad_input", "few_out.h", "lane < args_.lanes.value", "lane < args_.lanes.value - 1"),
     "lost rectangle": ("grad_weight", "few_grad_weight.h", "number + 1 < rectangles", "number + 2 < rectangles"),
-    "halo of one image for all": ("grad_weight", "few_channels.h", "grid.tile.images + image;", "grid.tile.images;"),
-    "bias forgotten": ("grad_weight", "few_grad_weight.h", "group != 0 || !sums", "group < 3 || !sums"),
+    "halo of one image for all": (
+        *("grad_weight", "few_channels.h"),
+        *("static_cast<int64_t>(images) * grid.tile.images + image", "static_cast<int64_t>(images) * grid.tile.images"),
+    ),
+    "bias forgotten": ("grad_weight", "few_grad_weight.h", "group != 0", "group < 3"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("slip", WRONG)
-def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
-    operator, *change = WRONG[slip]
-    program = compile_emulation("few_emulation.cpp", with_slip(tmp_path, *change))
+@pytest.fixture(scope="module")
+def wrong_emulation(compile_emulation: Callable[..., Path]) -> Path:
+    changes = {slip: Change(f"cuda/{file}", *change) for slip, (_, file, *change) in WRONG.items()}
+    return compile_emulation("few_emulation.cpp", changes=changes)
+
+
+def emulate_slip(program: Path, operator: str, change: int):
     case = Case(290, 3, 5, 6, 40, 3, 3, padding=(1, 1))
-    assert_caught(emulate(program, case, operator, "fp32", "contiguous", "channels_last"))
+    return emulate(program, case, operator, "fp32", "contiguous", "channels_last", change=change)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_slip_no_mistake(wrong_emulation: Path, operator: str) -> None:
+    assert_right(emulate_slip(wrong_emulation, operator, 0))
+
+
+@pytest.mark.parametrize(("change", "slip"), list(enumerate(WRONG, 1)))
+def test_wrong_kernels_are_caught(wrong_emulation: Path, change: int, slip: str) -> None:
+    assert_caught(emulate_slip(wrong_emulation, WRONG[slip][0], change))

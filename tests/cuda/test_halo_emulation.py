@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from emulated import CSRC, NOT_SERVED, SANITIZE, Case, assert_caught, assert_right, emulate, with_slip
+from changed_sources import Change
+from emulated import NOT_SERVED, SANITIZE, Case, assert_caught, assert_right, emulate
 
 OPERATORS = ("forward", "grad_input")
 TYPES = ("tf32", "16-bit")
@@ -57,7 +58,7 @@ def emulate_halo(
 
 @pytest.fixture(scope="module")
 def emulation(compile_emulation: Callable[..., Path]) -> Path:
-    return compile_emulation("halo_emulation.cpp", CSRC, "-O1", *SANITIZE)
+    return compile_emulation("halo_emulation.cpp", "-O1", *SANITIZE)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -122,32 +123,48 @@ def test_what_it_does_not_serve(emulation: Path) -> None:
         assert result.returncode == NOT_SERVED and reason in result.stdout
 
 
-# Wrong kernels, each a plausible slip: what halo.h (or another file) says, the slip.
+# Wrong kernels, each a plausible slip in halo.h: what it says, the slip.
+IMAGE = "operand(stages_ + multiplied_.stage * shape.tile.stage() + pixel * 16, {})"
+FILTERS = "operand(filters_ + first_chunk * shape.filter_plane(), shape.{})"
 WRONG = {
-    "strides of chunks and rows swapped": ("16, plane, columns * 16)", "16, columns * 16, plane)"),
-    "halo as wide as its tile": ("columns = shape.tile.halo_columns(),", "columns = shape.tile.columns(),"),
-    "patches a row apart": ("row_ = in_image / tile.across * patch_side", "row_ = in_image / tile.across"),
-    "filters without padding": ("shape.filter_plane(), 8 * 16)", "shape.columns * 16, 8 * 16)"),
+    "strides of chunks and rows swapped": (IMAGE.format("plane, columns * 16"), IMAGE.format("columns * 16, plane")),
+    "halo as wide as its tile": ("shape.tile.halo_columns()", "shape.tile.columns()"),
+    "patches a row apart": ("in_image / tile.across * patch_side", "in_image / tile.across"),
+    "filters without padding": (FILTERS.format("filter_plane(), 8 * 16"), FILTERS.format("columns * 16, 8 * 16")),
     "filters in their own order": ("column_of(filter) * 16", "filter * 16"),
-    "taps not turned": ("halo_taps - 1 - tap : tap", "tap : tap"),
-    "descriptor in bytes": ("next_rows >> 4) << 32", "next_rows) << 32", "wgmma.h"),
-    "halo off by one": ("x = corner.x + column - 1", "x = corner.x + column"),
-    "chunks multiplied twice": ("a += step_chunks * plane / 16", "a += plane / 16"),
-    "sum of the tile before": ("add = multiplied_.block != 0", "add = true"),
+    "taps not turned": ("args_.turned ? halo_taps - 1 - tap : tap", "tap"),
+    "descriptor in bytes": (FILTERS.format("filter_plane(), 8 * 16"), FILTERS.format("filter_plane(), 8 * 16 << 4")),
+    "halo off by one": ("corner.x + column - 1", "corner.x + column"),
+    "chunks multiplied twice": ("step_chunks * plane / 16", "plane / 16"),
+    "sum of the tile before": ("multiplied_.block != 0", "true"),
     "bias of other filters": ("bias()[filter + i]", "bias()[i]"),
-    "edge forgotten": ("x >= shape.width) continue", "x >= shape.width - 1) continue"),
-    "copies not waited for": ("wait<halo_stages - 2>", "wait<halo_stages - 1>"),
-    "copies not published": ("    Machine::publish();\n", ""),
-    "stage overwritten": ("stage == halo_stages - 1 ? 0", "stage == halo_stages - 2 ? 0"),
-    "chunk of zeros left out": ("first_chunk + plane >= shape.chunks)", "first_chunk + plane >= shape.chunks - 1)"),
+    "edge forgotten": ("y >= shape.height || x >= shape.width", "y >= shape.height || x >= shape.width - 1"),
+    "copies not waited for": ("Machine::template wait<halo_stages - 2>()", "Machine::template wait<halo_stages - 1>()"),
+    "copies not published": ("Machine::publish()", "void()"),
+    "stage overwritten": ("stage == halo_stages - 1 ? 0 : stage + 1", "stage == halo_stages - 2 ? 0 : stage + 1"),
+    "chunk of zeros left out": ("first_chunk + plane >= shape.chunks", "first_chunk + plane >= shape.chunks - 1"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("slip", WRONG)
-def test_wrong_kernels_are_caught(compile_emulation: Callable[..., Path], tmp_path: Path, slip: str) -> None:
-    right, wrong, *file = WRONG[slip]
-    program = compile_emulation("halo_emulation.cpp", with_slip(tmp_path, *(file or ["halo.h"]), right, wrong))
+@pytest.fixture(scope="module")
+def wrong_emulation(compile_emulation: Callable[..., Path]) -> Path:
+    changes = {slip: Change("cuda/halo.h", *change) for slip, change in WRONG.items()}
+    return compile_emulation("halo_emulation.cpp", "-O1", changes=changes)
+
+
+def emulate_slip(program: Path, operator: str, arrivals: str, change: int):
+    case = layer(2, 72, 19, 18, 40)
+    return emulate(program, case, operator, "16-bit", arrivals, "channels_last", 32, 1, 2, 2, change=change)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("arrivals", ARRIVALS)
+def test_no_slip_no_mistake(wrong_emulation: Path, operator: str, arrivals: str) -> None:
+    assert_right(emulate_slip(wrong_emulation, operator, arrivals, 0))
+
+
+@pytest.mark.parametrize(("change", "slip"), list(enumerate(WRONG, 1)))
+def test_wrong_kernels_are_caught(wrong_emulation: Path, change: int, slip: str) -> None:
     operator = "grad_input" if slip == "taps not turned" else "forward"
     arrivals = "early" if slip == "stage overwritten" else "late"
-    case = layer(2, 72, 19, 18, 40)
-    assert_caught(emulate_halo(program, case, operator, "16-bit", arrivals, tiling=(32, 1, 2, 2)))
+    assert_caught(emulate_slip(wrong_emulation, operator, arrivals, change))
