@@ -29,7 +29,7 @@ FRAMEWORK_SAYS = (  # of itself, where it is asked for what we compare with
 )
 
 
-FIRST = "test_interpreter.py", "test_mutations.py", "test_notebooks.py"  # few tests, but minutes: not to be the tail
+FIRST = "test_interpreter.py", "test_notebooks.py"  # few tests, but minutes: not to be the tail
 
 
 def pytest_configure(config):
