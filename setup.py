@@ -25,7 +25,7 @@ from setuptools.command.build import build
 
 ROOT = Path(__file__).parent.resolve()
 PACKAGE = ROOT / "kernels" / "myconv2d"
-OLDEST_TORCH = (2, 10)
+OLDEST_TORCH = (2, 11)
 
 
 def find_torch() -> Path | None:

@@ -135,7 +135,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     """
     global wanted
     before = wanted
-    wanted = None if name in (None, "auto") else _known(name, "use_backend")
+    wanted = None if name is None or name == "auto" else _known(name, "use_backend")
     try:
         yield
     finally:
