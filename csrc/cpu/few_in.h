@@ -247,14 +247,13 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
                            finish_of(sink, first, channels));
           continue;
         }
-      float* band = nullptr;
-      int64_t step = panel;
-      if constexpr (requires { rows_in_place(sink, window, first); })
-        if ((band = rows_in_place(sink, window, first))) step = sink.y_strides.w;
-      if (!band)
-        band = static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float)));
-      window_to_pixels(factors, window, filters, start + first, padded, channels, band, step, width * step);
-      write_pixels(band, step, window, first, channels, sink);
+      PixelRows rows{};
+      if constexpr (requires { rows_in_place(sink, window, first); }) rows = rows_in_place(sink, window, first);
+      if (!rows.data)
+        rows = {static_cast<float*>(scratch(Scratch::accumulators, window.rows * width * panel * sizeof(float))), panel};
+      window_to_pixels(factors, window, filters, start + first, padded, channels, rows.data, rows.step,
+                       width * rows.step);
+      write_pixels(rows.data, rows.step, window, first, channels, sink);
     }
   });
 }

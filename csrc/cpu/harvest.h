@@ -21,6 +21,11 @@ MYCONV2D_INLINE void each_row_inside(const P& planes, const Window& window, cons
   for (int64_t i = 0; i < window.rows && window.y + i < planes.height; ++i) visit(i, window.y + i, columns);
 }
 
+inline PixelRows rows_of(float* image, const Strides& s, int64_t width, const Window& window, int64_t first) {
+  if (!image || window.columns != width || s.h != width * s.w) return {};
+  return {image + window.image * s.n + window.y * s.h + first, s.w};
+}
+
 // ---- forward --------------------------------------------------------------------------------------------------
 // y, the sums of its batch norm, and if `pooled` is there the pixel of each 2×2 window with the largest sign·y.
 struct BlockSink {
@@ -144,11 +149,9 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
   write(pixels, stride, window, first, channels, sink);
 }
 
-// Where a window's rows of pixels may be put before write_pixels() sees them there, if it is the image itself.
-inline float* rows_in_place(const BlockSink& sink, const Window& window, int64_t first) {
-  const Strides& s = sink.y_strides;
-  const bool in_a_row = window.columns == sink.width && s.h == sink.width * s.w;
-  return sink.pooled || !in_a_row ? nullptr : sink.y + window.image * s.n + window.y * s.h + first;
+// Where the pixels of a window may be put for write_pixels() to see them there: where they go, if that is in rows.
+inline PixelRows rows_in_place(const BlockSink& sink, const Window& window, int64_t first) {
+  return sink.pooled ? PixelRows{} : rows_of(sink.y, sink.y_strides, sink.width, window, first);
 }
 
 // ---- inference ------------------------------------------------------------------------------------------------
@@ -227,14 +230,18 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
   const bool affine = feed.scale, up = feed.upsample;
   const Strides fs = feed.strides, gs = part.gradient.strides;
   const int64_t row = window.columns * stride;
+  const auto place = [&](auto* image, const Strides& s, int64_t y) {
+    return image + window.image * s.n + (y >> up) * s.h + (window.x >> up) * s.w + channel;
+  };
+  if (!affine && pixels == place(part.gradient.data, gs, window.y)) return;  // nothing becomes of them
   const auto visit = [&]<typename V>(int64_t c) {
     V scale{}, shift{}, scale_sum{}, shift_sum{};
     if (affine) scale = get<V>(feed.scale + channel + c), shift = get<V>(feed.shift + channel + c);
     each_row_inside(sink, window, [&](int64_t i, int64_t y, int64_t columns) {
       if (up && i & 1) return;
       const float* from = pixels + i * row + c;
-      const float* tensor = feed.data + window.image * fs.n + (y >> up) * fs.h + (window.x >> up) * fs.w + channel + c;
-      float* to = part.gradient.data + window.image * gs.n + (y >> up) * gs.h + (window.x >> up) * gs.w + channel + c;
+      const float* tensor = place(feed.data, fs, y) + c;
+      float* to = place(part.gradient.data, gs, y) + c;
       for (int64_t x = 0; x < columns; x += 1 + up, tensor += fs.w, to += gs.w, from += (1 + up) * stride) {
         V d = get<V>(from);
         if (up) d += get<V>(from + stride) + (get<V>(from + row) + get<V>(from + row + stride));
@@ -270,6 +277,12 @@ inline void write_pixels(const float* pixels, int64_t stride, const Window& wind
                  sink.mine + begin, sink.mine + sink.channels + begin);
     part_first += part.feed.channels;
   }
+}
+
+inline PixelRows rows_in_place(const FeedSink& sink, const Window& window, int64_t first) {
+  const auto& [feed, gradient] = sink.parts[0];
+  const bool alone = feed.channels == sink.channels && !feed.upsample;
+  return alone ? rows_of(gradient.data, gradient.strides, sink.width, window, first) : PixelRows{};
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA

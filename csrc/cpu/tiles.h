@@ -165,6 +165,11 @@ const Planes<T>& for_task(const Planes<T>& planes, int64_t) { return planes; }
 template <typename Sink>
 constexpr bool channels_stand_alone = false;
 
+struct PixelRows {  // of a window, one behind the other, `step` floats from pixel to pixel
+  float* data;
+  int64_t step;
+};
+
 struct TileGrid {  // the Winograd tiles of a batch
   int64_t batch, rows, columns;
   int64_t count() const { return batch * rows * columns; }
