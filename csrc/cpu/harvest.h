@@ -230,18 +230,14 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
   const bool affine = feed.scale, up = feed.upsample;
   const Strides fs = feed.strides, gs = part.gradient.strides;
   const int64_t row = window.columns * stride;
-  const auto place = [&](auto* image, const Strides& s, int64_t y) {
-    return image + window.image * s.n + (y >> up) * s.h + (window.x >> up) * s.w + channel;
-  };
-  if (!affine && pixels == place(part.gradient.data, gs, window.y)) return;  // nothing becomes of them
   const auto visit = [&]<typename V>(int64_t c) {
     V scale{}, shift{}, scale_sum{}, shift_sum{};
     if (affine) scale = get<V>(feed.scale + channel + c), shift = get<V>(feed.shift + channel + c);
     each_row_inside(sink, window, [&](int64_t i, int64_t y, int64_t columns) {
       if (up && i & 1) return;
       const float* from = pixels + i * row + c;
-      const float* tensor = place(feed.data, fs, y) + c;
-      float* to = place(part.gradient.data, gs, y) + c;
+      const float* tensor = feed.data + window.image * fs.n + (y >> up) * fs.h + (window.x >> up) * fs.w + channel + c;
+      float* to = part.gradient.data + window.image * gs.n + (y >> up) * gs.h + (window.x >> up) * gs.w + channel + c;
       for (int64_t x = 0; x < columns; x += 1 + up, tensor += fs.w, to += gs.w, from += (1 + up) * stride) {
         V d = get<V>(from);
         if (up) d += get<V>(from + stride) + (get<V>(from + row) + get<V>(from + row + stride));
@@ -267,22 +263,23 @@ inline void write_part(const FeedSink::Part& part, const float* pixels, int64_t 
   for (; c < channels; ++c) visit.template operator()<OneLane>(c);
 }
 
+inline PixelRows rows_in_place(const FeedSink& sink, const Window& window, int64_t first) {
+  const auto& [feed, gradient] = sink.parts[0];
+  const bool alone = feed.channels == sink.channels && !feed.upsample;
+  return alone ? rows_of(gradient.data, gradient.strides, sink.width, window, first) : PixelRows{};
+}
+
 inline void write_pixels(const float* pixels, int64_t stride, const Window& window, int64_t first, int64_t channels,
                          const FeedSink& sink) {
   int64_t part_first = 0;
   for (const FeedSink::Part& part : sink.parts) {
     const int64_t begin = most(first, part_first), end = least(first + channels, part_first + part.feed.channels);
-    if (begin < end && part.gradient.data)
+    const bool done = !part.feed.scale && pixels == rows_in_place(sink, window, first).data;  // nothing becomes of them
+    if (begin < end && part.gradient.data && !done)
       write_part(part, pixels + (begin - first), stride, window, begin - part_first, end - begin, sink,
                  sink.mine + begin, sink.mine + sink.channels + begin);
     part_first += part.feed.channels;
   }
-}
-
-inline PixelRows rows_in_place(const FeedSink& sink, const Window& window, int64_t first) {
-  const auto& [feed, gradient] = sink.parts[0];
-  const bool alone = feed.channels == sink.channels && !feed.upsample;
-  return alone ? rows_of(gradient.data, gradient.strides, sink.width, window, first) : PixelRows{};
 }
 
 }  // namespace myconv2d::MYCONV2D_ISA
