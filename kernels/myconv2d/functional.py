@@ -16,7 +16,7 @@ from .shapes import Numbers
 
 IntPair = int | tuple[int, ...] | list[int]
 
-AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+AUTOCAST_DEVICES = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.autocast_mode.is_autocast_available(d)]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _CPU_LIBRARY = (None, "native") if native.cpu.problem is None else ()  # the wanted backends that it serves as
 _AT_ONCE = torch.ops.myconv2d.conv2d_at_once.default
