@@ -120,7 +120,8 @@ class _Watch(Console):
         self._ends: list[float] = []
 
     def print(self, *objects: Any, **options: Any) -> None:
-        self._ends.append(time.perf_counter())
+        if objects:  # a progress bar prints nothing, before rich 15
+            self._ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
         """Of every epoch but the first."""
