@@ -120,7 +120,7 @@ class _Watch(Console):
         self._ends: list[float] = []
 
     def print(self, *objects: Any, **options: Any) -> None:
-        if objects:  # a progress bar prints nothing, before rich 15
+        if objects:  # an older rich refreshes its progress bar by printing nothing
             self._ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:

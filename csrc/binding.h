@@ -1,5 +1,5 @@
 // From the framework's tensors to conv2d.h and back: the part that the CPU and the CUDA library share.
-// LibTorch's stable ABI only, so that one binary serves every torch from 2.10 on.
+// LibTorch's stable ABI only, so that one binary serves every torch from 2.11 on.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
