@@ -12,12 +12,12 @@ class Isa(str, Enum):
     portable = "portable"
 
 
-_LIMITS = {  # ATen, oneDNN, MKL
+_LIMITS = {  # ATen and the compiler's vectors, oneDNN, MKL, the compiler's own compiler
     Isa.avx512: (),
-    Isa.avx2: ("avx2", "AVX2", "AVX2"),
+    Isa.avx2: ("avx2", "AVX2", "AVX2", "haswell"),
     Isa.portable: ("default", "SSE41", "SSE4_2"),
 }
-_VARIABLES = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
+_VARIABLES = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "TORCHINDUCTOR_CPP_MARCH"
 
 
 def limit(isa: Isa) -> dict[str, str]:
@@ -26,5 +26,5 @@ def limit(isa: Isa) -> dict[str, str]:
     os.environ.update(zip(_VARIABLES, _LIMITS[isa], strict=False))
     if not _LIMITS[isa]:
         return {}
-    reason = f"cannot be held to {isa.value}"
-    return {"ONNX Runtime": reason, "torch.compile": reason}
+    unlimited = ("ONNX Runtime",) if isa is Isa.avx2 else ("ONNX Runtime", "torch.compile")
+    return dict.fromkeys(unlimited, f"cannot be held to {isa.value}")
