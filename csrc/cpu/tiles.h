@@ -55,9 +55,7 @@ struct Inside {
 template <typename From, typename To>
 MYCONV2D_INLINE void copy_channels(const From* from, int64_t channels, To* to) {
   const auto copy = [&]<typename V>(int64_t first) {
-    V value;
-    for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) value[i] = load<float>(from[first + i]);
-    for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) to[first + i] = narrow<To, float>(value[i]);
+    store_lanes(to + first, load_lanes<V>(from + first));
   };
   constexpr int64_t half = lanes / 2;
   if (channels >= lanes) {

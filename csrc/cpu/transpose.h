@@ -8,33 +8,9 @@
 
 #include <utility>
 
-#include "vector.h"
+#include "stored.h"
 
 namespace myconv2d::MYCONV2D_ISA {
-
-template <typename A, typename T>
-inline typename Vector<A>::type load_vector(const T* from) {
-  typename Vector<A>::type result;
-  for (int i = 0; i < Vector<A>::lanes; ++i) result[i] = load<A>(from[i]);
-  return result;
-}
-
-template <>
-inline Vector<float>::type load_vector<float, float>(const float* from) {
-  Vector<float>::type result;
-  std::memcpy(&result, from, sizeof result);
-  return result;
-}
-
-template <typename T, typename A>
-inline void store_vector(T* to, typename Vector<A>::type value) {
-  for (int i = 0; i < Vector<A>::lanes; ++i) to[i] = narrow<T, A>(value[i]);
-}
-
-template <>
-inline void store_vector<float, float>(float* to, Vector<float>::type value) {
-  std::memcpy(to, &value, sizeof value);
-}
 
 // The first lanes of a vector of floats: those behind load as zero and stay as they are in memory.
 class FirstLanes {
@@ -79,8 +55,9 @@ class FirstLanes {
  public:
   template <typename T>
   void store(T* to, V value) const {
-    if (count == lanes) return store_vector<T, float>(to, value);
-    for (int i = 0; i < count; ++i) to[i] = narrow<T, float>(value[i]);
+    T all[lanes];
+    store_vector<T, float>(all, value);
+    std::memcpy(to, all, count * sizeof(T));
   }
 };
 

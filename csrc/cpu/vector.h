@@ -1,14 +1,10 @@
-// What an instruction set is to the kernels: a vector width, a register budget, and conversions between
-// storage and accumulator. One source for all of them through the compilers' vector extensions.
+// What an instruction set is to the kernels: a vector width and a register budget. One source for all of them through
+// the compilers' vector extensions.
 //
 // Everything below, and in every header that includes this one, lives in a namespace named after the
 // instruction set: the linker must never merge two compilations of one inline function. For the same reason
 // these headers use no function template of the standard library.
 #pragma once
-
-#ifdef __F16C__
-#include <immintrin.h>
-#endif
 
 #include <cstdint>
 #include <cstring>
@@ -64,88 +60,6 @@ __attribute__((always_inline)) inline auto picked(const V& a, const V& b) {
 
 // Rows of the register tile: rows × 2 accumulators, two vectors and a broadcast.
 constexpr int max_rows = MYCONV2D_REGISTERS == 32 ? 12 : 6;
-
-struct bfloat16 {
-  uint16_t bits;
-};
-
-#if defined(__aarch64__)
-using float16 = __fp16;
-#elif defined(__FLT16_MANT_DIG__) && !defined(MYCONV2D_FLOAT16_OF_BITS)
-using float16 = _Float16;
-#else  // C++ of GCC before 12, of Clang before 15
-#define MYCONV2D_FLOAT16_OF_BITS
-struct float16 {
-  uint16_t bits;
-};
-#endif
-
-// T is how an element is stored, A how it is accumulated.
-template <typename T> struct Accumulator { using type = T; };
-template <> struct Accumulator<float16> { using type = float; };
-template <> struct Accumulator<bfloat16> { using type = float; };
-template <> struct Accumulator<int32_t> { using type = int64_t; };
-template <> struct Accumulator<int16_t> { using type = int64_t; };
-template <> struct Accumulator<int8_t> { using type = int64_t; };
-template <> struct Accumulator<uint8_t> { using type = int64_t; };
-
-template <typename A, typename T>
-inline A load(const T& value) { return static_cast<A>(value); }
-
-template <>
-inline float load<float, bfloat16>(const bfloat16& value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-template <typename T, typename A>
-inline T narrow(A value) { return static_cast<T>(value); }
-
-template <>
-inline bfloat16 narrow<bfloat16, float>(float value) {  // to nearest, ties to even; NaN stays NaN
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (value != value) return {static_cast<uint16_t>((bits >> 16) | 0x40)};
-  return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
-
-#ifdef MYCONV2D_FLOAT16_OF_BITS
-template <>
-inline float load<float, float16>(const float16& value) {
-#ifdef __F16C__
-  return _cvtsh_ss(value.bits);
-#else
-  const uint32_t sign = (value.bits & 0x8000u) << 16, exponent = value.bits >> 10 & 31, mantissa = value.bits & 0x3ff;
-  uint32_t bits = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | mantissa << 13;
-  float result = mantissa * 0x1p-24f;  // a subnormal number
-  if (exponent == 0) std::memcpy(&bits, &result, sizeof bits), bits |= sign;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-#endif
-}
-
-template <>
-inline float16 narrow<float16, float>(float value) {  // to nearest, ties to even; NaN stays NaN
-#ifdef __F16C__
-  return {_cvtss_sh(value, 0)};
-#else
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint16_t sign = bits >> 16 & 0x8000;
-  bits &= 0x7fffffff;
-  if (bits > 0x7f800000) return {static_cast<uint16_t>(sign | 0x7e00 | (bits >> 13 & 0x3ff))};
-  if (bits >= 0x477ff000) return {static_cast<uint16_t>(sign | 0x7c00)};  // 65520 and more
-  if (bits < 0x38800000) {  // subnormal: of a float beside 0.5 the last bit is 2⁻²⁴
-    const float beside = (value < 0 ? -value : value) + 0.5f;
-    std::memcpy(&bits, &beside, sizeof bits);
-    return {static_cast<uint16_t>(sign | (bits - 0x3f000000))};
-  }
-  return {static_cast<uint16_t>(sign | ((bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13))};
-#endif
-}
-#endif
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }

@@ -1,4 +1,4 @@
-"""Channels that end in half a vector (csrc/cpu/panel.h): two depths or two rows share one, an odd one is alone."""
+"""Channels that end in half a vector (csrc/cpu/panel.cpp): two depths or two rows share one, an odd one is alone."""
 
 import itertools
 

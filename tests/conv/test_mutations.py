@@ -140,7 +140,7 @@ MUTATIONS = {
         "least(window.columns, planes.width - 1 - window.x)",
     ),
     "Winograd: half a vector of an odd number of channels goes without the last": Mutation(
-        "conv2d conv2d_grad_input", "cpu/panel.h", "half += a[i * lanes] * get<HalfLanes>(b + whole)", "half"
+        "conv2d conv2d_grad_input", "cpu/panel.cpp", "half += a[i * lanes] * get<HalfLanes>(b + whole)", "half"
     ),
     "Winograd: dropped bias": Mutation("conv2d", "cpu/winograd_product.h", "value + plus", "value"),
     "Winograd: every group has the first one's weights": Mutation(
@@ -190,8 +190,8 @@ MUTATIONS = {
     ),
     "rounding: bfloat16 is cut off": Mutation(
         "conv2d conv2d_grad_input conv2d_grad_weight",
-        "cpu/vector.h",
-        "(bits + 0x7fff + ((bits >> 16) & 1)) >> 16",
+        "cpu/stored.h",
+        "(bits + 0x7fff + (bits >> 16 & 1)) >> 16",
         "bits >> 16",
         torch.bfloat16,
     ),
