@@ -3,6 +3,7 @@
 // input's, so one program serves any batch.
 #include "program.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "binding.h"
@@ -68,6 +69,8 @@ class Run {
   }
 
  private:
+  static constexpr int64_t most_elements = int64_t{1} << 40;  // no memory has more, and no arithmetic below overflows
+
   float* constants;
   int64_t available;
   const Step* steps;
@@ -95,25 +98,34 @@ class Run {
     return constants + begin;
   }
 
-  // What a step will give, its data still missing; a step that could read or write out of bounds is refused.
+  // An image whose data is still missing.
+  static Picture sized(int64_t batch, int64_t channels, int64_t height, int64_t width) {
+    double all = 1;
+    for (int64_t size : {batch, channels, height, width}) all *= static_cast<double>(std::max<int64_t>(size, 1));
+    STD_TORCH_CHECK(all < most_elements, "myconv2d: an image of a program is too large for any memory");
+    return {nullptr, {}, batch, channels, height, width};
+  }
+
+  // What a step will give; a step that could read or write out of bounds is refused.
   Picture result_of(const Step& step) const {
     const Picture& from = picture(step.first);
     const int64_t* n = step.numbers;
     if (step.kind == Step::pad) {
-      STD_TORCH_CHECK(n[0] >= 0 && n[1] >= 0 && n[2] >= 0 && n[3] >= 0 && from.height > 0 && from.width > 0,
-                      "myconv2d: a program pads by a negative number, or an image without pixels");
-      return {nullptr, {}, from.batch, from.channels, from.height + n[0] + n[1], from.width + n[2] + n[3]};
+      for (int d = 0; d < 4; ++d)
+        STD_TORCH_CHECK(n[d] >= 0 && n[d] < most_elements && from.height > 0 && from.width > 0,
+                        "myconv2d: a program pads by a negative or huge number, or an image without pixels");
+      return sized(from.batch, from.channels, from.height + n[0] + n[1], from.width + n[2] + n[3]);
     }
     if (step.kind == Step::crop) {
-      STD_TORCH_CHECK(n[0] >= 0 && n[1] >= 0 && n[2] >= 0 && n[3] >= 0 && n[0] + n[2] <= from.height &&
-                          n[1] + n[3] <= from.width,
+      STD_TORCH_CHECK(n[0] >= 0 && n[1] >= 0 && n[2] >= 0 && n[3] >= 0 && n[0] <= from.height &&
+                          n[1] <= from.width && n[2] <= from.height - n[0] && n[3] <= from.width - n[1],
                       "myconv2d: a program crops an image to more than there is");
-      return {nullptr, {}, from.batch, from.channels, n[2], n[3]};
+      return sized(from.batch, from.channels, n[2], n[3]);
     }
     STD_TORCH_CHECK(step.kind == Step::block || step.kind == Step::convolution, "myconv2d: a program has an unknown step");
     const Conv2d conv = conv_of(step);
     const bool pool = step.kind == Step::block && step.pool;
-    return {nullptr, {}, conv.batch, conv.out_channels, conv.out_height >> pool, conv.out_width >> pool};
+    return sized(conv.batch, conv.out_channels, conv.out_height >> pool, conv.out_width >> pool);
   }
 
   Feed feed_of(int64_t number, bool upsampled) const {
@@ -138,6 +150,7 @@ class Run {
     STD_TORCH_CHECK(step.groups > 0 && step.out_channels > 0 && step.kernel_h > 0 && step.kernel_w > 0,
                     "myconv2d: a program's convolution has no groups, out channels or taps");
     const int64_t weight[4] = {step.out_channels, input[1] / step.groups, step.kernel_h, step.kernel_w};
+    STD_TORCH_CHECK(elements(4, weight) < most_elements, "myconv2d: a weight of a program is too large for any memory");
     constant(step.weight, weight[0] * weight[1] * weight[2] * weight[3]);
     if (step.bias >= 0) constant(step.bias, step.out_channels);
     if (step.packed >= 0) constant(step.packed, step.packed_floats);

@@ -7,6 +7,9 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <atomic>
+#include <exception>
+
 #if defined(__SANITIZE_THREAD__)
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -25,21 +28,31 @@ inline void happens_after([[maybe_unused]] const void* what_is_before_it) {
 #endif
 }
 
-// Calls `body` with disjoint ranges that together cover 0 … tasks.
+// Calls `body` with disjoint ranges that together cover 0 … tasks. Throws what one of them has thrown: of an exception that
+// goes through the pool there is left that there was one.
 inline void on_thread_pool(int64_t tasks, void* context, void (*body)(void* context, int64_t begin, int64_t end)) {
   struct Range {
     void* context;  // its address stands for the beginning, that of the other for the end
     void (*body)(void*, int64_t, int64_t);
+    std::atomic_flag& failed;
+    std::exception_ptr& problem;
     void operator()(int64_t begin, int64_t end) const {
       happens_after(&context);
-      body(context, begin, end);
+      try {
+        body(context, begin, end);
+      } catch (...) {
+        if (!failed.test_and_set()) problem = std::current_exception();
+      }
       happens_before(&body);
     }
   };
-  const Range range{context, body};
+  std::atomic_flag failed;
+  std::exception_ptr problem;
+  const Range range{context, body, failed, problem};
   happens_before(&range.context);
   torch::stable::parallel_for(0, tasks, 1, range);
   happens_after(&range.body);
+  if (problem) std::rethrow_exception(problem);
 }
 
 }  // namespace myconv2d

@@ -121,16 +121,17 @@ void block_inference(const BlockInference& b, const Threads& threads) {
   const int64_t channels = b.conv.out_channels;
   if (!b.norm.gamma && !b.relu && !b.pool)
     return convolve(b.conv, threads, b.input, b.weight, b.bias, output_planes(b.conv, b.output), b.ahead);
-  float* scale = nullptr;
+  float *scale = nullptr, *shift = nullptr;
   if (b.norm.gamma) {  // relu(scale·y + shift)
     scale = static_cast<float*>(scratch(Scratch::vectors, 2 * channels * sizeof(float)));
+    shift = scale + channels;
     for (int64_t k = 0; k < channels; ++k) {
       const double of = b.norm.gamma[k] / __builtin_sqrt(b.var[k] + b.norm.eps);
       scale[k] = static_cast<float>(of);
-      scale[channels + k] = static_cast<float>(b.norm.beta[k] - b.mean[k] * of);
+      shift[k] = static_cast<float>(b.norm.beta[k] - b.mean[k] * of);
     }
   }
-  const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, scale, scale + channels, b.relu, b.pool,
+  const InferenceSink sink{static_cast<float*>(b.output.data), b.output.strides, scale, shift, b.relu, b.pool,
                            channels, b.conv.out_height, b.conv.out_width};
   convolve(b.conv, threads, b.input, b.weight, b.bias, sink, b.ahead);
 }

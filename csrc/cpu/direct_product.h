@@ -171,7 +171,8 @@ void direct_product(Gather gather, int64_t groups, int64_t channels, const Threa
 
   bool stream = false;  // past the caches, where results go straight to where they belong
   if constexpr (!Result::whole_pixels)
-    stream = streams(gather.batch * gather.h.source * gather.w.source * gather.channels * groups,
+    stream = (groups == 1 || channels % lanes == 0) &&  // every group begins where a vector may
+             streams(gather.batch * gather.h.source * gather.w.source * gather.channels * groups,
                      gather.pixels() * channels * groups, result.data, result.strides);
   const int64_t tile_rows = rows_per_panel(pieces.columns);
   parallel_for(threads, gather.batch * pieces.per_image() * groups, [&](int64_t task) {

@@ -154,14 +154,14 @@ MYCONV2D_INLINE typename IntsOf<V>::type widened(typename IntsOf<V>::bytes bytes
 }
 
 // Pixels from pixels[0] on, for columns x … x + count − 1, which share one window of the pooling.
-template <bool norm, bool has_grad, bool pool, int count>
+template <bool has_grad, bool pool, int count>
 MYCONV2D_INLINE void read_gradient(const float* values, int64_t step, int64_t below, const float* grad,
                                    const uint8_t* index, int code, const float* offset, const float* slope,
                                    int64_t channels, float* pixels, int64_t stride) {
   cover_channels(channels, [&]<typename V>(int64_t c) __attribute__((always_inline)) {
-    V of_grad{}, add{}, factor{};
+    const V add = get<V>(offset + c), factor = get<V>(slope + c);
+    V of_grad{};
     typename IntsOf<V>::type codes{};
-    if constexpr (norm) add = get<V>(offset + c), factor = get<V>(slope + c);
     if constexpr (has_grad) of_grad = get<V>(grad + c);
     if constexpr (has_grad && pool) {
       typename IntsOf<V>::bytes bytes;
@@ -173,23 +173,21 @@ MYCONV2D_INLINE void read_gradient(const float* values, int64_t step, int64_t be
       V value{};
       if constexpr (has_grad && pool) value = codes == code + i ? of_grad : V{};
       else if constexpr (has_grad) value = of_grad;
-      if constexpr (norm) {
-        const float* at = values + i * step + c;
-        __builtin_prefetch(at + below);  // no hardware fetches beyond a page
-        value += add + factor * get<V>(at);
-      }
+      const float* at = values + i * step + c;
+      __builtin_prefetch(at + below);  // no hardware fetches beyond a page
+      value += add + factor * get<V>(at);
       put(pixels + i * stride + c, value);
     }
   });
 }
 
-template <bool norm, bool pool>
+template <bool pool>
 inline void read_gradient_row(const GradientSource& source, int64_t image, int64_t y, int64_t begin, int64_t end,
                               float* pixels, int64_t stride) {
   const Strides gs = source.grad_strides, ys = source.y_strides, is = source.index_strides;
   const float *offset = source.offset, *slope = source.slope;
   const float* grads = source.grad + image * gs.n + (y >> pool) * gs.h;
-  const float* values = norm ? source.y + image * ys.n + y * ys.h : nullptr;
+  const float* values = source.y + image * ys.n + y * ys.h;
   const uint8_t* index = pool ? source.index + image * is.n + (y >> 1) * is.h : nullptr;
   const int64_t channels = source.channels;
   // With pooling, an odd last row or column has no gradient of its own.
@@ -197,9 +195,9 @@ inline void read_gradient_row(const GradientSource& source, int64_t image, int64
   int64_t x = begin;
   while (x < end) {
     const auto read = [&]<bool has_grad, int count>() __attribute__((always_inline)) {
-      read_gradient<norm, has_grad, pool, count>(values + x * ys.w, ys.w, ys.h, grads + (x >> pool) * gs.w,
-                                                 index + (x >> 1) * is.w, 2 * (y & 1) + (x & 1), offset, slope,
-                                                 channels, pixels, stride);
+      read_gradient<has_grad, pool, count>(values + x * ys.w, ys.w, ys.h, grads + (x >> pool) * gs.w,
+                                           index + (x >> 1) * is.w, 2 * (y & 1) + (x & 1), offset, slope, channels,
+                                           pixels, stride);
       pixels += count * stride, x += count;
     };
     if (x >= with_grad) read.template operator()<false, 1>();
@@ -215,7 +213,7 @@ inline Planes<const float> plain_gradient(const GradientSource& source) {
 
 inline void read_pixels(const GradientSource& source, const Window& window, float* pixels, int64_t stride) {
   if (!source.y) return read_pixels(plain_gradient(source), window, pixels, stride);
-  const auto read = source.index ? read_gradient_row<true, true> : read_gradient_row<true, false>;
+  const auto read = source.index ? read_gradient_row<true> : read_gradient_row<false>;
   fill_window(source, window, pixels, stride, [&](int64_t y, int64_t begin, int64_t end, float* to) {
     read(source, window.image, y, begin, end, to, stride);
   });

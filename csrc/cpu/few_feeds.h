@@ -9,7 +9,8 @@
 
 namespace myconv2d::MYCONV2D_ISA {
 
-// The first `count` lanes, which may be none or more than there are; zeros in the others.
+// The first `count` lanes, which may be none or more than there are; zeros in the others, where what lies in memory may
+// be denormal, and slow.
 inline Lanes load_up_to(int64_t count, const float* from) {
   return count >= lanes ? load_vector<float>(from) : count > 0 ? FirstLanes(count).load(from) : Lanes{};
 }
@@ -79,7 +80,7 @@ inline void read_feed_planes(const Feed& feed, int64_t image, int64_t y, int64_t
   for (int64_t c = 0; c < feed.channels; ++c, to += plane_step) {
     float* values = rows.of(c);
     for (int64_t x = 0; x < columns; x += lanes) {
-      Lanes value = load_vector<float>(values + x), again;
+      Lanes value = load_up_to(columns - x, values + x), again;
       if (feed.scale) value = relu<Lanes>(feed.scale[c] * value + feed.shift[c]);
       if (!up) {
         store_up_to(columns - x, to + x, value);
@@ -148,10 +149,12 @@ inline void read_planes(const GradientSource& source, const Window& window, floa
     rows.take_apart(source.grad + window.image * gs.n + y * gs.h + begin * gs.w, gs.w, columns, channels, 0);
     rows.take_apart(source.y + window.image * ys.n + y * ys.h + begin * ys.w, ys.w, columns, channels, channels);
     for (int64_t c = 0; c < channels; ++c)
-      for (int64_t x = 0; x < columns; x += lanes)
-        store_up_to(columns - x, to + c * plane_step + x,
-                    load_vector<float>(rows.of(c) + x) +
-                        (source.offset[c] + source.slope[c] * load_vector<float>(rows.of(channels + c) + x)));
+      for (int64_t x = 0; x < columns; x += lanes) {
+        const int64_t left = columns - x;
+        const Lanes y = load_up_to(left, rows.of(channels + c) + x);
+        store_up_to(left, to + c * plane_step + x,
+                    load_up_to(left, rows.of(c) + x) + (source.offset[c] + source.slope[c] * y));
+      }
   });
 }
 

@@ -199,6 +199,11 @@ void few_in_product(const Correlation& p, const Threads& threads, const Source& 
     float* values = static_cast<float*>(scratch(Scratch::band, in_channels * parts.arrays * step * sizeof(float)));
     int32_t terms[most_terms][2];
     read_planes(of_group(source, g), halo, planes, columns_read, plane);
+    if (planar && window.rows * pairs < lanes) {  // its one vector reaches behind it, where denormals would be slow
+      for (int64_t c = 0; c < in_channels; ++c)
+        std::memset(planes + c * plane + halo.rows * columns_read, 0, 4 * p.stride_w * lanes * sizeof(float));
+      if (p.stride_h > 1) std::memset(values, 0, in_channels * parts.arrays * step * sizeof(float));
+    }
     const auto fill = [&]<int stride>() {
       for (int64_t c = 0; c < in_channels; ++c)
         for (int64_t phase = 0; phase < p.stride_h; ++phase) {

@@ -1,7 +1,7 @@
 // The kernels' entry points: raw pointers, conv2d.h and a stream; no tensors, no CUDA headers.
 // All enqueue their work and return; a failed launch throws std::runtime_error naming the kernel.
 //
-// Not yet run on a GPU: proved by host emulation of every block (tests/cuda) and by the compiler's own
+// Not yet run on a GPU: checked by host emulation of every block (tests/cuda) and by the compiler's own
 // figures.
 #pragma once
 

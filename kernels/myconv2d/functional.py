@@ -58,8 +58,9 @@ def conv2d(
     16 channels or more through F(4×4, 2×2), and those of few in channels, of stride 1 or 5×5 to 7×7 of stride 2,
     through F(2, 3) (`myconv2d.explain` names the algorithm): their errors, some 3e-6, are relative to the largest
     values around, and an infinity, a NaN or a float32 beyond 1/64 of the largest (5e36) makes the whole tile around it
-    undefined; infinity and NaN do so too in grad_input of few channels with a stride. Of a weight that is infinite or
-    NaN, products with padding may count or not.
+    undefined; infinity and NaN do so too in grad_input of few channels with a stride, and in grad_weight of few
+    channels one in the last or first columns may reach taps that do not meet it. Of a weight that is infinite or NaN,
+    products with padding may count or not.
 
     What the framework's function does otherwise: an input without channels gives (N, K, P, Q) as stated above,
     not (N, 0, P, Q); an input without pixels is computed if its padding makes room for the kernel, not refused;

@@ -159,6 +159,7 @@ def test_a_program_out_of_bounds_is_refused_natively():
         (3, 90),
         (5, 0),
         (5, 10**6),
+        (10, 2**60),
         (14, 0),
         (17, 10**9),
         (18, 10**9),
@@ -168,3 +169,14 @@ def test_a_program_out_of_bounds_is_refused_natively():
         steps[1, column] = value
         with pytest.raises(RuntimeError, match="myconv2d"):
             torch.ops.myconv2d.replay(input, steps, program.constants)
+
+
+def test_sizes_that_overflow_are_refused_natively():
+    """An image of 2⁶² channels that nothing reads; its elements, and its weights, are 0 modulo 2⁶⁴."""
+    frozen, input = freeze(network(), pictures(1, 1, 8, 8)), pictures(1, 1, 8, 8)
+    program = frozen._programs[input.shape]
+    steps = program.steps.clone()
+    steps[2, 5], steps[2, 18] = 2**62, -1  # without a bias
+    steps[3:, 1:4] = torch.tensor([0, 0, -1])
+    with pytest.raises(RuntimeError, match="myconv2d: a weight of a program is too large"):
+        torch.ops.myconv2d.replay(input, steps, program.constants)

@@ -1,6 +1,8 @@
 """Threads, processes and DistributedDataParallel: nothing of a convolution is shared by accident."""
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from myconv2d import MyConv2d, conv2d
+from myconv2d.native import cpu
 
 
 def problem(seed):
@@ -53,6 +56,30 @@ def test_sixteen_threads_at_once():
         for again in many:
             assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True)), seed
     assert_right(alone[3], 3)
+
+
+NO_ROOM = """if True:
+    import resource, torch, myconv2d
+    torch.set_num_threads(2)
+    wide, weight = torch.randn(2, 4, 1, 2**19), torch.randn(8, 4, 3, 3)  # two tasks, each with 75 MB to work in
+    myconv2d.conv2d(wide[..., :8], weight, padding=1)                    # the threads are there
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (70 << 20), -1))
+    try:
+        myconv2d.conv2d(wide, weight, padding=1)
+    except MemoryError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    print(myconv2d.conv2d(wide, weight, padding=1).shape)
+"""
+
+
+@pytest.mark.skipif(cpu.problem is not None, reason=str(cpu.problem))
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_worker_throws_is_said():
+    run = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True)
+    assert "myconv2d: out of memory" in run.stdout and "bytes to work in" in run.stdout, run.stderr
+    assert "torch.Size([2, 8, 1, 524288])" in run.stdout
 
 
 def _in_child(seed, pipe):

@@ -1,7 +1,7 @@
 """The convolution as Triton kernels for NVIDIA GPUs: forward, grad_input, grad_weight with grad_bias; and in block.py
 the operators of the fused block; and cross_entropy.
 
-Not yet run on a GPU: all are proved on the CPU by Triton's interpreter against an fp64 oracle, and compiled ahead of
+Not yet run on a GPU: all are checked on the CPU in Triton's interpreter against an fp64 oracle, and compiled ahead of
 time for sm_90 (`python -m bench gpu-code`). Nothing here has been timed, and no plan (tile, warps, stages) measured:
 `python -m myconv2d.triton.measure` does that for convolutions; blocks have block_plan.py.
 
@@ -17,7 +17,7 @@ import torch
 __all__ = ["conv2d", "conv2d_grad_input", "conv2d_grad_weight", "cross_entropy", "explain", "explain_block", "tune",
            "unsupported"]  # fmt: skip
 
-UNTRIED = "not yet run on a GPU: proved in Triton's interpreter and compiled for sm_90"
+UNTRIED = "not yet run on a GPU: checked in Triton's interpreter and compiled for sm_90"
 MOST_CLASSES = 1024  # of cross_entropy: all of a pixel's are in registers at once
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
