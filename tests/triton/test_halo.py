@@ -52,6 +52,7 @@ def test_strided(case: Case, dtype: torch.dtype) -> None:
     assert {decision.shape.kernel for decision in served} == {"halo", "grad_weight_halo"}
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_no_tap_reads_may_be_infinite() -> None:
     """Not even times zero: a block of 64 channels would hold these 48 and 16 of the next column."""
     problem = Problem(Case("1x1", (2, 48, 8, 8), 16, (1, 1), (2, 2)), torch.float16, LAYOUTS["channels_last"])
@@ -62,10 +63,12 @@ def test_what_no_tap_reads_may_be_infinite() -> None:
     assert served[0].shape.kernel == "halo"
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1), (1, 2)], ids=str)
 def test_what_is_not_finite_spoils_what_reads_it(stride: tuple[int, int]) -> None:
     size = 8 * stride[0], 8 * stride[1]
-    problem = Problem(Case("", (1, 48, *size), 16, (3, 3), stride, (1, 1)), torch.float16, LAYOUTS["channels_last"])
+    case = Case("not finite", (1, 48, *size), 16, (3, 3), stride, (1, 1))
+    problem = Problem(case, torch.float16, LAYOUTS["channels_last"])
     problem.input[0, 47, 5, 6], problem.input[0, 0, 0, 0] = float("inf"), float("nan")
     problem.grad_output[0, 3, 2, 4] = float("nan")
     with set_in(tuning.decisions, []) as served:
@@ -86,6 +89,16 @@ def test_strided_boxes_read_nothing_beyond_their_images() -> None:
     with set_in(tuning.decisions, []) as served:
         Problem(STRIDED[1], torch.float16, surround).check()
     assert {decision.shape.kernel for decision in served} == {"halo", "grad_weight_halo"}
+
+
+@pytest.mark.parametrize(("edge", "copied"), [(5, True), (3, False)])
+def test_a_strided_image_is_copied_if_that_pays(edge: int, copied: bool) -> None:
+    """9 taps of stride 2 read a pixel 2.25 times, 25 read it 6.25 times."""
+    case = Case("strided copy", (1, 32, 6, 8), 32, (edge, edge), (2, 2), (1, 1))
+    with set_in(tuning.decisions, []) as served:
+        Problem(case, torch.float16, LAYOUTS["permuted"]).check()
+    kernels_of_images = {served[0].shape.kernel, served[-1].shape.kernel}
+    assert kernels_of_images == ({"halo", "grad_weight_halo"} if copied else {"gather", "grad_weight_gather"})
 
 
 STRIDES_REFUSED = {  # input, groups → what is against boxes
