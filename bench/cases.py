@@ -256,6 +256,7 @@ _WEIRD = [
     _case("blocks", "unet-end", (5, 25, 24, 32)),
     _case("blocks", "unet-middle", (7, 64, 40, 8)),
     _case("blocks", "halo-tiles", (3, 40, 72, 19, 18)),
+    _case("blocks", "halo-tiles-strided", (3, 48, 72, 20, 18), stride=2),
     _case("empty", "empty-batch", (0, 3, 4, 6, 5)),
     _case("empty", "no-input-channels", (2, 0, 4, 6, 5)),
 ]

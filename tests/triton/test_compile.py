@@ -35,15 +35,22 @@ def rows(
     return list(report([convolution(layer, operator, arithmetic, layout)], target))
 
 
-@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize(
+    ("layer", "layout"),
+    [(MIDDLE, "channels_last"), (MIDDLE, "contiguous"), (MIDDLE._replace(size=16, stride=2), "channels_last")],
+    ids=str,
+)
 @pytest.mark.parametrize("arithmetic", ["tf32", "bf16"])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_boxes_by_the_copy_engine_and_wgmma(operator: str, arithmetic: str, layout: str) -> None:
-    main, *reduction = rows(MIDDLE, operator, arithmetic, layout)
-    assert ("nchw" if layout == "contiguous" else "halo") in main.kernel
-    assert main.code.asynchronous.startswith("box")
-    assert main.code.matrix == "wgmma"
-    assert [row.complaint for row in (main, *reduction)] == [None] * (2 if operator == "grad_weight" else 1)
+def test_boxes_by_the_copy_engine_and_wgmma(layer: Layer, operator: str, arithmetic: str, layout: str) -> None:
+    found = rows(layer, operator, arithmetic, layout)
+    mains = found[:-1] if operator == "grad_weight" else found  # without the reduction
+    assert len(mains) == (layer.stride**2 if operator == "grad_input" else 1)
+    for main in mains:
+        assert ("nchw" if layout == "contiguous" else "halo") in main.kernel
+        assert main.code.asynchronous.startswith("box")
+        assert main.code.matrix == "wgmma"
+    assert [row.complaint for row in found] == [None] * len(found)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +61,8 @@ def test_boxes_by_the_copy_engine_and_wgmma(operator: str, arithmetic: str, layo
         (MIDDLE, "forward", "fp64", "mma"),
         (Layer(1, 32, 32), "forward", "bf16", "wgmma"),
         (Layer(3, 3, 32), "grad_weight", "tf32", "wgmma"),
-        (Layer(64, 64, 16, stride=2), "forward", "bf16", "wgmma"),
-        (Layer(64, 64, 16, stride=2), "grad_weight", "bf16", "wgmma"),
+        (Layer(64, 64, 15, stride=2), "forward", "bf16", "wgmma"),
+        (Layer(64, 64, 15, stride=2), "grad_weight", "bf16", "wgmma"),
     ],
     ids=str,
 )
@@ -88,7 +95,7 @@ def test_nchw_in_place_moves_less_than_a_copy_of_it(arithmetic: str) -> None:
     assert in_place.code.loop < 3 * of_copy.code.loop
 
 
-@pytest.mark.parametrize("layer", [MIDDLE, MIDDLE._replace(size=16, stride=2)], ids=str)
+@pytest.mark.parametrize("layer", [MIDDLE, *(MIDDLE._replace(size=size, stride=2) for size in (15, 16))], ids=str)
 def test_64_bit_offsets_spill_nothing(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (gather, halo, halo_nchw):
         monkeypatch.setattr(module, "needs_64_bit", lambda *tensors: True)
@@ -179,6 +186,15 @@ def test_traffic() -> None:
     image = weight_of_a_tap = 64 * 64 * 2  # bytes: 8×8 pixels of 64 channels, and 64 outputs of 64 channels
     assert moved == 100 * 9 * (image + weight_of_a_tap) + 100 * image
     assert floor == 100 * image + 9 * weight_of_a_tap + 64 * 2 + 100 * image
+
+
+def test_traffic_of_a_stride() -> None:
+    """A box for each tap, as without; of the image, what it is, however it is described."""
+    ((kernel, programs, arguments, options),) = launches(convolution(Layer(64, 64, 16, stride=2), "forward", "bf16"))
+    moved, floor = traffic(kernel, programs, arguments, options)
+    result = weight_of_a_tap = 64 * 64 * 2
+    assert moved == 100 * 9 * (result + weight_of_a_tap) + 100 * result
+    assert floor == 100 * 4 * result + 9 * weight_of_a_tap + 64 * 2 + 100 * result
 
 
 def test_traffic_of_nchw() -> None:

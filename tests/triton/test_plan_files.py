@@ -262,14 +262,16 @@ def test_explain_names_kernel_reason_and_plan(user_path: Path) -> None:
     with set_in(assumed, Gpu((9, 0), GPU)):
         forward, grad_input, grad_weight = kernels.explain(input, weight, ((1, 1), (1, 1), (1, 1), 1), True)
         strided = kernels.explain(input, weight, ((2, 2), (1, 1), (1, 1), 1), True)
+        odd = kernels.explain(input[..., :7], weight, ((2, 2), (1, 1), (1, 1), 1), True)
     assert (
         forward
         == f"forward: halo kernel (boxes by the copy engine), {PLAN} ('{SHAPE}', measured: {user_path})"
     )
     assert grad_input.startswith("grad_input: halo kernel")
     assert "shipped, not measured" in grad_weight
-    assert strided[0].startswith("forward: gather kernel (boxes have no stride)")
-    assert len(strided) == 3
+    kernels_of_strides = ["forward: halo", "grad_input: halo", "grad_weight: grad_weight_halo"]
+    assert [line.split(" kernel (boxes by the copy engine), ")[0] for line in strided] == kernels_of_strides
+    assert odd[0].startswith("forward: gather kernel (a stride of 2×2 does not divide 8×7 pixels)")
     plans.remember(GPU, {str(NCHW): PLAN._replace(copied=True)})
     with set_in(assumed, Gpu((9, 0), GPU)):
         of_copy, in_place, _ = kernels.explain(input.contiguous(), weight, ((1, 1), (1, 1), (1, 1), 1), True)

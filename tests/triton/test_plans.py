@@ -83,7 +83,16 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
         (images(2, 24, 7, 8, channels_last=False), Axis(1, -1, 1), None),
         (images(2, 24, 7, 8, channels_last=False), Axis(1, 32, 0), None),
         (images(2, 24, 7, 8, channels_last=False), Axis(1, -33, 0), "far apart"),
-        (images(2, 24, 7, 5), Axis(2, 1, -1), "no stride"),
+        (images(2, 32, 4, 6), Axis(2, 1, -1), None),
+        (images(2, 32, 4, 6, channels_last=False), Axis(2, 1, -1), "in NCHW boxes have no stride"),
+        (images(2, 32, 7, 6), Axis(2, 1, -1), "a stride of 2×2 does not divide 7×6 pixels"),
+        (images(2, 32, 4, 5), Axis(2, 1, -1), "a stride of 2×2 does not divide 4×5 pixels"),
+        (images(2, 24, 4, 6), Axis(2, 1, -1), "steps of 16 channels, and 24 are no whole ones"),
+        (
+            images(2, 64, 4, 6).unflatten(2, (2, 32)).squeeze(1),
+            Axis(2, 1, -1),
+            "boxes of groups have no stride",
+        ),
         (images(2, 8, 7, 5), Axis(1, 1, -1), "8 channels do not fill"),
         (images(2, 25, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
         (images(2, 20, 7, 5), Axis(1, 1, -1), "units of 16 bytes"),
@@ -97,17 +106,18 @@ def images(*size: int, channels_last: bool = True, dtype: torch.dtype = torch.fl
 )
 def test_what_the_copy_engine_can_load(tensor: torch.Tensor, axis: Axis, reason: str | None) -> None:
     """Under three taps."""
-    in_place = why_not_rows(tensor, axis, 3) if is_nchw(tensor) else why_not_in_place(tensor)
-    said = why_never(tensor, axis) or in_place
+    in_place = why_not_rows(tensor, axis, axis, 3) if is_nchw(tensor) else why_not_in_place(tensor)
+    said = why_never(tensor, axis, axis) or in_place
     assert said is None if reason is None else reason in said
     with set_in(assumed, Gpu((8, 9), None)):
-        assert "no copy engine" in why_never(tensor, axis)
+        assert "no copy engine" in why_never(tensor, axis, axis)
 
 
 def test_too_many_columns_of_taps() -> None:
     tensor = images(2, 24, 7, 8, channels_last=False)
-    assert why_not_rows(tensor, Axis(1, 1, 0), MOST_COLUMNS) is None
-    assert "columns of taps" in why_not_rows(tensor, Axis(1, 1, 0), MOST_COLUMNS + 1)
+    axis = Axis(1, 1, 0)
+    assert why_not_rows(tensor, axis, axis, MOST_COLUMNS) is None
+    assert "columns of taps" in why_not_rows(tensor, axis, axis, MOST_COLUMNS + 1)
 
 
 @pytest.mark.parametrize("unit", [4, 8])

@@ -43,6 +43,7 @@ HANDOUT = (
     Layer(32, 3, 16), Layer(64, 24, 16), Layer(3, 3, 32), Layer(25, 24, 32), Layer(64, 64, 256, batch=1),
 )  # fmt: skip
 STRIDED = Layer(64, 64, 32, stride=2), Layer(64, 64, 16, stride=2)
+ODD = Layer(64, 64, 31, stride=2), Layer(64, 64, 15, stride=2)  # no boxes: 2 does not divide the size
 
 
 class Case(NamedTuple):
@@ -81,10 +82,11 @@ NCHW = (
 
 
 def convolutions() -> Iterator[Case]:
-    """The handout's layers and two strided ones, channels_last; a few of each in NCHW and in float64."""
+    """The handout's layers and four strided ones, channels_last; a few of each in NCHW and in float64."""
     four = "tf32", "fp32", "bf16", "fp16"
     for layout, layers, arithmetic in (
         ("channels_last", HANDOUT + STRIDED, four),
+        ("channels_last", ODD, ("tf32", "bf16", "fp16")),  # strict fp32 has no boxes whatever the size
         ("contiguous", NCHW, ("tf32", "bf16")),
         ("channels_last", (Layer(64, 64, 8),), ("fp64",)),
     ):

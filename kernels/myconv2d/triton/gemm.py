@@ -32,9 +32,9 @@ def gemm(
     nchw = obstacle is None and is_nchw(source)
     note = IN_PLACE if nchw else BOXES
     if nchw:
-        obstacle = why_not_rows(source, horizontal, taps[1])
+        obstacle = why_not_rows(source, vertical, horizontal, taps[1])
     elif obstacle is None and (misplaced := why_not_in_place(source)):
-        if taps.numel() < COPIED_FROM:
+        if taps.numel() < COPIED_FROM * vertical.stride * horizontal.stride:
             obstacle = misplaced
         else:
             source, note = padded(source), f"{BOXES}, from a copy: {misplaced}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,9 +48,9 @@ def conv2d_grad_weight(
     nchw = obstacle is None and (is_nchw(grad) or is_nchw(source))
     note = IN_PLACE if nchw else BOXES
     if nchw:
-        obstacle = _why_not_rows(grad, source, horizontal, weight_size[3])
+        obstacle = _why_not_rows(grad, source, vertical, horizontal, weight_size[3])
     elif obstacle is None and (misplaced := why_not_in_place(source) or why_not_in_place(grad)):
-        if weight_size[2] * weight_size[3] < COPIED_FROM or weight_size[1] < NOT_FLAT:
+        if math.prod(weight_size[2:]) < COPIED_FROM * math.prod(stride) or weight_size[1] < NOT_FLAT:
             obstacle = misplaced
         else:
             grad, source, note = padded(grad), padded(source), f"{BOXES}, from copies: {misplaced}"
@@ -77,8 +78,10 @@ def conv2d_grad_weight(
     return grad_weight, grad_bias
 
 
-def _why_not_rows(grad: torch.Tensor, source: torch.Tensor, horizontal: Axis, taps: int) -> str | None:
+def _why_not_rows(
+    grad: torch.Tensor, source: torch.Tensor, vertical: Axis, horizontal: Axis, taps: int
+) -> str | None:
     """Why boxes cannot be loaded from where the images lie, at least one of them in NCHW."""
     if not (is_nchw(grad) and is_nchw(source)):
         return "the two images are laid out differently"
-    return why_not_rows(source, horizontal, taps) or why_not_rows(grad, horizontal, taps)
+    return why_not_rows(source, vertical, horizontal, taps) or why_not_rows(grad, vertical, horizontal, taps)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .grad_weight_reduce import next_box, partial_sums, store_tap, tile
-from .halo import describe
+from .halo import describe, load_box
 from .indexing import Axis, below
 from .launch import ceil_div, launch, needs_64_bit, pixel_box
 from .plans import Plan
@@ -30,14 +30,14 @@ from .tuning import arithmetic
 @triton.jit(do_not_specialize=["rows", "columns", "offset_h", "offset_w", "boxes", "boxes_per_split"])
 def grad_weight_halo_split(
     grad_output,  # descriptor (G, N, P, Q, K)
-    source,  # descriptor (G, N, H, W, C)
+    source,  # descriptor (G, N, H, W, C), or what `describe` makes of strides
     partial,  # (splits, G·K, R·S·C + 1), contiguous
     rows, columns,  # P, Q
     offset_h, offset_w,  # −padding
     boxes, boxes_per_split,
     G: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
-    STEP_H: tl.constexpr, STEP_W: tl.constexpr, BIAS: tl.constexpr,
-    CHANNELS_FIRST: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    PITCH: tl.constexpr, BIAS: tl.constexpr, CHANNELS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the partial sums need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
     BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -68,7 +68,8 @@ def grad_weight_halo_split(
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
     for _ in range(tl.minimum(boxes_per_split, boxes - box)):
         a = grad_output.load([g, n, p, q, first_k]).reshape(PIXELS, BLOCK_K)
-        b = source.load([g, n, p + top, q + left, first_c]).reshape(PIXELS, BLOCK_C)
+        b = load_box(source, g, n, p, q, top, left, first_c, STRIDE_H, STRIDE_W, PITCH)
+        b = b.reshape(PIXELS, BLOCK_C)
         if CHANNELS_FIRST:
             accumulator = tl.dot(b.T, a, accumulator, PRECISION)
         else:
@@ -116,10 +117,12 @@ def grad_weight_halo(
     )
     launch(
         grad_weight_halo_split, tiles * partial.shape[0], source.device,
-        describe(grad_output, box, block_k), describe(source, box, block_c), partial,
+        describe(grad_output, box, block_k),
+        describe(source, box, block_c, vertical.stride, horizontal.stride), partial,
         rows, columns, vertical.offset, horizontal.offset, boxes, boxes_per_split,
-        G=groups, K=outputs, C=channels, R=taps_h, S=taps_w, STEP_H=vertical.step, STEP_W=horizontal.step,
-        BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
+        G=groups, K=outputs, C=channels, R=taps_h, S=taps_w,
+        STRIDE_H=vertical.stride, STRIDE_W=horizontal.stride, STEP_H=vertical.step, STEP_W=horizontal.step,
+        PITCH=source.stride(4), BIAS=bias, CHANNELS_FIRST=block_k < 64, INDEX_64=needs_64_bit(partial),
         PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_K=block_k, BLOCK_C=block_c, BOX_N=box[0], BOX_P=box[1], BOX_Q=box[2],
         num_warps=plan.warps, num_stages=plan.stages,

@@ -7,6 +7,10 @@ instructions a step and half the registers, both operands of wgmma in shared mem
 
 A box begins on a unit of 16 bytes, as it does with channels innermost; halo_nchw.py has the images in NCHW. Pixels that
 are no whole units, as of 25 channels, are copied first where they are read often.
+
+Triton's boxes have no stride. But under a stride of 2 a tap reads only even rows or only odd ones, and so with columns.
+So where 2 divides the image, it is described with one axis more, which tells even rows from odd ones, and with two
+columns as one of twice the channels: there a tap's pixels lie side by side. The same goes for any stride.
 """
 
 from __future__ import annotations
@@ -25,16 +29,29 @@ BOXES = "boxes by the copy engine"
 COPIED_FROM = 4  # reads of each pixel; where there are fewer, a copy of the image is not worth its read and write
 
 
+@triton.jit
+def load_box(images, g, n, p, q, top, left, c, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, PITCH: tl.constexpr):
+    """A box of what `describe` gave: what a tap reads for the results from (n, p, q) on, at p·STRIDE_H + top and
+    q·STRIDE_W + left. PITCH: from one column to the next."""
+    if STRIDE_H * STRIDE_W == 1:
+        return images.load([g, n, p + top, q + left, c])
+    else:
+        row = (top % STRIDE_H + STRIDE_H) % STRIDE_H  # top may be negative, and % has its sign
+        column = (left % STRIDE_W + STRIDE_W) % STRIDE_W
+        h, w = p + (top - row) // STRIDE_H, q + (left - column) // STRIDE_W
+        return images.load([n, h, row, w, column * PITCH + c])
+
+
 # The idea: the GEMM of gather.py, both operands loaded box by box through descriptors into shared memory, from where
 #   wgmma reads them.
 # Layout: channels innermost; the weight with channels or outputs innermost.
 # Tile: BOX_N × BOX_P × BOX_Q pixels × BLOCK_N outputs, accumulated in fp32; BLOCK_C channels of one tap a step.
 #   wgmma takes its rows 64 at a time. OUTPUTS_FIRST makes the outputs the rows and leaves the pixels in shared memory;
 #   as rows, the compiler takes a box of pixels through registers (and does, where there are fewer than 64 outputs).
-# Bound: L2, which serves each pixel R·S times; memory sees it once.
+# Bound: L2, which serves each pixel R·S times, of a stride fewer; memory sees it once.
 @triton.jit(do_not_specialize=["batch", "rows", "columns", "offset_h", "offset_w"])
 def halo_gemm(
-    source,  # descriptor (G, N, H, W, C)
+    source,  # descriptor (G, N, H, W, C), or what `describe` makes of strides
     weight,  # descriptor (G, R, S, K, C), or (G, R, S, C, K) unless WEIGHT_CHANNELS_LAST
     bias,  # (G·K) or None
     result,  # (N, G, K, P, Q)
@@ -43,8 +60,8 @@ def halo_gemm(
     batch, rows, columns,  # N, P, Q
     offset_h, offset_w,
     RESULT_UNIT: tl.constexpr, K: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
-    STEP_H: tl.constexpr, STEP_W: tl.constexpr,
-    WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr, STEP_H: tl.constexpr, STEP_W: tl.constexpr,
+    PITCH: tl.constexpr, WEIGHT_CHANNELS_LAST: tl.constexpr, OUTPUTS_FIRST: tl.constexpr,
     INDEX_64: tl.constexpr,  # offsets into the result need 64 bits
     PRECISION: tl.constexpr,  # of fp32 products: "tf32"
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -67,9 +84,9 @@ def halo_gemm(
         c = step % blocks_c * BLOCK_C
         r = step // blocks_c // S
         s = step // blocks_c % S
-        h = first_p + r * STEP_H + offset_h
-        w = first_q + s * STEP_W + offset_w
-        pixels = source.load([g, first_n, h, w, c]).reshape(PIXELS, BLOCK_C)
+        top, left = r * STEP_H + offset_h, s * STEP_W + offset_w
+        pixels = load_box(source, g, first_n, first_p, first_q, top, left, c, STRIDE_H, STRIDE_W, PITCH)
+        pixels = pixels.reshape(PIXELS, BLOCK_C)
         if WEIGHT_CHANNELS_LAST:
             filters = weight.load([g, r, s, first_k, c]).reshape(BLOCK_N, BLOCK_C)
         else:
@@ -111,17 +128,20 @@ def halo(
     channels, taps_h, taps_w = weight.shape[2:]
     box = pixel_box(plan.block_m, rows, columns)
     block_n, block_c = fit(plan.block_n, outputs), fit(plan.block_c, channels)
+    if horizontal.stride > 1:  # beyond a pixel's channels are the next one's, not zeros: no block reaches there
+        block_c = min(block_c, channels & -channels)
     weight, weight_channels_last = described_weight(weight)
     writes = Operand.of(result)
     programs = ceil_div(batch, box[0]) * ceil_div(rows, box[1]) * ceil_div(columns, box[2])
     launch(
         halo_gemm, programs * ceil_div(outputs, block_n) * groups, result.device,
-        describe(source, box, block_c), describe_weight(weight, weight_channels_last, block_n, block_c),
+        describe(source, box, block_c, vertical.stride, horizontal.stride),
+        describe_weight(weight, weight_channels_last, block_n, block_c),
         bias, result, *writes.strides, 0 if bias is None else bias.stride(0),
         batch, rows, columns, vertical.offset, horizontal.offset,
         RESULT_UNIT=writes.unit, K=outputs, C=channels, R=taps_h, S=taps_w,
-        STEP_H=vertical.step, STEP_W=horizontal.step,
-        WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
+        STRIDE_H=vertical.stride, STRIDE_W=horizontal.stride, STEP_H=vertical.step, STEP_W=horizontal.step,
+        PITCH=source.stride(4), WEIGHT_CHANNELS_LAST=weight_channels_last, OUTPUTS_FIRST=block_n >= 64,
         INDEX_64=needs_64_bit(result), PRECISION="tf32" if allow_tf32 else "ieee",
         BLOCK_N=block_n, BLOCK_C=block_c, BOX_N=box[0], BOX_P=box[1], BOX_Q=box[2],
         num_warps=plan.warps, num_stages=plan.stages,
@@ -132,10 +152,21 @@ def why_never(images: torch.Tensor, *axes: Axis) -> str | None:
     """Why the copy engine cannot load boxes of `images` (N, G, C, H, W) along these axes, however they lie."""
     if Gpu.of(images.device).capability < (9, 0):
         return "this GPU has no copy engine for tensors"
-    if any(axis.stride != 1 for axis in axes):
-        return "boxes have no stride"
     if images.shape[2] < 16:
         return f"{images.shape[2]} channels do not fill a step of 16"
+    if any(axis.stride != 1 for axis in axes):
+        return _why_no_stride(images, *axes)
+    return None
+
+
+def _why_no_stride(images: torch.Tensor, vertical: Axis, horizontal: Axis) -> str | None:
+    groups, channels, height, width = images.shape[1:]
+    if groups != 1:
+        return "boxes of groups have no stride"
+    if height % vertical.stride or width % horizontal.stride:
+        return f"a stride of {vertical.stride}×{horizontal.stride} does not divide {height}×{width} pixels"
+    if horizontal.stride != 1 and channels % 16:
+        return f"a stride of columns takes steps of 16 channels, and {channels} are no whole ones"
     return None
 
 
@@ -187,10 +218,21 @@ def strides(tensor: torch.Tensor) -> list[int]:
     return found
 
 
-def describe(images: torch.Tensor, box: tuple[int, int, int], channels: int) -> TensorDescriptor:
-    """`images` (N, G, C, H, W) to be loaded in boxes of n × p × q pixels × channels of one group."""
-    view = images.permute(CHANNELS_LAST)
-    return TensorDescriptor(view, view.shape, strides(view), [1, *box, channels])
+def describe(
+    images: torch.Tensor, box: tuple[int, int, int], channels: int, vertical: int = 1, horizontal: int = 1
+) -> TensorDescriptor:
+    """`images` (N, G, C, H, W) to be loaded in boxes of n × p × q pixels × channels of one group, as (G, N, H, W, C);
+    under strides, without groups, as (N, H / vertical, vertical, W / horizontal, horizontal·C)."""
+    if vertical * horizontal == 1:
+        view, block = images.permute(CHANNELS_LAST), [1, *box, channels]
+    else:
+        n, p, q = box
+        batch, _, pixel, height, width = images.shape
+        to_image, _, _, to_row, pitch = images.stride()
+        size = batch, height // vertical, vertical, width // horizontal, (horizontal - 1) * pitch + pixel
+        view = images.as_strided(size, (to_image, vertical * to_row, to_row, horizontal * pitch, 1))
+        block = [n, p, 1, q, channels]
+    return TensorDescriptor(view, view.shape, strides(view), block)
 
 
 def describe_weight(

@@ -207,8 +207,10 @@ def is_nchw(images: torch.Tensor) -> bool:
     return images.stride(4) == 1 and images.stride(2) != 1
 
 
-def why_not_rows(images: torch.Tensor, columns: Axis, taps: int) -> str | None:
+def why_not_rows(images: torch.Tensor, rows: Axis, columns: Axis, taps: int) -> str | None:
     """Why boxes of `images` (N, G, C, H, W) in NCHW cannot serve so many taps along the columns, in words."""
+    if rows.stride * columns.stride > 1:
+        return "in NCHW boxes have no stride"
     if not aligned(images.permute(CONTIGUOUS)):
         return "rows are not whole units of 16 bytes"
     if taps > MOST_COLUMNS:
