@@ -17,10 +17,11 @@ if INTERPRETED:
 
 from myconv2d import block_operators, triton
 from myconv2d.operators import overload
-from myconv2d.triton import block_forward, block_grad_input, block_grad_weight
+from myconv2d.triton import block_forward, block_grad_input, block_grad_weight, tuning
 from myconv2d.triton.block_cases import OPERATORS, UNET, BlockLayer, case
 from myconv2d.triton.compile_report import Row, report
 from myconv2d.triton.launch import intercept, set_in
+from myconv2d.triton.plans import Plan
 from myconv2d.triton.traffic import MOVED, traffic
 
 FULL = BlockLayer((64,), 64, 8)
@@ -41,15 +42,33 @@ def launches(layer: BlockLayer, *operators: str) -> list[tuple]:
     return seen
 
 
-@pytest.mark.parametrize(
-    ("layer", "arithmetic"),
-    [(FULL, "tf32"), (FULL, "fp16"), (UNET[1], "bf16")], ids=str
-)  # fmt: skip
-def test_tensor_core_blocks(layer: BlockLayer, arithmetic: str) -> None:
-    """Both operands are computed as they are loaded, and still come by 16-byte copies while wgmma works."""
-    found = rows(layer, "block", "block_backward", "block_inference", arithmetic=arithmetic)
+@pytest.mark.parametrize("arithmetic", ["tf32", "bf16", "fp16"])
+def test_boxes_by_the_copy_engine_and_wgmma(arithmetic: str) -> None:
+    found = rows(FULL, "block", "block_backward", "block_inference", arithmetic=arithmetic)
     assert [row.code.matrix for row in found] == ["wgmma"] * 4
     for row in found:
+        assert row.code.asynchronous.startswith("box") and " boxes" in row.plan, row
+
+
+@pytest.mark.parametrize("operator", ["block", "block_inference"])
+def test_boxes_are_worth_having(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer instructions a step than ordinary loads with the same plan."""
+    with set_in(tuning.every, lambda shape: [Plan(64, 64, 64, 4, 3)]):
+        (boxes,) = rows(FULL, operator, arithmetic="bf16")
+        monkeypatch.setattr(block_forward, "why_not", lambda *arguments: "for comparison")
+        (loads,) = rows(FULL, operator, arithmetic="bf16")
+    assert boxes.code.asynchronous.startswith("box") and not loads.code.asynchronous.startswith("box")
+    assert 0 < boxes.code.loop < loads.code.loop
+
+
+@pytest.mark.parametrize(
+    ("layer", "operator", "arithmetic"),
+    [(UNET[4], "block", "tf32"), (UNET[1], "block_backward", "bf16"), (UNET[1], "block_backward", "tf32")], ids=str
+)  # fmt: skip
+def test_ordinary_loads_elsewhere(layer: BlockLayer, operator: str, arithmetic: str) -> None:
+    """Both operands are computed as they are loaded, and still come by 16-byte copies while wgmma works."""
+    for row in rows(layer, operator, arithmetic=arithmetic):
+        assert row.code.matrix == "wgmma"
         copies = {int(a): int(b) for a, b in re.findall(r"(\d+) B × (\d+)", row.code.asynchronous)}
         # Triton 3.8 copies vectors (4 bytes) and the pool's index (8 bytes) this way too, in each of three stages.
         # An image in such pieces would take 12 of them in place of the fewest copies of 16 bytes, 6.

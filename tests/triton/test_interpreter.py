@@ -17,7 +17,11 @@ pytest.importorskip("triton.language", reason="Triton is not installed")
 
 
 @pytest.mark.parametrize(
-    "file", ["test_kernels.py", "test_halo.py", "test_halo_nchw.py", "test_block.py", "test_cross_entropy.py"]
+    "file",
+    [
+        *("test_kernels.py", "test_halo.py", "test_halo_nchw.py"),
+        *("test_block.py", "test_block_boxes.py", "test_cross_entropy.py"),
+    ],
 )
 def test_kernels_in_the_interpreter(file: str) -> None:
     command = [

@@ -77,6 +77,8 @@ def test_there_is_a_shipped_plan_for_every_kernel_and_arithmetic() -> None:
             layouts = ("wide", "narrow", *("contiguous",) * (arithmetic in ("half", "tf32")))
         else:
             layouts = ("contiguous",) if "nchw" in kernel else ("channels_last",)
+        if "block" in kernel and arithmetic != "fp32":
+            layouts += ("boxes",)
         for layout in layouts:
             choice = plans.find(Shape(kernel, arithmetic, layout, 24, 24, (3, 3), (5, 5), (1, 1)), None)
             assert choice.key.startswith(f"{kernel} {arithmetic}")
@@ -293,9 +295,27 @@ def test_explain_of_a_block_names_kernels_plans_and_copies(user_path: Path) -> N
     with set_in(assumed, Gpu((9, 0), GPU)):
         copied, forward, to_skip, to_weight = kernels.explain_block(*arguments, allow_tf32=False)
     assert copied == "input: copied to channels_last first"  # the skip of one channel is both
-    assert forward.startswith("forward: block_forward kernel (fused), 64 pixels × 32 outputs × 16 channels, 4 warps")
-    assert to_skip.startswith("backward: block_grad_input kernel") and to_skip.endswith("shipped, not measured)")
-    assert to_weight == f"backward: block_grad_weight kernel (fused), {PLAN} ('{shape}', measured: {user_path})"
+    said = "(fused, ordinary loads: a feed is enlarged)"
+    assert forward.startswith(f"forward: block_forward kernel {said}, 64 pixels × 32 outputs × 16 channels, 4 warps")
+    assert to_skip.startswith("backward: block_grad_input kernel (fused, ordinary loads: the gradient is pooled), ")
+    assert to_skip.endswith("shipped, not measured)")
+    pooled = said.replace("a feed is enlarged", "the gradient is pooled")
+    assert to_weight == f"backward: block_grad_weight kernel {pooled}, {PLAN} ('{shape}', measured: {user_path})"
+
+
+def test_explain_of_a_block_says_where_boxes_serve() -> None:
+    raw, weight = torch.empty(2, 16, 6, 6).to(memory_format=torch.channels_last), torch.empty(24, 16, 3, 3)
+    vector = torch.empty(24)
+    feeds = raw, vector[:16], vector[:16], False, None, None, None, False
+    block = *feeds, weight, vector, (1, 1), None, None, 0.0, False
+    for allow_tf32, said in ((True, "boxes by the copy engine"), (False, "ordinary loads: there is no wgmma in fp32")):
+        with set_in(assumed, Gpu((9, 0), None)):
+            forward, to_weight = kernels.explain_block(*block, allow_tf32=allow_tf32)
+        assert forward.startswith(f"forward: block_forward kernel (fused, {said}), ")
+        assert to_weight.startswith(f"backward: block_grad_weight kernel (fused, {said}), ")
+    with set_in(assumed, Gpu((8, 0), None)):
+        older, *_ = kernels.explain_block(*block, allow_tf32=True)
+    assert "(fused, ordinary loads: this GPU has no copy engine for tensors)" in older
 
 
 def test_only_a_gpu_can_be_measured_on() -> None:

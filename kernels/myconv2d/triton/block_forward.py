@@ -8,9 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .block_feed import columns_of, feed_tile, relu, vector_tile
+from .block_boxes import boxes, why_not
+from .block_feed import box, columns_of, feed_box, feed_tile, relu, tap_of, vector_tile
 from .block_plan import precision, reduction, serve
-from .block_tile import Tile, pick, pooled_positions, tile_positions
+from .block_tile import Tile, pick, pooled_positions, tile_origin, tile_positions
 from .indexing import below
 from .launch import ceil_div, fit, launch, needs_64_bit
 from .plans import Plan
@@ -34,37 +35,58 @@ class Feed(NamedTuple):
     def channels(self) -> int:
         return self.tensor.shape[1]
 
+    def boxes(self, tile: Tile, channels: int) -> Feed:
+        """With a descriptor for the tensor, by boxes of a tile."""
+        return self._replace(tensor=boxes(self.tensor, tile, channels))
+
+
+def why_no_boxes(feeds: list[Feed], allow_tf32: bool) -> str | None:
+    """Why the copy engine cannot load these feeds, in words; None if it can."""
+    if any(feed.upsample for feed in feeds):
+        return "a feed is enlarged"
+    return why_not([feed.tensor for feed in feeds], allow_tf32)
+
 
 @triton.jit
-def convolve(accumulator, tensor, scale, shift, n, top, left, valid, height, width,
-             taps, weight_rows, in_outputs,  # R·S; pointers to the first tap and channel of each output [BLOCK_K, 1]
+def convolve(accumulator, tensor, scale, shift, weight,
+             first_n, first_h, first_w, first_k,  # of the first tap of the tile's first position; the first output
+             n, top, left, valid, height, width, taps,  # of the positions' first taps [M, 1]; of the image; R·S
              C: tl.constexpr, UPSAMPLE: tl.constexpr, FLAT: tl.constexpr, BLOCK_C: tl.constexpr,
-             CHANNELS: tl.constexpr, R: tl.constexpr, S: tl.constexpr, HALO: tl.constexpr,
-             PRECISION: tl.constexpr):  # fmt: skip
+             CHANNELS: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, HALO: tl.constexpr,
+             PRECISION: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """accumulator [M, BLOCK_K] plus the convolution of one feed, whose C channels are among the weight's CHANNELS."""
+    everywhere = tl.full(valid.shape, 1, tl.int1)
+    k = first_k + tl.arange(0, BLOCK_K)[:, None]
     steps = (R * S * C + BLOCK_C - 1) // BLOCK_C if FLAT else taps * ((C + BLOCK_C - 1) // BLOCK_C)
     for step in range(steps):
         row, column, c, in_channels = columns_of(step, C, R, S, FLAT, BLOCK_C)
-        a = feed_tile(tensor, scale, shift, n, top + row, left + column, c, valid & in_channels, height, width,
-                      C, UPSAMPLE, HALO)  # fmt: skip
-        b = tl.load(weight_rows + ((row * S + column) * CHANNELS + c), in_outputs & in_channels, other=0.0)
+        h, w = top + row, left + column
+        if isinstance(tensor, tl.tensor_descriptor):
+            r, s, first_c = tap_of(step, C, S, BLOCK_C)
+            a = feed_box(tensor, scale, shift, first_n, first_h + r, first_w + s, first_c, h, w, c, everywhere,
+                         height, width, C, HALO)  # fmt: skip
+            b = box(weight, first_k, r, s, first_c)
+        else:
+            a = feed_tile(tensor, scale, shift, n, h, w, c, valid & in_channels, height, width, C, UPSAMPLE, HALO)
+            b = tl.load(weight + k * (R * S * CHANNELS) + ((row * S + column) * CHANNELS + c),
+                        below(k, K, BLOCK_K) & in_channels, other=0.0)  # fmt: skip
         accumulator = tl.dot(a, tl.trans(b), accumulator, PRECISION)
     return accumulator
 
 
 # The idea: GEMM of (positions × taps·channels) by (taps·channels × outputs), the left matrix computed as it is
 #   loaded (block_feed.py), first all of the first feed, then all of the second: nothing is ever concatenated.
-# Layout: images channels_last and dense; weight (K, R, S, C), dense, rows of channels for both operands.
+# Layout: images channels_last and dense; weight (K, R, S, C), dense, rows of channels for both operands. As pointers,
+#   or, images and weights alike, as descriptors (block_boxes.py).
 # Tile: TILE_N·TILE_P·TILE_Q positions × BLOCK_K outputs, fp32.
 # Epilogue, training (`partial`): y rounded and written; of the rounded values each tile's mean, rounded, and the
 #   sums of the differences from it and of their squares, for block_statistics.py; with `index`, each 2 × 2 window's
 #   value of the largest sign(gamma)·y beside. Inference: batch norm as scale and shift, ReLU, max-pool.
-# Bound: memory at these channel counts; each input pixel is read R·S times, all but once from L1.
+# Bound: memory at these channel counts; each input pixel is read R·S times, all but once from L1 or L2.
 @triton.jit(do_not_specialize=["batch", "height", "width", "rows", "columns", "tiles", "taps"])
 def block_forward(
-    first, first_scale, first_shift,  # (N, H, W, C1); (C1) or None
-    second, second_scale, second_shift,  # (N, H, W, C2) or None
-    weight,  # (K, R, S, C1 + C2)
+    first, first_scale, first_shift, first_weight,  # (N, H, W, C1), (C1) or None, (K, R, S, C1 of C1 + C2)
+    second, second_scale, second_shift, second_weight,  # the same of C2, or None
     bias, gamma, beta, mean, var,  # (K) or None; mean and var for inference
     eps,
     result,  # (N, P, Q, K), or its windows (N, P/2, Q/2, K)
@@ -85,23 +107,25 @@ def block_forward(
     tiles_k: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     program = tl.program_id(0)
     tile = program // tiles_k
-    k = program % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
+    first_k = program % tiles_k * BLOCK_K
+    k = first_k + tl.arange(0, BLOCK_K)
     in_outputs = below(k, K, BLOCK_K)
-    n, p, q = tile_positions(tile, rows, columns, TILE_N, TILE_P, TILE_Q, POOL)
+    first_n, first_p, first_q = tile_origin(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
+    n, p, q = tile_positions(first_n, first_p, first_q, TILE_N, TILE_P, TILE_Q)
     if INDEX_64:
         n = n.to(tl.int64)
     inside = tl.full((M,), 1, tl.int1) if EVEN else (n < batch) & (p < rows) & (q < columns)
 
-    weight_rows = weight + k[:, None] * (R * S * (C1 + C2))
+    first_h, first_w = first_p - PADDING_H, first_q - PADDING_W
     top, left = p[:, None] - PADDING_H, q[:, None] - PADDING_W
     y = tl.zeros((M, BLOCK_K), tl.float32)
-    y = convolve(y, first, first_scale, first_shift, n[:, None], top, left, inside[:, None], height, width,
-                 taps, weight_rows, in_outputs[:, None], C1, UPSAMPLE_1, FLAT_1, BLOCK_1,
-                 C1 + C2, R, S, HALO, PRECISION)  # fmt: skip
+    y = convolve(y, first, first_scale, first_shift, first_weight, first_n, first_h, first_w, first_k,
+                 n[:, None], top, left, inside[:, None], height, width, taps,
+                 C1, UPSAMPLE_1, FLAT_1, BLOCK_1, C1 + C2, K, R, S, HALO, PRECISION, BLOCK_K)  # fmt: skip
     if second is not None:
-        y = convolve(y, second, second_scale, second_shift, n[:, None], top, left, inside[:, None], height, width,
-                     taps, weight_rows + C1, in_outputs[:, None], C2, UPSAMPLE_2, FLAT_2, BLOCK_2,
-                     C1 + C2, R, S, HALO, PRECISION)  # fmt: skip
+        y = convolve(y, second, second_scale, second_shift, second_weight, first_n, first_h, first_w, first_k,
+                     n[:, None], top, left, inside[:, None], height, width, taps,
+                     C2, UPSAMPLE_2, FLAT_2, BLOCK_2, C1 + C2, K, R, S, HALO, PRECISION, BLOCK_K)  # fmt: skip
     if bias is not None:
         y += vector_tile(bias, k, K)[None, :]
 
@@ -137,7 +161,7 @@ def block_forward(
         if full is not None:
             sign = vector_tile(gamma, k, K)
             sign = tl.where(sign > 0, 1.0, tl.where(sign < 0, -1.0, 0.0 * sign))
-        picked, where = pick(y, sign[None, :])
+        picked, where = pick(y, sign[None, :], TILE_Q)
         at = (((n * (rows // 2) + p) * (columns // 2) + q) * K)[:, None] + k[None, :]
         inside = ((n < batch) & (p < rows // 2) & (q < columns // 2))[:, None] & in_outputs[None, :]
         tl.store(result + at, picked.to(result.dtype.element_ty), inside)
@@ -173,6 +197,9 @@ def forward(
     if batch == 0:
         return partial
 
+    filters = weight.split([feed.channels for feed in feeds], 1)
+    obstacle = why_no_boxes(feeds, allow_tf32) or why_not([*filters], allow_tf32)
+
     def run(plan: Plan) -> None:
         nonlocal partial
         tile, block_k = Tile.of(plan.block_m, rows, columns, pool), fit(plan.block_n, outputs)
@@ -180,9 +207,14 @@ def forward(
         partial = weight.new_empty((3 * outputs + 1, tiles), dtype=torch.float32) if statistics else None
         blocks = [reduction(plan, feed.channels, taps_h * taps_w) for feed in feeds]
         (flat_1, block_1), (flat_2, block_2) = blocks if second.tensor is not None else (*blocks, (False, 16))
+        operands: list = []
+        for feed, own, (_, block) in zip(feeds, filters, blocks, strict=True):
+            if obstacle is None:
+                feed, own = feed.boxes(tile, block), boxes(own, (block_k, 1, 1), block)
+            operands += *feed[:3], own
         launch(
             block_forward, tiles * ceil_div(outputs, block_k), weight.device,
-            *first[:3], *second[:3], weight, bias, *norm, result, full, index, partial,
+            *operands, *[None] * (8 - len(operands)), bias, *norm, result, full, index, partial,
             batch, height, width, rows, columns, tiles, taps_h * taps_w,
             C1=first.channels, UPSAMPLE_1=first.upsample, FLAT_1=flat_1, BLOCK_1=block_1,
             C2=channels - first.channels, UPSAMPLE_2=second.upsample, FLAT_2=flat_2, BLOCK_2=block_2,
@@ -192,5 +224,6 @@ def forward(
             num_warps=plan.warps, num_stages=plan.stages,
         )  # fmt: skip
 
-    serve("block_forward", weight.dtype, allow_tf32, channels, outputs, (taps_h, taps_w), size, weight.device, run)
+    taps = taps_h, taps_w
+    serve("block_forward", weight.dtype, allow_tf32, channels, outputs, taps, size, weight.device, run, obstacle)
     return partial

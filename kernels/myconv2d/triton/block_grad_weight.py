@@ -6,11 +6,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .block_feed import columns_of, feed_tile, gradient_tile
-from .block_forward import Feed
+from .block_feed import columns_of, feed_box, feed_tile, gradient_box, gradient_tile, tap_of
+from .block_forward import Feed, why_no_boxes
 from .block_grad_input import Gradient
 from .block_plan import precision, reduction, serve
-from .block_tile import Tile, next_origin, tile_origin, within_tile
+from .block_tile import Tile, next_origin, tile_origin, tile_positions
 from .indexing import below
 from .launch import ceil_div, fit, launch, needs_64_bit
 from .plans import Plan
@@ -19,6 +19,7 @@ from .tuning import splits
 
 # The idea: GEMM of (outputs × positions) by (positions × taps·channels) of one feed, both operands computed as they
 #   are loaded. Each program sums over the tiles of one split and writes a partial; block_weight_reduce adds them up.
+# Layout: images channels_last and dense; as pointers, or grad, y and tensor as descriptors (block_boxes.py).
 # Tile: BLOCK_K outputs × BLOCK_J of the taps·channels, the longer edge as rows, of which wgmma wants 64; a step takes
 #   TILE_N·TILE_P·TILE_Q positions.
 # Bias: if it has a gradient, the programs of the first J tile also sum the y gradients they hold, as the last column.
@@ -38,31 +39,39 @@ def block_grad_weight(
     TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     M: tl.constexpr = TILE_N * TILE_P * TILE_Q
+    HALO: tl.constexpr = PADDING_H > 0 or PADDING_W > 0
     TALL: tl.constexpr = BLOCK_J >= BLOCK_K
     tiles_k: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
     tiles_j: tl.constexpr = (R * S * C + BLOCK_J - 1) // BLOCK_J if FLAT else R * S * ((C + BLOCK_J - 1) // BLOCK_J)
     program = tl.program_id(0)
     tile_j = program % tiles_j
     split = program // (tiles_j * tiles_k)
-    k = (program // tiles_j % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
+    first_k = program // tiles_j % tiles_k * BLOCK_K
+    k = (first_k + tl.arange(0, BLOCK_K))[None, :]
     in_outputs = below(k, K, BLOCK_K)
     row, column, c, in_channels = columns_of(tile_j, C, R, S, FLAT, BLOCK_J)
+    r, s, first_c = tap_of(tile_j, C, S, BLOCK_J)
 
     accumulator = tl.zeros((BLOCK_J, BLOCK_K) if TALL else (BLOCK_K, BLOCK_J), tl.float32)
     bias_sum = tl.zeros((BLOCK_K,), tl.float32)
-    within_n, within_p, within_q = within_tile(TILE_N, TILE_P, TILE_Q, False)
     tile = split * tiles_per_split
     first_n, first_p, first_q = tile_origin(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
     for _ in range(tl.minimum(tiles_per_split, tiles - tile)):
-        n, p, q = within_n + first_n, within_p + first_p, within_q + first_q
+        n, p, q = tile_positions(first_n, first_p, first_q, TILE_N, TILE_P, TILE_Q)
         if INDEX_64:
             n = n.to(tl.int64)
         inside = tl.full((M,), 1, tl.int1) if EVEN else (n < batch) & (p < rows) & (q < columns)
         n, p, q, inside = n[:, None], p[:, None], q[:, None], inside[:, None]
-        a = gradient_tile(grad, index, y, mean, offset, slope, n, p, q, k, inside & in_outputs,
-                          rows, columns, K, False)  # fmt: skip
-        b = feed_tile(tensor, scale, shift, n, p + (row - PADDING_H), q + (column - PADDING_W), c,
-                      inside & in_channels, height, width, C, UPSAMPLE, PADDING_H > 0 or PADDING_W > 0)  # fmt: skip
+        h, w = p + (row - PADDING_H), q + (column - PADDING_W)
+        if isinstance(grad, tl.tensor_descriptor):
+            a = gradient_box(grad, y, mean, offset, slope, first_n, first_p, first_q, first_k, p, q, k, inside,
+                             rows, columns, K, False)  # fmt: skip
+            b = feed_box(tensor, scale, shift, first_n, first_p + (r - PADDING_H), first_q + (s - PADDING_W), first_c,
+                         h, w, c, inside, height, width, C, HALO)  # fmt: skip
+        else:
+            a = gradient_tile(grad, index, y, mean, offset, slope, n, p, q, k, inside & in_outputs,
+                              rows, columns, K, False)  # fmt: skip
+            b = feed_tile(tensor, scale, shift, n, h, w, c, inside & in_channels, height, width, C, UPSAMPLE, HALO)
         if TALL:
             accumulator = tl.dot(tl.trans(b), a, accumulator, PRECISION)
         else:
@@ -73,7 +82,7 @@ def block_grad_weight(
 
     if TALL:
         accumulator = tl.trans(accumulator)
-    k = program // tiles_j % tiles_k * BLOCK_K + tl.arange(0, BLOCK_K)
+    k = first_k + tl.arange(0, BLOCK_K)
     partial_rows = partial + (split.to(tl.int64) * K + k) * COLUMNS
     j = (row * S + column) * CHANNELS + c
     tl.store(partial_rows[:, None] + j, accumulator, below(k, K, BLOCK_K)[:, None] & in_channels)
@@ -121,9 +130,10 @@ def grad_weight(
     """grad_weight, and grad_bias, which is empty without `bias`. Nothing is empty."""
     outputs, channels, taps_h, taps_w = weight.shape
     to_weight, to_bias = torch.empty_like(weight), weight.new_empty(outputs if bias else 0)
+    obstacle = gradient.why_no_boxes(allow_tf32) or why_no_boxes(feeds, allow_tf32)
 
     def run(plan: Plan) -> None:
-        partial = _partial_sums(gradient, feeds, weight, padding, bias, allow_tf32, plan)
+        partial = _partial_sums(gradient, feeds, weight, padding, bias, allow_tf32, obstacle is None, plan)
         parts, _, row = partial.shape
         weight_k, weight_c, weight_r, weight_s = to_weight.stride()
         launch(
@@ -134,7 +144,7 @@ def grad_weight(
         )  # fmt: skip
 
     taps, image = (taps_h, taps_w), gradient.size
-    serve("block_grad_weight", weight.dtype, allow_tf32, channels, outputs, taps, image, weight.device, run)
+    serve("block_grad_weight", weight.dtype, allow_tf32, channels, outputs, taps, image, weight.device, run, obstacle)
     return to_weight, to_bias
 
 
@@ -145,6 +155,7 @@ def _partial_sums(
     padding: tuple[int, int],
     bias: bool,
     allow_tf32: bool,
+    by_boxes: bool,
     plan: Plan,
 ) -> torch.Tensor:
     """(splits, K, R·S·C), and one more column where there is a bias."""
@@ -165,10 +176,11 @@ def _partial_sums(
     row = taps * channels + bias
     partial = weight.new_empty((parts, outputs, row), dtype=torch.float32)
     first_channel = 0
+    read = gradient.boxes(tile, block_k) if by_boxes else gradient
     for feed, count, (flat, block) in zip(feeds, tiles_j, blocks, strict=True):
         launch(
             block_grad_weight, parts * tiles_k * count, weight.device,
-            *gradient[:6], *feed[:3], partial[:, :, first_channel:],
+            *read[:6], *(feed.boxes(tile, block) if by_boxes else feed)[:3], partial[:, :, first_channel:],
             batch, height, width, rows, columns, tiles, tiles_per_split,
             C=feed.channels, CHANNELS=channels, K=outputs, R=taps_h, S=taps_w, COLUMNS=row,
             PADDING_H=padding[0], PADDING_W=padding[1], UPSAMPLE=feed.upsample, BIAS=bias and first_channel == 0,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from . import tuning
+from .halo import BOXES
 from .launch import fit
 from .plans import Plan, Shape
 
@@ -21,11 +22,16 @@ def serve(
     image: tuple[int, int],
     device: torch.device,
     run: Callable[[Plan], None],
+    obstacle: str | None,
 ) -> None:
-    """`tuning.serve` for a kernel that gives `outputs` channels of `channels`, on pictures of the size `image`."""
-    arithmetic = tuning.arithmetic(dtype, allow_tf32)
-    shape = Shape(kernel, arithmetic, "channels_last", channels, outputs, taps, image, (1, 1))
-    tuning.serve(shape, device, run, note="fused")
+    """`tuning.serve` for a kernel that gives `outputs` channels of `channels`, on pictures of the size `image`.
+
+    `obstacle` is why it does not load boxes; None if it does.
+    """
+    arithmetic, layout = tuning.arithmetic(dtype, allow_tf32), "channels_last" if obstacle else "boxes"
+    shape = Shape(kernel, arithmetic, layout, channels, outputs, taps, image, (1, 1))
+    note = f"fused, ordinary loads: {obstacle}" if obstacle else f"fused, {BOXES}"
+    tuning.serve(shape, device, run, note)
 
 
 def reduction(plan: Plan, channels: int, taps: int) -> tuple[bool, int]:

@@ -41,23 +41,6 @@ class Tile(NamedTuple):
 
 
 @triton.jit
-def within_tile(TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr, WINDOWS: tl.constexpr):
-    """Picture, row and column, each [TILE_N·TILE_P·TILE_Q], of a tile's positions, counted from its first.
-
-    Row by row; or, with WINDOWS, by windows of 2 × 2 with position 2·dy + dx fastest: then `pooled_positions` are
-    those of the windows, in their order.
-    """
-    i = tl.arange(0, TILE_N * TILE_P * TILE_Q)
-    if WINDOWS:
-        q = i // 4 % (TILE_Q // 2) * 2 + i % 2
-        p = i // (2 * TILE_Q) % (TILE_P // 2) * 2 + i // 2 % 2
-    else:
-        q = i % TILE_Q
-        p = i // TILE_Q % TILE_P
-    return i // (TILE_Q * TILE_P), p, q
-
-
-@triton.jit
 def tile_origin(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr):
     """Picture, row and column of a tile's first position."""
     tiles_q = tl.cdiv(columns, TILE_Q)
@@ -77,31 +60,32 @@ def next_origin(n, p, q, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constex
 
 
 @triton.jit
-def tile_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr,
-                   WINDOWS: tl.constexpr):  # fmt: skip
-    """Picture, row and column of a tile's positions, in the order of `within_tile`."""
-    n, p, q = within_tile(TILE_N, TILE_P, TILE_Q, WINDOWS)
-    first_n, first_p, first_q = tile_origin(tile, rows, columns, TILE_N, TILE_P, TILE_Q)
-    return n + first_n, p + first_p, q + first_q
+def tile_positions(n, p, q, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr):
+    """Picture, row and column, each [TILE_N·TILE_P·TILE_Q], of a tile that begins at (n, p, q); row by row."""
+    i = tl.arange(0, TILE_N * TILE_P * TILE_Q)
+    return n + i // (TILE_Q * TILE_P), p + i // TILE_Q % TILE_P, q + i % TILE_Q
 
 
 @triton.jit
 def pooled_positions(tile, rows, columns, TILE_N: tl.constexpr, TILE_P: tl.constexpr, TILE_Q: tl.constexpr):
-    """Picture, row and column of the windows of a tile, in the halved picture; rows and columns as for the tile."""
-    return tile_positions(
-        tile, (rows + 1) // 2, (columns + 1) // 2, TILE_N, TILE_P // 2, TILE_Q // 2, False
-    )
+    """Picture, row and column of the windows of a tile, in the halved picture; rows and columns as for the tile.
+
+    Divided out anew, as half the tile's own origin would stay in registers from before the loop.
+    """
+    n, p, q = tile_origin(tile, (rows + 1) // 2, (columns + 1) // 2, TILE_N, TILE_P // 2, TILE_Q // 2)
+    return tile_positions(n, p, q, TILE_N, TILE_P // 2, TILE_Q // 2)
 
 
 @triton.jit
-def windows(values):
-    """values [4·windows, K], of positions in the order of windows → those at each of the four positions, [windows, K].
+def windows(values, TILE_Q: tl.constexpr):
+    """values [positions, K] of a tile → those at each of the four positions of its windows, [windows, K].
 
     By splitting, not by a reduction: what a reduction would shuffle from lane to lane, value by value, is moved through
     shared memory once, and then each thread has whole windows.
     """
     channels: tl.constexpr = values.shape[1]
     size: tl.constexpr = values.shape[0] // 4
+    values = tl.permute(tl.reshape(values, (2 * size // TILE_Q, 2, TILE_Q // 2, 2, channels)), (0, 2, 1, 3, 4))
     values = tl.permute(tl.reshape(values, (size, 2, 2, channels)), (0, 3, 2, 1))  # …, column, row
     upper, lower = tl.split(values)
     upper_left, upper_right = tl.split(upper)
@@ -110,12 +94,12 @@ def windows(values):
 
 
 @triton.jit
-def pick(y, sign):
-    """(y at the largest sign·y of each window, where that was), of positions in the order of windows.
+def pick(y, sign, TILE_Q: tl.constexpr):
+    """(y at the largest sign·y of each window of a tile, where that was).
 
-    y [4·windows, K], sign [1, K] → [windows, K] each. The first of equals wins, the last not-a-number before all.
+    y [positions, K], sign [1, K] → [windows, K] each. The first of equals wins, the last not-a-number before all.
     """
-    values = windows(y)
+    values = windows(y, TILE_Q)
     picked = values[0]
     where = tl.zeros(picked.shape, tl.int32)
     for i in tl.static_range(1, 4):

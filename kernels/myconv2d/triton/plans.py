@@ -71,7 +71,9 @@ class Shape(NamedTuple):
 
     kernel: str
     arithmetic: str  # "half" (fp16, bf16), "tf32", "fp32" or "fp64"
-    layout: str  # "channels_last"; "contiguous" (NCHW, a plan may copy it); other gathers: "wide" (16 B) or "narrow"
+    # "channels_last" (of a block whose images come by boxes, "boxes"); "contiguous" (NCHW, a plan may copy it); other
+    # gathers: "wide" (16 B) or "narrow"
+    layout: str
     channels: int
     outputs: int
     taps: tuple[int, int]
