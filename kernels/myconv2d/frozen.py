@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import backends, native
+from .autograd import is_traced
 from .recording import NoLooking, Program, Recorder, Refused
 
 _MOST_SHAPES = 64  # whose programs are kept
@@ -77,7 +78,7 @@ class Frozen(nn.Module):
         self._programs: dict[torch.Size, Program] = {}
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+        if torch.compiler.is_exporting() or is_traced():
             return self.model(input)  # whoever reads the graph knows no programs
         program = self._programs.get(_checked(input).shape)
         return self._record(input) if program is None else program(input)
