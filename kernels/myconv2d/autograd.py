@@ -85,7 +85,7 @@ def _lower_levels(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     The framework follows none there, so that jacfwd of jacfwd would lose second derivatives.
     """
     with forward_ad._set_fwd_grad_enabled(True):
-        yield [forward_ad.unpack_dual(tensor).primal for tensor in tensors]
+        yield [forward_ad.unpack_dual(tensor, level=0).primal for tensor in tensors]  # the number of every level
 
 
 def _per_channel(vector: Tensor, size: Sequence[int]) -> Tensor:

@@ -173,6 +173,19 @@ def test_transforms_inside(compiled):
     torch.testing.assert_close(compiled(function)(x, w), function(x, w))
 
 
+def test_forward_mode_inside(compiled):
+    """… which Dynamo enters without the framework's Python knowing its level."""
+
+    def function(x, w):
+        def loss(x):
+            return conv2d(conv2d(x, w).sin(), w).sin().sum()
+
+        return torch.func.jvp(lambda x: torch.func.jvp(loss, (x,), (x,))[1], (x,), (x.sin(),))
+
+    x, w = torch.randn(2, 2, 6, 5, dtype=torch.float64), torch.randn(2, 2, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(compiled(function)(x, w), function(x, w))
+
+
 def test_training_loop(compiled):
     """Several steps of an optimiser through compiled code follow those through plain code."""
     torch.manual_seed(1)
