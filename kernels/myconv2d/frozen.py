@@ -42,6 +42,8 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
 
     Returns:
         A module that gives what `model.eval()` does, in channels_last, up to rounding (some 1e-6 of the largest value).
+        Its own `load_state_dict` and conversions make it record anew; weights that are changed in any other way, in
+        place or by `torch.func.functional_call`, do not show.
         It has no derivatives, and may be called by several threads at once, copied and pickled. `torch.export` and
         traces see the network's own operators; `torch.compile` leaves the call to the library (a graph break).
 
