@@ -11,7 +11,8 @@ all of backward, double backward and forward mode below. (vmap: batching.py.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,20 +38,25 @@ class _Operator(torch.autograd.Function):
         return base.apply(*args)
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace records this call, as the default overload, which has the derivatives as well."""
+    return torch._C._get_tracing_state() is not None
+
+
 def untracked(*tensors: Tensor | None) -> bool:
     """Whether no derivative and no transform can see this call, so that the bare operator will do."""
     if torch.compiler.is_compiling() or not _BELOW_PYTHON or torch._C._are_functorch_transforms_active():
         return False
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0 or is_traced():
         return False
     return not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
 def _run(name: str, numbers: Numbers, *operands: Any) -> Any:
-    """The bare operator on the backend that serves it; an exported program chooses where it will run."""
+    """The bare operator on the backend that serves it; an exported program or a trace chooses where it will run."""
     stride, padding, dilation, groups, wanted = numbers
     backend = None
-    if not torch.compiler.is_exporting():
+    if not (torch.compiler.is_exporting() or is_traced()):
         backend = backends.serving(name, operands, groups, wanted).backend
     flag = operands[3:]  # conv2d_grad_weight's `bias`
     return overload(name, backend)(*operands[:3], stride, padding, dilation, groups, *flag)
@@ -70,6 +76,16 @@ def _sum(terms: Sequence[Tensor | None]) -> Tensor | None:
 
 def _maybe(tensor: Tensor | None, derivative: Callable[..., Any], *args: Any) -> Any:
     return None if tensor is None else derivative(*args)
+
+
+@contextmanager
+def _lower_levels(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """For a `jvp`: the operands without the tangents of its own level, while those of the levels below are followed.
+
+    The framework follows none there, so that jacfwd of jacfwd would lose second derivatives.
+    """
+    with forward_ad._set_fwd_grad_enabled(True):
+        yield [forward_ad.unpack_dual(tensor, level=0).primal for tensor in tensors]  # the number of every level
 
 
 def _per_channel(vector: Tensor, size: Sequence[int]) -> Tensor:
@@ -111,12 +127,12 @@ class _Conv2d(_Operator):
 
     @staticmethod
     def jvp(ctx, input_t, weight_t, bias_t, _):
-        input, weight = ctx.saved_tensors
-        return _sum((
-            _maybe(input_t, conv2d, input_t, weight, None, ctx.numbers),
-            _maybe(weight_t, conv2d, input, weight_t, None, ctx.numbers),
-            _maybe(bias_t, _per_channel, bias_t, ctx.output_size),
-        ))  # fmt: skip
+        with _lower_levels(ctx.saved_tensors) as (input, weight):
+            return _sum((
+                _maybe(input_t, conv2d, input_t, weight, None, ctx.numbers),
+                _maybe(weight_t, conv2d, input, weight_t, None, ctx.numbers),
+                _maybe(bias_t, _per_channel, bias_t, ctx.output_size),
+            ))  # fmt: skip
 
     @staticmethod
     def vmap(info, in_dims, input, weight, bias, numbers):
@@ -146,11 +162,11 @@ class _GradInput(_Operator):
 
     @staticmethod
     def jvp(ctx, grad_output_t, weight_t, *_):
-        grad_output, weight = ctx.saved_tensors
-        return _sum((
-            _maybe(grad_output_t, conv2d_grad_input, grad_output_t, weight, ctx.input_size, ctx.numbers),
-            _maybe(weight_t, conv2d_grad_input, grad_output, weight_t, ctx.input_size, ctx.numbers),
-        ))  # fmt: skip
+        with _lower_levels(ctx.saved_tensors) as (grad_output, weight):
+            return _sum((
+                _maybe(grad_output_t, conv2d_grad_input, grad_output_t, weight, ctx.input_size, ctx.numbers),
+                _maybe(weight_t, conv2d_grad_input, grad_output, weight_t, ctx.input_size, ctx.numbers),
+            ))  # fmt: skip
 
     @staticmethod
     def vmap(info, in_dims, grad_output, weight, input_size, numbers):
@@ -187,19 +203,19 @@ class _GradWeight(_Operator):
 
     @staticmethod
     def jvp(ctx, grad_output_t, input_t, *_):
-        grad_output, input = ctx.saved_tensors
         size, numbers = ctx.weight_size, ctx.numbers
-        by_grad_output = _maybe(
-            grad_output_t, conv2d_grad_weight, grad_output_t, input, size, ctx.bias, numbers
-        ) or (None, None)
-        by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or (
-            None,
-            None,
-        )
-        grad_bias = by_grad_output[1]
-        if grad_bias is None:  # grad_bias does not depend on the input
-            grad_bias = input.new_zeros(size[0] if ctx.bias else 0)
-        return _sum((by_grad_output[0], by_input[0])), grad_bias
+        with _lower_levels(ctx.saved_tensors) as (grad_output, input):
+            by_grad_output = _maybe(
+                grad_output_t, conv2d_grad_weight, grad_output_t, input, size, ctx.bias, numbers
+            ) or (None, None)
+            by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or (
+                None,
+                None,
+            )
+            grad_bias = by_grad_output[1]
+            if grad_bias is None:  # grad_bias does not depend on the input
+                grad_bias = input.new_zeros(size[0] if ctx.bias else 0)
+            return _sum((by_grad_output[0], by_input[0])), grad_bias
 
     @staticmethod
     def vmap(info, in_dims, grad_output, input, weight_size, bias, numbers):
@@ -213,7 +229,7 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers)
     if torch.compiler.is_dynamo_compiling():
         _show_dynamo()
         return _one_node(input, weight, bias, *numbers)
-    if untracked(input, weight, bias):
+    if is_traced() or untracked(input, weight, bias):
         return _run("conv2d", numbers, input, weight, bias)
     return _Conv2d.call(input, weight, bias, numbers)
 
@@ -248,7 +264,7 @@ def conv2d_grad_input(
     if torch.compiler.is_dynamo_compiling():
         _show_dynamo()
         return _grad_input_node(grad_output, weight, input_size, *numbers)
-    if untracked(grad_output, weight):
+    if is_traced() or untracked(grad_output, weight):
         return _run("conv2d_grad_input", numbers, grad_output, weight, input_size)
     return _GradInput.call(grad_output, weight, input_size, numbers)
 
@@ -257,23 +273,28 @@ def conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, weight_size: Sequence[int], bias: bool, numbers: Numbers
 ) -> tuple[Tensor, Tensor]:
     """(grad_weight of size `weight_size`, grad_bias (K,) or (0,) unless `bias`) of grad_output and input."""
-    if untracked(grad_output, input):
+    if is_traced() or untracked(grad_output, input):
         return _run("conv2d_grad_weight", numbers, grad_output, input, weight_size, bias)
     return _GradWeight.call(grad_output, input, weight_size, bias, numbers)
 
 
 def _differentiable(name: str, function: type[_Operator]) -> None:
-    """Gives the default overload, which is what exported programs call, the derivatives as well."""
+    """Gives the default overload, which is what exported programs and traces call, the derivatives as well."""
     operator: Any = overload(name, None)
 
+    def derived(*args: Any) -> Any:
+        operands, flag = args[:3], args[7:]  # around the numbers
+        return function.call(*operands, *flag, Numbers(*args[3:7]))
+
     def call(keys: torch._C.DispatchKeySet, *args: Any) -> Any:
-        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            operands, flag = args[:3], args[7:]  # around the numbers
-            return function.call(*operands, *flag, Numbers(*args[3:7]))
+        wanted = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        if wanted or forward_ad._current_level >= 0:
+            return derived(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
 
     LIBRARY.impl(name, call, "Autograd", with_keyset=True)
+    LIBRARY.impl(name, derived, "FuncTorchDynamicLayerFrontMode")  # torch.func's transforms
 
 
 for _name, _function in (

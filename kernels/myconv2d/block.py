@@ -64,7 +64,7 @@ def hindrance() -> str | None:
         return "torch.func transforms plain operators"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are those of plain operators"
-    if torch._C._get_tracing_state() is not None:
+    if autograd.is_traced():
         return "a trace records plain operators"
     return None
 

@@ -34,7 +34,7 @@ class ConvBlock(nn.Module):
         torch.Size([4, 3, 32, 32])
 
     Args:
-        padding: None keeps the size of the picture at stride 1 (dilation · (kernel_size // 2)).
+        padding: None is dilation · (kernel_size // 2): at stride 1 an odd kernel_size keeps the size of the picture.
         resize: None, "pool" or "upsample".
         norm, activation: whether batch norm and ReLU are there.
     """

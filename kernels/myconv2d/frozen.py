@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from . import backends, native
+from .autograd import is_traced
 from .recording import NoLooking, Program, Recorder, Refused
 
 _MOST_SHAPES = 64  # whose programs are kept
@@ -41,6 +42,8 @@ def freeze(model: nn.Module, example: Tensor) -> Frozen:
 
     Returns:
         A module that gives what `model.eval()` does, in channels_last, up to rounding (some 1e-6 of the largest value).
+        Its own `load_state_dict` and conversions make it record anew; weights that are changed in any other way, in
+        place or by `torch.func.functional_call`, do not show.
         It has no derivatives, and may be called by several threads at once, copied and pickled. `torch.export` and
         traces see the network's own operators; `torch.compile` leaves the call to the library (a graph break).
 
@@ -77,7 +80,7 @@ class Frozen(nn.Module):
         self._programs: dict[torch.Size, Program] = {}
 
     def forward(self, input: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
+        if torch.compiler.is_exporting() or is_traced():
             return self.model(input)  # whoever reads the graph knows no programs
         program = self._programs.get(_checked(input).shape)
         return self._record(input) if program is None else program(input)

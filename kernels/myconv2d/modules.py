@@ -15,7 +15,7 @@ class MyConv2d(nn.Conv2d):
 
     Shape: input (N, C, H, W) or (C, H, W) → (N, K, P, Q) or (K, P, Q).
 
-    torch.export takes it, and torch.jit.trace under torch.no_grad(); the deprecated torch.jit.script does not.
+    torch.export and torch.jit.trace take it; the deprecated torch.jit.script does not.
 
         >>> layer = myconv2d.MyConv2d(3, 8, kernel_size=3, stride=2, padding=1)
         >>> layer(torch.rand(1, 3, 32, 32)).shape

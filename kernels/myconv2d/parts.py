@@ -163,12 +163,16 @@ def convolution_operands(
     )
 
 
+_OWN = {"forward", "_conv_forward"}  # where an instance has these, people put them there
+
+
 def changed(module: nn.Module, kind: type[nn.Module], *others: type[nn.Module]) -> str | None:
     """Whether calling the module does anything but what its class, one of these, does."""
     if type(module) not in (kind, *others):
         return f"{type(module).__name__} in place of {kind.__name__}"
-    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-    if forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
+    forward = module._forward_hooks or module._forward_pre_hooks
+    own = not _OWN.isdisjoint(module.__dict__)
+    if own or forward or module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook():
         return f"hooks on {kind.__name__} see plain tensors"
     return None
 

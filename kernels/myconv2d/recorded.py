@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
+from . import backends
 from .replay import replay_of
 from .tape import Looks, Tape
 
@@ -75,12 +76,17 @@ class Recorded(Generic[Result]):
         if tape.problem is not None:
             self._give_up(tape.problem)
             return result
+        gradients = tape.gradients()
         replay = replay_of(tape, tree_map_only(Tensor, tape.use, leaves))
         if tape.is_kept(leaves):
             self._give_up("it keeps a tensor that it makes, such as an optimizer's new state, for a call that follows")
             return result
 
         def run(*tensors: Tensor) -> Result:
+            if any(tensor.grad is not grad for tensor, grad in gradients):
+                self._replays[signature] = None
+                self._give_up("it takes gradients of before, and these are others now: clear them in the function")
+                return self._plain(*tensors)
             with ExitStack() as stack:
                 stack.enter_context(torch.no_grad())
                 if torch.is_autocast_enabled("cpu"):  # which the operators have behind them
@@ -99,7 +105,7 @@ class Recorded(Generic[Result]):
 def _signature(tensors: tuple[Tensor, ...]) -> tuple[Any, ...]:
     same = tuple(next(i for i, other in enumerate(tensors) if other is tensor) for tensor in tensors)
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-    return (same, autocast, *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors))
+    return (same, autocast, backends.wanted, *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors))
 
 
 def _kind(value: Any) -> str:

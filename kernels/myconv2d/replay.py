@@ -14,11 +14,11 @@ _EMPTY, _COPY = torch.ops.aten.new_empty_strided.default, torch.ops.aten.copy_.d
 
 
 def _needed(calls: list[Call], wanted: set[int]) -> list[Call]:
-    """Without those whose results nobody reads, and which change nothing: neither a tensor nor a generator."""
+    """Without those that only give what nobody reads: they change no tensor and no generator, and check nothing."""
     kept = []
     for call in reversed(calls):
         acts = call.operator._schema.is_mutable or torch.Tag.nondeterministic_seeded in call.operator.tags
-        if acts or not wanted.isdisjoint(call.results):
+        if acts or not call.results or not wanted.isdisjoint(call.results):
             kept.append(call)
             wanted = wanted | call.uses()
     return kept[::-1]

@@ -109,6 +109,12 @@ class Tape(TorchDispatchMode):
             self._numbers[id(tensor)] = number
         return False
 
+    def gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Tensors from outside with the gradients that they had before, where an operator took these."""
+        outside = set(map(id, self.outside.values()))
+        pairs = ((tensor, tensor.grad) for tensor in self.outside.values() if tensor.is_leaf)
+        return [(tensor, grad) for tensor, grad in pairs if grad is not None and id(grad) in outside]
+
     def is_kept(self, results: list[Any]) -> bool:
         """Whether anybody holds a tensor that was made here, other than these results and as a gradient: it would stay
         what it is in every replay. (Forgets all tensors that nobody needs any more.)"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
@@ -56,6 +56,7 @@ def conv_transpose2d(
     check_tensors(*tensors, "conv_transpose2d")
     stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     output_padding = pair(output_padding, "output_padding")
+    _check(weight, bias, stride, padding, output_padding, groups, dilation)
     if input.dim() == 3:
         return conv_transpose2d(input.unsqueeze(0), weight, bias, *others).squeeze(0)
     if input.dim() != 4 or input.shape[1] != weight.shape[0]:
@@ -76,7 +77,9 @@ def conv_transpose2d(
     if 0 in input.shape[2:] or min(sides) < 0:
         raise RuntimeError(f"MyConvTranspose2d: nothing comes of an input of {list(input.shape)}: {sides} pixels")
     size = [input.shape[0], weight.shape[1] * groups, *sides]
-    if torch._C._get_tracing_state() is not None:
+    if any(more := [output_padding[i] // stride[i] for i in range(2)]):
+        input = F.pad(input, (0, more[1], 0, more[0]))  # as many as the convolution of `size` gives
+    if autograd.is_traced():
         size = [int(side) for side in size]  # of traced sizes no operator's list can be made
     numbers = Numbers(stride, padding, dilation, groups, backends.wanted)
 
@@ -85,3 +88,39 @@ def conv_transpose2d(
 
     output = of_complex(convolution, input, weight) if input.is_complex() else convolution(input, weight)
     return output if bias is None else output + bias[:, None, None]
+
+
+def _check(
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: tuple[int, int],
+    groups: int,
+    dilation: tuple[int, int],
+) -> None:
+    """The framework's errors for numbers that make no transposed convolution, and a weight or bias that fits none."""
+    for name, number, least in (
+        ("groups", groups, 1),
+        ("stride", min(stride), 1),
+        ("dilation", min(dilation), 1),
+        ("padding", min(padding), 0),
+        ("output_padding", min(output_padding), 0),
+    ):
+        if number < least:
+            raise RuntimeError(f"conv_transpose2d(): {name} must be {least} or more, got {number}")
+    if any(output_padding[i] >= max(stride[i], dilation[i]) for i in range(2)):
+        raise RuntimeError(
+            f"conv_transpose2d(): output padding must be smaller than either stride or dilation, but got "
+            f"output_padding={output_padding}, stride={stride}, dilation={dilation}"
+        )
+    if weight.dim() != 4 or weight.shape[0] % groups:
+        raise RuntimeError(
+            f"conv_transpose2d(): weight must be (C, K/groups, R, S) with C divisible by groups={groups}, got "
+            f"{list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != (weight.shape[1] * groups,):
+        raise RuntimeError(
+            f"conv_transpose2d(): given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with "
+            f"{weight.shape[1] * groups} elements, but got bias of size {list(bias.shape)} instead"
+        )

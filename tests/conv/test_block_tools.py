@@ -26,6 +26,10 @@ HINDRANCES = {
     "inner hook": (lambda b: b.norm.register_forward_pre_hook(lambda *a: None), "hooks on BatchNorm2d"),
     "backward hook": (lambda b: b.conv.register_full_backward_hook(lambda *a: None), "hooks on MyConv2d"),
     "own forward": (lambda b: setattr(b.conv, "forward", b.conv.forward), "hooks on MyConv2d"),
+    "own convolution": (  # as people make layers tile
+        lambda b: setattr(b.conv, "_conv_forward", lambda x, *vectors: 2 * MyConv2d._conv_forward(b.conv, x, *vectors)),
+        "hooks on MyConv2d",
+    ),
     "subclass": (
         lambda b: setattr(b.norm, "__class__", type("Own", (nn.BatchNorm2d,), {})),
         "Own in place of",

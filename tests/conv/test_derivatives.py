@@ -118,6 +118,21 @@ def test_torch_func(transform, argument):
     assert our.abs().sum() > 0
 
 
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_forward_mode_of_forward_mode(operator):
+    """… of operands that are themselves functions, so that their tangents have tangents."""
+    call, operands = call_and_operands(operator, CASES["grouped"], bias=False)
+    operands = [t.detach() for t in operands]
+    scalars = torch.linspace(0.5, 1, len(operands), dtype=torch.float64)
+
+    def loss(scalars):
+        return call(*((s * t).sin() for s, t in zip(scalars, operands, strict=True))).sin().sum()
+
+    twice = torch.func.jacfwd(torch.func.jacfwd(loss))
+    torch.testing.assert_close(twice(scalars), torch.func.hessian(loss)(scalars))
+    torch.testing.assert_close(torch.func.jacfwd(twice)(scalars), torch.func.jacrev(twice)(scalars))
+
+
 def test_vjp_and_jvp():
     operands = tuple(torch.randn(size, dtype=torch.float64) for size in FUNC_OPERANDS)
     tangents = tuple(torch.randn_like(t) for t in operands)

@@ -1,5 +1,7 @@
 """What recorded() does not replay: it goes on as the function is, and says why once."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +161,52 @@ def test_what_a_replay_would_not_do(make, said):
         found.append(replayed(inputs[1]))
     found += map(replayed, inputs[2:])
     assert all(map(torch.equal, found, expected)) and replayed.recordings == 0
+
+
+@pytest.mark.parametrize("to_none", [True, False], ids=["replaced", "set to zero"])
+def test_gradients_of_before(to_none):
+    """Where somebody puts others in their place, the function adds to these, and says why it is not replayed."""
+
+    def weight(wrap):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 4)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        add = wrap(lambda x: layer(x).square().mean().backward())
+        for _ in range(3):
+            add(torch.rand(3, 4))
+            add(torch.rand(3, 4))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=to_none)
+        return layer.weight
+
+    said = pytest.warns(UserWarning, match="takes gradients of before, and these are others now")
+    with said if to_none else nullcontext():
+        replayed = weight(myconv2d.recorded)
+    assert torch.equal(replayed, weight(lambda function: function))
+
+
+def test_what_only_complains_is_replayed():
+    def checked(x):
+        torch._assert_async((x > 0).all())
+        return 2 * x
+
+    replayed = myconv2d.recorded(checked)
+    for _ in range(3):
+        replayed(torch.ones(2))
+    with pytest.raises(RuntimeError):
+        replayed(-torch.ones(2))
+    assert replayed.recordings == 1
+
+
+def test_another_backend_is_recorded_apart():
+    input, weight = torch.rand(1, 16, 16, 16), torch.rand(16, 16, 3, 3)
+    replayed = myconv2d.recorded(lambda input: myconv2d.conv2d(input, weight))
+    for _ in range(3):
+        native = replayed(input)
+    with myconv2d.use_backend("reference"):
+        for _ in range(3):
+            assert torch.equal(replayed(input), myconv2d.conv2d(input, weight))
+    assert torch.equal(replayed(input), native) and replayed.recordings == 2
 
 
 def test_the_first_problem_is_the_one_that_is_named():

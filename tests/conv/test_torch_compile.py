@@ -173,6 +173,19 @@ def test_transforms_inside(compiled):
     torch.testing.assert_close(compiled(function)(x, w), function(x, w))
 
 
+def test_forward_mode_inside(compiled):
+    """… which Dynamo enters without the framework's Python knowing its level."""
+
+    def function(x, w):
+        def loss(x):
+            return conv2d(conv2d(x, w).sin(), w).sin().sum()
+
+        return torch.func.jvp(lambda x: torch.func.jvp(loss, (x,), (x,))[1], (x,), (x.sin(),))
+
+    x, w = torch.randn(2, 2, 6, 5, dtype=torch.float64), torch.randn(2, 2, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(compiled(function)(x, w), function(x, w))
+
+
 def test_training_loop(compiled):
     """Several steps of an optimiser through compiled code follow those through plain code."""
     torch.manual_seed(1)
@@ -239,6 +252,36 @@ def test_exported_program_chooses_its_backend():
     assert operators(program) == OPERATORS
 
 
+TRANSFORMS = {
+    "grad": lambda f, x: torch.func.grad(f)(x),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "hessian": lambda f, x: torch.func.hessian(f)(x[:1, :, :3, :3]),
+    "vmap": lambda f, x: torch.vmap(f)(torch.stack([x, x.sin()])),
+    "vmapped gradients": lambda f, x: torch.vmap(torch.func.grad(f))(torch.stack([x, x.sin()])),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=list(TRANSFORMS))
+def test_exported_program_is_transformed(transform):
+    """torch.func sees an exported program as it sees the module."""
+    module, sizes = MyConv2d(2, 3, 3, padding=1, dtype=torch.float64), dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    input = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    program = torch.export.export(module, (input,), dynamic_shapes=(sizes,)).module()
+    found, expected = (transform(lambda x, f=f: f(x).sin().sum(), input) for f in (program, module))
+    torch.testing.assert_close(found, expected)
+
+
+def test_forward_mode_of_an_exported_program():
+    """… also where no gradients are wanted."""
+    module, input = MyConv2d(2, 3, 3, bias=False), torch.randn(2, 2, 5, 4)
+    program = torch.export.export(module, (input,)).module()
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(input, input)
+        primal, tangent = torch.autograd.forward_ad.unpack_dual(program(dual))
+    assert torch.equal(primal, tangent)
+
+
 def test_exported_program_compiles(compiled):
     module = network()
     input = torch.randn(2, 3, 10, 8)
@@ -246,12 +289,15 @@ def test_exported_program_compiles(compiled):
     assert_same((compiled(exported)(input),), (module(input),))
 
 
-def test_jit_trace(tmp_path):
-    """A traced module gives the module's results for other sizes too, saved and loaded."""
-    module = network().eval()
-    with torch.no_grad():
+@pytest.mark.parametrize("grad", [True, False], ids=["with gradients", "without"])
+def test_jit_trace(grad, tmp_path):
+    """A traced module gives the module's results and gradients for other sizes too, saved and loaded."""
+    module = network()
+    with torch.set_grad_enabled(grad):
         torch.jit.trace(module, torch.randn(2, 3, 10, 8)).save(str(tmp_path / "traced.pt"))
     loaded = torch.jit.load(str(tmp_path / "traced.pt"))
     for size in ((2, 3, 10, 8), (3, 3, 7, 12)):
         input = torch.randn(size)
-        torch.testing.assert_close(loaded(input), module(input))
+        assert_same(results(loaded, input), results(module, input))
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(input), module(input))

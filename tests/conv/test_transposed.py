@@ -12,6 +12,8 @@ CASES = [
     (3, 1, (2, 5), {"stride": (1, 3), "padding": (0, 2), "bias": False}),
     (6, 4, 3, {"groups": 2, "dilation": 2, "padding": 1}),
     (5, 5, 4, {"stride": 3, "dilation": (1, 2), "output_padding": (2, 1), "groups": 5}),
+    (3, 4, 3, {"stride": (1, 2), "dilation": (2, 4), "padding": 1, "output_padding": (1, 3)}),
+    (3, 4, 2, {"stride": 1, "dilation": 3, "output_padding": 2, "bias": False}),
 ]
 
 
@@ -82,8 +84,10 @@ def test_symbolic_trace():
 def test_jit_trace():
     ours, plain = pair(*CASES[1])
     input = torch.randn(2, 4, 5, 4, dtype=torch.float64)
-    with torch.no_grad(), pytest.warns(torch.jit.TracerWarning, match="integer"):
-        torch.testing.assert_close(torch.jit.trace(ours, input)(input), plain(input))
+    with pytest.warns(torch.jit.TracerWarning, match="integer"):
+        traced = torch.jit.trace(ours, input)
+    for mine, theirs in zip(results(traced, input), results(plain, input), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_compiled_transforms():
@@ -129,7 +133,18 @@ def test_wrong_channels_are_named():
     lambda layer, input: layer(input[:, :, :0]),
     lambda layer, input: (setattr(layer, "bias", nn.Parameter(layer.bias.double())), layer(input)),
     lambda layer, input: (setattr(layer, "padding", (9, 9)), layer(input)),
-], ids=["None", "array", "type", "dimensions", "no pixels", "type of bias", "negative size"])  # fmt: skip
+    lambda layer, input: (setattr(layer, "padding", (-1, 0)), layer(input)),
+    lambda layer, input: (setattr(layer, "stride", (0, 1)), layer(input)),
+    lambda layer, input: (setattr(layer, "dilation", (1, 0)), layer(input)),
+    lambda layer, input: (setattr(layer, "groups", 0), layer(input)),
+    lambda layer, input: (setattr(layer, "groups", 3), layer(input)),
+    lambda layer, input: (setattr(layer, "output_padding", (1, 0)), layer(input)),
+    lambda layer, input: (setattr(layer, "output_padding", (0, -1)), layer(input)),
+    lambda layer, input: (setattr(layer, "bias", nn.Parameter(layer.bias[:1])), layer(input)),
+    lambda layer, input: (setattr(layer, "weight", nn.Parameter(layer.weight[0])), layer(input)),
+], ids=["None", "array", "type", "dimensions", "no pixels", "type of bias", "negative size", "negative padding",
+        "no stride", "no dilation", "no groups", "groups", "output padding", "negative output padding",
+        "a bias that would spread", "weight"])  # fmt: skip
 def test_refused_as_the_framework_refuses(wrong):
     ours, plain = pair(*CASES[0], dtype=torch.float32)
     input = torch.randn(2, 4, 9, 8)
