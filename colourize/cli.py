@@ -51,10 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print_error(error)
         distributed.leave(error.exit_code)
-    except OSError as error:  # files have errors of their own (`files`); this is what is printed, into a full disk
-        if error.errno != errno.ENOSPC:
+    except OSError as error:  # what is read and written says so itself (`files`): left are names that cannot even be
+        if error.filename is not None:  # looked up, and what is printed, into a full disk
+            print_error(UserError(f"cannot use {error.filename}: {error.strerror}"))
+        elif error.errno == errno.ENOSPC:
+            print_error(UserError(f"cannot write the output: {error.strerror}"))
+        else:
             raise
-        print_error(UserError(f"cannot write the output: {error.strerror}"))
         distributed.leave(1)
     except SystemExit as ended:
         distributed.leave(ended.code)

@@ -227,9 +227,10 @@ def server(monkeypatch, tmp_path, contents):
     thread.join()
 
 
-def test_downloads_once(server, tmp_path):
+def test_downloads_once(server, tmp_path, capsys):
     for _ in range(2):
         assert_is_horses(data.load("cifar10"))
+    assert capsys.readouterr().out == ""  # where a command may print JSON
     assert server.requests == ["/cifar-10-python.tar.gz"]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar-10-python.tar.gz"]
 
