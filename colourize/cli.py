@@ -7,11 +7,12 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
-from . import distributed
+from . import __version__, distributed
 from .commands import palette
 from .commands.activations import activations
 from .commands.apply import apply
@@ -38,6 +39,21 @@ app = typer.Typer(
 for _command in (train, sweep, evaluate, apply, activations, report, export, serve, info, demo):
     app.command()(_command)
 app.add_typer(palette.app, name="palette")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"colourize {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -104,7 +104,7 @@ Epochs = Annotated[
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
 ]
 BatchSize = Annotated[int | None, option("--batch-size", "pictures a step, in all processes", Settings.batch_size)]
-Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
+Lr = Annotated[float | None, option("--lr", "learning rate of Adam; enlarger learns best at a tenth", Settings.lr)]
 WeightDecay = Annotated[float | None, option("--weight-decay", "of AdamW", Settings.weight_decay)]
 Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
 Precision = Annotated[str | None, option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")]

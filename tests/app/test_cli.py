@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from colourize import checkpoint, cli, demo, tasks
+from colourize import __version__, checkpoint, cli, demo, tasks
 from colourize.data import photos
 from colourize.palette import Palette
 from colourize.runs import Run
@@ -231,6 +231,10 @@ def test_palettes(colourize, options, tmp_path):
     code, other, _ = colourize("palette fit --colours 5 --space lab --out", tmp_path / "lab.npy", *options[:4])
     assert code == 0
     assert other != out
+
+
+def test_version(colourize):
+    assert colourize("--version") == (0, f"colourize {__version__}\n", "")
 
 
 def test_info(colourize):
