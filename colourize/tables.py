@@ -111,7 +111,7 @@ def layers(rows: Sequence[Layer], title: str) -> Table:
     """The layer table of a network, with totals."""
     table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD, padding=0)
     table.add_column("layer", "total", overflow="fold")
-    table.add_column("operations")
+    table.add_column("operations", overflow="fold")
     for name in ("kernel", "filters", "output"):
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("parameters", f"{sum(row.parameters for row in rows):,}", justify="right", overflow="fold")
