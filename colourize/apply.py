@@ -10,6 +10,7 @@ full size: the eye takes detail from lightness and hardly any from colour.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def apply_to_file(
     target = Path(folder) / f"{Path(source).stem}-{task.result}.png"
     if target in spare:
         raise UserError(f"{source}: {target} was made just now, of a picture of the same name: choose another --out")
-    if target.exists() and not overwrite:
+    if os.path.exists(target) and not overwrite:  # False for a name that cannot be: writing says why
         raise UserError(f"{target} exists already: choose another --out, or --overwrite")
     picture = pictures.read(source, max_pixels=pictures.MAX_PIXELS // task.enlarges**2)
     pictures.write(target, *apply_to_picture(network, task, picture, reduce=reduce, raw=raw))

@@ -7,11 +7,12 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 
-from . import distributed
+from . import __version__, distributed
 from .commands import palette
 from .commands.activations import activations
 from .commands.apply import apply
@@ -40,6 +41,21 @@ for _command in (train, sweep, evaluate, apply, activations, report, export, ser
 app.add_typer(palette.app, name="palette")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"colourize {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and end")
+    ] = False,
+) -> None:
+    pass
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the commands. Exit codes: 0 success, 1 an error that was named, 2 wrong usage, 130 interrupted."""
     handler = RichHandler(console=errors, show_time=False, show_path=False)
@@ -51,10 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print_error(error)
         distributed.leave(error.exit_code)
-    except OSError as error:  # files have errors of their own (`files`); this is what is printed, into a full disk
-        if error.errno != errno.ENOSPC:
+    except OSError as error:  # what is read and written says so itself (`files`): left are names that cannot even be
+        if error.filename is not None:  # looked up, and what is printed, into a full disk
+            print_error(UserError(f"cannot use {error.filename}: {error.strerror}"))
+        elif error.errno == errno.ENOSPC:
+            print_error(UserError(f"cannot write the output: {error.strerror}"))
+        else:
             raise
-        print_error(UserError(f"cannot write the output: {error.strerror}"))
         distributed.leave(1)
     except SystemExit as ended:
         distributed.leave(ended.code)

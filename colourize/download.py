@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 from rich import progress
+from rich.console import Console
 
 from .files import UserError, atomic_file, cache_folder
 
@@ -49,7 +50,8 @@ def _blocks(url: str, remedy: str) -> Iterator[bytes]:
         with urlopen(url, timeout=30) as response:
             total = int(response.headers.get("Content-Length", 0))
             name = url.rpartition("/")[2]
-            with progress.wrap_file(response, total, description=f"Downloading {name}") as content:
+            bar = {"description": f"Downloading {name}", "console": Console(stderr=True)}  # stdout may be JSON
+            with progress.wrap_file(response, total, **bar) as content:
                 while block := content.read(_BLOCK):
                     yield block
     except (OSError, ValueError) as error:  # a URL that is none is a ValueError

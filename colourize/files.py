@@ -50,7 +50,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        state = "what it held before is untouched" if target.is_file() else "nothing was written"
+        state = "what it held before is untouched" if os.path.isfile(target) else "nothing was written"
         raise UserError(f"cannot write {path}: {error.strerror or error}; {state}") from error
 
 

@@ -2,7 +2,8 @@
 
 Gradio serves much that this page has no use for: files by their path, other addresses through a proxy, monitoring, an
 API. Here a request needs a known route, a host name that is ours, a bounded body, and, for a file, one that lies in the
-page's own folder. A browser is told to ask nobody else for anything.
+page's own folder; and no other page that a browser shows may send anything. A browser is told to ask nobody else for
+anything.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class Gate:
             return None if _ASKED.fullmatch(path) and ".." not in path else (404, "no such page here")
         if method != "POST" or not _SENT.fullmatch(path):
             return 404, "no such page here"
+        if headers.get(b"sec-fetch-site", b"same-origin") != b"same-origin":  # a browser says who makes it ask
+            return 403, "no other page may send anything here"
         length, limit = headers.get(b"content-length", b""), self.max_upload if "/upload" in path else _MESSAGE
         if not length.isdigit():
             return 411, "say how long it is"

@@ -1,7 +1,9 @@
 """Numpy arrays out of other people's pickles, and nothing else.
 
 CIFAR-10 and the original palette are distributed as Python-2 pickles. A pickle is a program: the ordinary
-unpickler runs whatever it names. This one can name four things, all of them parts of a numpy array.
+unpickler runs whatever it names. This one can name four things, all of them parts of a numpy array, and numpy trusts
+what it is told of these: a type of objects that calls itself one of numbers would make pointers of the file's bytes. So
+types are made here, of numbers and objects alone, and what a file would change of them is looked at.
 """
 
 from __future__ import annotations
@@ -21,16 +23,43 @@ except ImportError:
     from numpy.core import multiarray
 
 MOST = 1 << 20
-_PARTS = {
-    ("multiarray", "_reconstruct"): multiarray._reconstruct,
-    ("multiarray", "scalar"): multiarray.scalar,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
 _MODULES = {"numpy": "numpy", "numpy.core.multiarray": "multiarray", "numpy._core.multiarray": "multiarray"}
+_NUMBERS_AND_OBJECTS = "biufcO"
+_AS_IT_IS = None, None, None, -1, -1  # no parts, and the size and alignment that a type has
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+def _dtype(name: str | bytes, align: bool = False, copy: bool = False) -> np.dtype:
+    made = np.dtype(name, align, copy)
+    if made.kind not in _NUMBERS_AND_OBJECTS:
+        raise pickle.UnpicklingError(f"it holds {made}, and only numbers and objects are admitted")
+    return made
+
+
+def _empty(*_: object) -> np.ndarray:
+    """What numpy begins with: `__setstate__` gives it shape, type and content."""
+    return np.empty(0, np.int8)
+
+
+_PARTS = {
+    ("multiarray", "_reconstruct"): _empty,
+    ("multiarray", "scalar"): multiarray.scalar,
+    ("numpy", "ndarray"): object(),  # what `_reconstruct` is to make; not to be called
+    ("numpy", "dtype"): _dtype,
+}
+
+
+class _ArrayUnpickler(pickle._Unpickler):  # the one in Python: only that lets `load_build` be replaced
+    def load_build(self) -> None:
+        instance, state = self.stack[-2:]
+        if isinstance(instance, np.dtype):
+            if state[2:] not in (_AS_IT_IS, (*_AS_IT_IS, instance.flags)):
+                raise pickle.UnpicklingError(f"it says of {instance} what is not true of it")
+        elif not isinstance(instance, np.ndarray):
+            raise pickle.UnpicklingError(f"it would change a {type(instance).__name__}")
+        super().load_build()
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
     def find_class(self, module: str, name: str) -> Any:
         part = _PARTS.get((_MODULES.get(module, ""), name))
         if part is None:
@@ -45,6 +74,10 @@ def load(file: BinaryIO, name: str) -> Any:
     """
     try:
         return _ArrayUnpickler(file, encoding="bytes").load()
+    except EOFError as error:
+        raise UserError(f"cannot read {name}: pickle data was truncated") from error
+    except LookupError as error:  # an instruction, or a place in what was read so far, that there is not
+        raise UserError(f"cannot read {name}: not a pickle, or damaged") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"cannot read {name}: {_reason(error)}") from error
 

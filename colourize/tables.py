@@ -71,10 +71,10 @@ def evaluation(result: Evaluation, task: Task) -> Table:
     """Predictors by scores; the best score of a column is bold, ± half of its 95 % interval, where it has one."""
     title = f"{task.name} on {result.data}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    table.add_column("predictor")
+    table.add_column("predictor", overflow="fold")
     metrics = [metric for metric in _UNITS if metric in result.scores["network"]]
     for metric in metrics:
-        table.add_column(label(metric, task), justify="right")
+        table.add_column(label(metric, task), justify="right", overflow="fold")
     for name in result.scores:
         table.add_row(name, *(_score(result, name, metric) for metric in metrics))
     return table
@@ -110,12 +110,12 @@ def verdict(result: Evaluation, task: Task) -> str:
 def layers(rows: Sequence[Layer], title: str) -> Table:
     """The layer table of a network, with totals."""
     table = Table(title=title, title_justify="left", show_footer=True, box=SIMPLE_HEAD, padding=0)
-    table.add_column("layer", "total", no_wrap=True)
-    table.add_column("operations", no_wrap=True)
+    table.add_column("layer", "total", overflow="fold")
+    table.add_column("operations", overflow="fold")
     for name in ("kernel", "filters", "output"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("parameters", f"{sum(row.parameters for row in rows):,}", justify="right", no_wrap=True)
-    table.add_column("MFLOPs", f"{sum(row.flops for row in rows) / 1e6:,.2f}", justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("parameters", f"{sum(row.parameters for row in rows):,}", justify="right", overflow="fold")
+    table.add_column("MFLOPs", f"{sum(row.flops for row in rows) / 1e6:,.2f}", justify="right", overflow="fold")
     for row in rows:
         table.add_row(
             row.name,

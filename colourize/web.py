@@ -51,7 +51,8 @@ def served(converters: Sequence[Converter], *, host: str = "127.0.0.1", port: in
     `port` 0 takes a free one.
     """
     check_packages()
-    with tempfile.TemporaryDirectory(prefix="colourize-") as name, _settled(folder := Path(name).resolve()):
+    temporary = tempfile.TemporaryDirectory(prefix="colourize-")
+    with temporary as name, _settled(folder := Path(name).resolve()), _nothing_fetched():
         import gradio
         from starlette.middleware import Middleware
 
@@ -107,6 +108,22 @@ def _settled(folder: Path) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """Keeps gradio from downloading what a request names in place of an upload."""
+    from gradio import Error, processing_utils
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise Error("only pictures that are sent are converted, none from an address")
+
+    before = processing_utils.async_ssrf_protected_download
+    processing_utils.async_ssrf_protected_download = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_download = before
 
 
 def _bindable(host: str, port: int) -> int:

@@ -11,12 +11,12 @@ import typer
 from .. import evaluation, pictures, tables, training
 from ..runs import Run
 from .options import (
-    ClassName,
-    Data,
     DataDir,
     Device,
-    Limit,
+    RunClassName,
+    RunData,
     RunFolder,
+    RunLimit,
     Threads,
     Weights,
     Which,
@@ -28,10 +28,10 @@ from .use import check_used, unused
 
 def evaluate(
     run: RunFolder,
-    data: Data = None,
+    data: RunData = None,
     data_dir: DataDir = None,
-    class_name: ClassName = None,
-    limit: Limit = None,
+    class_name: RunClassName = None,
+    limit: RunLimit = None,
     whole: Annotated[
         list[Path] | None, typer.Option("--whole", metavar="PATH", help="whole pictures instead: files or folders")
     ] = None,

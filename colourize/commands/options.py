@@ -50,11 +50,18 @@ def _use_threads(count: int | None) -> int | None:
     return count
 
 
-Data = Annotated[str | None, option("--data", f"pictures: {', '.join(SOURCES)}", Settings.data)]
+_PICTURES = f"pictures: {', '.join(SOURCES)}"
+_CLASS = "class of cifar10"
+_LIMIT = "at most so many pictures in each part"
+
+Data = Annotated[str | None, option("--data", _PICTURES, Settings.data)]
 DataDir = Annotated[str | None, option("--data-dir", "folder or archive of cifar10, downloaded otherwise")]
-ClassName = Annotated[str | None, option("--class", "class of cifar10", Settings.class_name)]
+ClassName = Annotated[str | None, option("--class", _CLASS, Settings.class_name)]
 Size = Annotated[int | None, option("--size", "height and width of the pictures", Settings.size)]
-Limit = Annotated[int | None, option("--limit", "at most so many pictures in each part")]
+Limit = Annotated[int | None, option("--limit", _LIMIT)]
+RunData = Annotated[str | None, option("--data", _PICTURES, "the run's")]
+RunClassName = Annotated[str | None, option("--class", _CLASS, "the run's")]
+RunLimit = Annotated[int | None, option("--limit", _LIMIT, "the run's")]
 Colours = Annotated[int | None, option("--colours", "colours of a fitted palette", Settings.colours)]
 Space = Annotated[str | None, option("--space", f"colours' distances: {' | '.join(SPACES)}", Settings.space)]
 Filters = Annotated[int | None, option("--filters", "filters of the first convolution", Settings.filters)]
@@ -97,7 +104,7 @@ Epochs = Annotated[
     option("--epochs", "passes over the pictures; --schedule spans them, resumed or not", Settings.epochs),
 ]
 BatchSize = Annotated[int | None, option("--batch-size", "pictures a step, in all processes", Settings.batch_size)]
-Lr = Annotated[float | None, option("--lr", "learning rate of Adam", Settings.lr)]
+Lr = Annotated[float | None, option("--lr", "learning rate of Adam; enlarger learns best at a tenth", Settings.lr)]
 WeightDecay = Annotated[float | None, option("--weight-decay", "of AdamW", Settings.weight_decay)]
 Schedule = Annotated[str | None, option("--schedule", SCHEDULES, Settings.schedule)]
 Precision = Annotated[str | None, option("--precision", " | ".join(precision.NAMES), "tf32 on a GPU, else fp32")]

@@ -28,7 +28,7 @@ def train(
         typer.Option("--graph/--no-graph", help="capture the step and replay it (default: where it can be)"),
     ] = None,
     threads: Threads = None,
-    out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK")] = None,
+    out: Annotated[Path | None, option("--out", "folder of the run", "runs/TASK-NETWORK, or runs/PRESET")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="write for TensorBoard too, into the run")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     **settings: Any,

@@ -222,5 +222,8 @@ def share(true: Tensor) -> Tensor:
 
 
 def _top5(output: Tensor, labels: Tensor) -> Tensor:
-    """The share of pixels whose label is among the five likeliest."""
-    return share((output > output.gather(1, labels[:, None])).sum(1) < 5)
+    """The share of pixels whose label is among the five likeliest; of equal ones the first come first, as in argmax."""
+    labels = labels[:, None]
+    own, number = output.gather(1, labels), torch.arange(output.shape[1], device=output.device)[:, None, None]
+    before = (output > own) | ((output == own) & (number < labels))
+    return share(before.sum(1) < 5)

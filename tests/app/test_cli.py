@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from colourize import checkpoint, cli, demo, tasks
+from colourize import __version__, checkpoint, cli, demo, tasks
 from colourize.data import photos
 from colourize.palette import Palette
 from colourize.runs import Run
@@ -153,6 +153,19 @@ def test_apply_does_what_it_can_and_names_the_rest(colourize, run, small_picture
     assert colourize("apply --overwrite --out", tmp_path / "out", run, small_pictures / "00.png")[0] == 0
 
 
+def test_apply_goes_on_after_a_name_that_is_too_long(colourize, run, small_pictures, tmp_path):
+    """As long as a file's may be: that of the result would be longer."""
+    long = shutil.copy(small_pictures / "00.png", tmp_path / ("x" * 251 + ".png"))
+    code, out, err = colourize("apply --out", tmp_path / "out", run, long, small_pictures / "01.png")
+    assert code == 1
+    assert "01-colour.png" in out and "File name too long" in err
+
+
+def test_evaluate_says_that_its_defaults_are_those_of_the_run(colourize):
+    out = colourize("evaluate --help")[1]
+    assert out.count("(default: the run's)") == 3
+
+
 def test_apply_makes_no_picture_twice(colourize, run, small_pictures, tmp_path):
     """Two pictures may differ in their suffix alone."""
     with Image.open(small_pictures / "00.png") as picture:
@@ -220,6 +233,10 @@ def test_palettes(colourize, options, tmp_path):
     assert other != out
 
 
+def test_version(colourize):
+    assert colourize("--version") == (0, f"colourize {__version__}\n", "")
+
+
 def test_info(colourize):
     code, out, _ = colourize("info unet --in-channels 3")
     assert code == 0
@@ -249,6 +266,8 @@ def test_info(colourize):
         ("train classification unet --resume --out nowhere", 1, "nowhere holds no run"),
         ("train classification unet --device warp", 1, "warp"),
         ("evaluate nowhere", 1, "nowhere holds no run"),
+        ("evaluate " + "x" * 300, 1, "cannot use x+.*: File name too long"),
+        ("train regression cnn --data folder:" + "x" * 300, 1, "cannot use x+: File name too long"),
         ("info resnet", 1, "'resnet'"),
         ("palette show nowhere.npy", 1, "nowhere.npy"),
         ("palette fit --data folder:nowhere --out palette.txt", 1, "cannot write palette.txt: a palette is saved as"),

@@ -15,6 +15,7 @@ from colourize.examples import Examples
 from colourize.files import UserError
 from colourize.measures import colourfulness
 from colourize.palette import Palette
+from colourize.summary import layers
 from colourize.training import train
 
 CLASSIFICATION = "most frequent colour of the grey level"
@@ -98,6 +99,14 @@ def test_network_stands_first_beside_every_baseline(run, split):
     truth = colourfulness(split.validation.tensor).mean().item()
     assert result.scores["the pictures themselves"] == {"colourfulness": pytest.approx(truth)}
     assert {metric for metric, _ in result.defeats} <= set(HIGHER_IS_BETTER)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_cuts_nothing_off(run, split, width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(tables.evaluation(evaluate(run, split), run.task))
+    console.print(tables.layers(layers(run.create_network()), "layers"))
+    assert "…" not in console.file.getvalue()
 
 
 def test_defeat_is_said_in_words(run):

@@ -19,7 +19,7 @@ def folder(tmp_path):
     return inside
 
 
-def ask(folder, path, method="GET", host="127.0.0.1:7860", length=None, kind="http"):
+def ask(folder, path, method="GET", host="127.0.0.1:7860", length=None, kind="http", site=None):
     """What is answered, as a status, and whether the application behind was called."""
     called, sent = [], []
 
@@ -31,6 +31,7 @@ def ask(folder, path, method="GET", host="127.0.0.1:7860", length=None, kind="ht
         sent.append(message)
 
     headers = [(b"host", host.encode())] + ([] if length is None else [(b"content-length", str(length).encode())])
+    headers += [] if site is None else [(b"sec-fetch-site", site)]
     gate = Gate(app, folder=folder, hosts=frozenset({"127.0.0.1", "localhost"}), max_upload=1000)
     asyncio.run(gate({"type": kind, "path": path, "method": method, "headers": headers}, None, send))
     assert kind != "http" or (b"x-frame-options", b"DENY") in sent[0]["headers"]
@@ -81,3 +82,11 @@ def test_other_names_and_other_protocols_are_refused(folder):
     assert ask(folder, "/", host="localhost") == (200, True)
     assert ask(folder, "/", host="evil.example:7860") == (421, False)
     assert ask(folder, "/", kind="websocket") == ("websocket.close", False)
+
+
+def test_other_pages_cannot_send(folder):
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join"):
+        assert ask(folder, path, "POST", length=1, site=b"same-origin") == (200, True)
+        for site in (b"cross-site", b"same-site", b"none"):
+            assert ask(folder, path, "POST", length=1, site=site) == (403, False)
+    assert ask(folder, "/", site=b"cross-site") == (200, True)  # a link that leads here

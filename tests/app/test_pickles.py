@@ -44,6 +44,40 @@ def test_dotted_names_do_not_reach_further():
         pickles.load(io.BytesIO(content), "file")
 
 
+GLOBAL = {
+    "dtype": b"cnumpy\ndtype\n",
+    "ndarray": b"cnumpy\nndarray\n",
+    "reconstruct": b"cnumpy.core.multiarray\n_reconstruct\n",
+}
+OBJECTS = GLOBAL["dtype"] + b"(X\x02\x00\x00\x00O8I0\nI1\ntR"
+PLAIN = b"NNNI-1\nI-1\n"
+
+
+def built(state):
+    """A pickle of a type of objects, and what it says of it."""
+    return OBJECTS + b"(I3\nX\x01\x00\x00\x00|" + state + b"tb."
+
+
+def test_a_type_of_objects_is_what_it_is():
+    assert pickles.load(io.BytesIO(built(PLAIN + b"I63\n")), "file") == np.dtype("O")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        built(PLAIN + b"I0\n"),  # objects that say they are none: bytes would become pointers
+        built(b"NNNI1\nI-1\nI63\n"),
+        built(b"N(X\x01\x00\x00\x00at}I-1\nI-1\nI63\n"),
+        GLOBAL["dtype"] + b"(X\x04\x00\x00\x00O,i8I0\nI1\ntR.",
+        GLOBAL["ndarray"] + b"(I1\ntR.",
+        GLOBAL["reconstruct"] + b"(N}X\x0c\x00\x00\x00__defaults__)stb.",
+    ],
+)
+def test_what_numpy_would_not_write_is_refused(content):
+    with pytest.raises(UserError, match="cannot read file"):
+        pickles.load(io.BytesIO(content), "file")
+
+
 def test_npy_files_of_objects_must_hold_an_array():
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "|O", "fortran_order": False, "shape": (2,)})

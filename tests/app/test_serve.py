@@ -100,6 +100,21 @@ def test_no_file_of_the_machine_can_be_converted(address, path):
 
 
 @needs_gradio
+def test_nothing_is_fetched_for_anybody(address, monkeypatch):
+    """Gradio would download from any public address that a request names."""
+    asked = []
+
+    async def get(url, *_, **__):
+        asked.append(url)
+        raise OSError
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_get", get)
+    event = convert(address, {"path": "http://example.org/a.png", "meta": {"_type": "gradio.FileData"}})
+    assert not event["success"] and "none from an address" in event["output"]["error"]
+    assert not asked
+
+
+@needs_gradio
 @pytest.mark.parametrize(
     "path",
     [

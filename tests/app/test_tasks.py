@@ -123,6 +123,16 @@ def test_top_5_counts_the_right_label_among_five(name, pictures):
     assert found.tolist() == expected.tolist()
 
 
+def test_a_table_that_knows_nothing_is_not_right_in_its_first_five(pictures):
+    """All classes alike: as argmax says the first of them, the five likeliest are the first five."""
+    task = make("lab-classification")
+    batch = examples(task, pictures)
+    output = torch.zeros(3, task.out_channels, 12, 12)
+    expected = (task.labels(batch.target) < 5).double().mean((1, 2))
+    found = task.measure(task.decode(output, batch.input), batch, output)["top-5"]
+    assert found.tolist() == expected.tolist() and found.max() < 1
+
+
 @pytest.mark.parametrize("name", [name for name in tasks.NAMES if tasks.kind(name).has_classes])
 def test_rebalanced_loss_weighs_every_pixel_by_its_class(name, pictures):
     plain, weighed = make(name, loss="cross-entropy"), make(name, loss="rebalanced")
