@@ -148,7 +148,8 @@ inline void store_lanes(T* to, V value) {
 #ifdef __F16C__
 #ifdef __AVX512F__
   } else if constexpr (std::is_same_v<T, float16> && lanes == 16) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+    constexpr __mmask16 all = 0xffff;  // without a mask GCC 12 warns of its own header
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(all, value, _MM_FROUND_TO_NEAREST_INT));
 #endif
   } else if constexpr (std::is_same_v<T, float16> && lanes == 8) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
