@@ -102,6 +102,10 @@ struct BitsOfFloats {
   typedef uint16_t upper_half __attribute__((vector_size(2 * lanes)));
 };
 
+#ifdef __AVX512F__
+constexpr __mmask16 all_16 = 0xffff;  // of conversions without a mask GCC 12 says that its own header is not sound
+#endif
+
 // A vector V from as many elements, and back. By hand, as GCC 12 takes such conversions apart, lane by lane.
 template <typename V, typename T>
 inline V load_lanes(const T* from) {
@@ -119,7 +123,7 @@ inline V load_lanes(const T* from) {
 #ifdef __F16C__
 #ifdef __AVX512F__
   } else if constexpr (std::is_same_v<T, float16> && lanes == 16) {
-    result = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    result = _mm512_maskz_cvtph_ps(all_16, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #endif
   } else if constexpr (std::is_same_v<T, float16> && lanes == 8) {
     result = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -148,8 +152,8 @@ inline void store_lanes(T* to, V value) {
 #ifdef __F16C__
 #ifdef __AVX512F__
   } else if constexpr (std::is_same_v<T, float16> && lanes == 16) {
-    constexpr __mmask16 all = 0xffff;  // without a mask GCC 12 warns of its own header
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtps_ph(all, value, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_maskz_cvtps_ph(all_16, value, _MM_FROUND_TO_NEAREST_INT));
 #endif
   } else if constexpr (std::is_same_v<T, float16> && lanes == 8) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
