@@ -27,8 +27,8 @@ def load(
     - `cifar10`: the images of `class_name`, from `data_dir` (the folder cifar-10-batches-py, its parent, or
       the .tar.gz), or downloaded once; the test images validate. `size` must be 32.
     - `folder:PATH`: the pictures below PATH, cut square, resized, read when they are first needed; one in
-      ten validates.
-    - `crops:PATH`: squares of the pictures below PATH, at their own resolution; one picture in ten validates.
+      ten or so validates, chosen by its name, so that more may come to the folder.
+    - `crops:PATH`: squares of the pictures below PATH, at their own resolution, divided likewise.
 
     `limit` keeps at most that many images in each part; `seed` chooses the crops and divides a folder.
     Raises UserError for an unknown source or class, and for files that are missing or damaged.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,13 +74,24 @@ def load(path: str, *, size: int, seed: int) -> Split:
 
 
 def divided(source: str, path: str, seed: int) -> tuple[list[Path], list[Path]]:
-    """The picture files below `path`, and one in ten of them, chosen by `seed`, apart; UserError naming `source`."""
+    """The picture files below `path` in an order chosen by `seed`, and apart those for validation: one in ten or so.
+
+    Which of them a picture is in depends on its own name alone, so that a folder may grow between trainings: what was
+    trained on does not come to be measured on. Raises `UserError`, naming `source`, for fewer than two files.
+    """
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"{source}: there is no such folder")
-    paths = pictures.below(root)
-    if len(paths) < 2:
-        raise UserError(f"{source} holds {len(paths)} pictures; at least 2 are needed, to train and to validate")
-    order = np.random.default_rng(seed).permutation(len(paths))
-    count = max(1, round(len(paths) * VALIDATION_SHARE))
-    return [paths[i] for i in order[count:]], [paths[i] for i in order[:count]]
+    places = {file: _place(file.relative_to(root), seed) for file in pictures.below(root)}
+    if len(places) < 2:
+        raise UserError(f"{source} holds {len(places)} pictures; at least 2 are needed, to train and to validate")
+    order = sorted(places, key=places.__getitem__)
+    chosen = sum(place < VALIDATION_SHARE for place in places.values())
+    count = min(max(chosen, 1), len(order) - 1)
+    return order[count:], order[:count]
+
+
+def _place(name: Path, seed: int) -> float:
+    """A number in [0, 1), as good as random, of a name and a seed."""
+    digest = hashlib.blake2b(os.fsencode(f"{seed}/{name.as_posix()}"), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from colourize import data, pictures
+from colourize.data.folder import divided
 from colourize.files import UserError
 
 
@@ -28,7 +29,7 @@ def levels(images):
 def test_every_picture_is_in_one_part(folder):
     (folder / "notes.txt").write_text("not a picture, and not called one")
     split = data.load(f"folder:{folder}")
-    assert (len(split.train), len(split.validation)) == (18, 2)
+    assert (len(split.train), len(split.validation)) == (19, 1)
     assert split.train.batch(torch.tensor([0, 5])).shape == (2, 3, 32, 32)
     assert sorted(levels(split.train) + levels(split.validation)) == list(range(10, 201, 10))
     assert split.name == f"folder:{folder}"
@@ -40,9 +41,30 @@ def test_the_seed_alone_divides_a_folder(folder):
     assert levels(first.train) != levels(other.train)
 
 
+@pytest.mark.parametrize("kind", ["folder", "crops"])
+def test_in_a_folder_that_grows_nothing_trained_on_comes_to_be_measured_on(folder, kind):
+    def parts() -> list[set]:
+        return [{path.name for path in part} for part in divided(f"{kind}:{folder}", str(folder), 3)]
+
+    train, validation = parts()
+    for number in range(20, 60):
+        Image.new("RGB", (30, 30)).save(folder / "more" / f"{number}.png")
+        grown_train, grown_validation = parts()
+        assert not grown_validation & train and len(grown_train | grown_validation) == number + 1
+        train, validation = grown_train, grown_validation
+    assert 2 <= len(validation) <= 12
+
+
+def test_a_folder_of_two_has_one_in_each_part(tmp_path):
+    for seed in range(300):  # in which both are chosen now and then
+        for name in "ab":
+            (tmp_path / f"{name}.png").touch()
+        assert list(map(len, divided("folder", str(tmp_path), seed))) == [1, 1]
+
+
 def test_limit_and_size(folder):
     split = data.load(f"folder:{folder}", size=7, limit=3)
-    assert (len(split.train), len(split.validation)) == (3, 2)
+    assert (len(split.train), len(split.validation)) == (3, 1)
     assert split.train.batch(torch.tensor([1])).shape == (1, 3, 7, 7)
 
 
@@ -99,7 +121,7 @@ def test_what_replaces_an_unreadable_picture_does_not_depend_on_the_order(folder
 def test_a_folder_with_nothing_readable_is_named(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.jpg").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=rf"none of 2 pictures can be read, {tmp_path}"):
+    with pytest.raises(UserError, match=rf"none of 1 pictures can be read, {tmp_path}"):
         data.load(f"folder:{tmp_path}")
 
 
@@ -113,7 +135,7 @@ def test_folders_that_cannot_do_are_named(tmp_path):
 
 def test_real_photographs(shared_data):
     split = data.load(f"folder:{shared_data / 'CBSD68'}", size=64)
-    assert (len(split.train), len(split.validation)) == (61, 7)
+    assert (len(split.train), len(split.validation)) == (62, 6)
     batch = split.train.batch(torch.arange(8))
     assert batch.shape == (8, 3, 64, 64)
     assert batch.float().std() > 30
