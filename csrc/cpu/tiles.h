@@ -55,7 +55,11 @@ struct Inside {
 template <typename From, typename To>
 MYCONV2D_INLINE void copy_channels(const From* from, int64_t channels, To* to) {
   const auto copy = [&]<typename V>(int64_t first) {
-    store_lanes(to + first, load_lanes<V>(from + first));
+    V value = load_lanes<V>(from + first);
+    if constexpr (std::is_same_v<To, float>)  // as elements: bytes might be the strides, for all that the compiler knows
+      for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) to[first + i] = value[i];
+    else
+      store_lanes(to + first, value);
   };
   constexpr int64_t half = lanes / 2;
   if (channels >= lanes) {
