@@ -270,7 +270,9 @@ def test_tasks_with_pictures_have_it():
         tasks.kind("regression")(loss="perceptual").loss(pictures(1), pictures(2))
 
 
-@pytest.mark.parametrize("options", [{"task": "enlarge2", "network": "enlarger", "depth": 1}, {"task": "regression"}])
+@pytest.mark.parametrize(
+    "options", [{"task": "enlarge2", "network": "enlarger", "depth": 1, "lr": 1e-3}, {"task": "regression"}]
+)
 def test_training_lowers_it_and_goes_on_to_the_bit(weights, tiny, tmp_path, options):
     settings = tiny.replace(loss="perceptual", loss_weights=str(weights), schedule="constant", **options)
     run = training.train(settings.replace(epochs=2), tmp_path / "run")
