@@ -59,7 +59,7 @@ class Processes:
 def options(settings, out, *more):
     """The command line that means these settings."""
     line = ["train", settings.task, settings.network, "--threads", "1", "--out", str(out)]
-    for name in ("data", "size", "colours", "filters", "epochs", "batch_size", "lr", "schedule", "limit"):
+    for name in ("data", "size", "colours", "filters", "epochs", "batch_size", "lr", "schedule", "limit", "seed"):
         if (value := getattr(settings, name)) is not None:
             line += [f"--{name.replace('_', '-')}", str(value)]
     return [*line, *more]
