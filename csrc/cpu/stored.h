@@ -103,7 +103,7 @@ struct BitsOfFloats {
 };
 
 #ifdef __AVX512F__
-constexpr __mmask16 all_16 = 0xffff;  // of conversions without a mask GCC 12 says that its own header is not sound
+constexpr __mmask16 all_16 = 0xffff;  // without a mask GCC 12 warns of its own header
 #endif
 
 // A vector V from as many elements, and back. By hand, as GCC 12 takes such conversions apart, lane by lane.

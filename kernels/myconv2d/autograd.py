@@ -205,13 +205,11 @@ class _GradWeight(_Operator):
     def jvp(ctx, grad_output_t, input_t, *_):
         size, numbers = ctx.weight_size, ctx.numbers
         with _lower_levels(ctx.saved_tensors) as (grad_output, input):
-            by_grad_output = _maybe(
-                grad_output_t, conv2d_grad_weight, grad_output_t, input, size, ctx.bias, numbers
-            ) or (None, None)
-            by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or (
-                None,
-                None,
+            none = None, None
+            by_grad_output = (
+                _maybe(grad_output_t, conv2d_grad_weight, grad_output_t, input, size, ctx.bias, numbers) or none
             )
+            by_input = _maybe(input_t, conv2d_grad_weight, grad_output, input_t, size, False, numbers) or none
             grad_bias = by_grad_output[1]
             if grad_bias is None:  # grad_bias does not depend on the input
                 grad_bias = input.new_zeros(size[0] if ctx.bias else 0)
