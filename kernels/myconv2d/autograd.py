@@ -227,7 +227,7 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, numbers: Numbers)
     if torch.compiler.is_dynamo_compiling():
         _show_dynamo()
         return _one_node(input, weight, bias, *numbers)
-    if is_traced() or untracked(input, weight, bias):
+    if untracked(input, weight, bias) or is_traced():
         return _run("conv2d", numbers, input, weight, bias)
     return _Conv2d.call(input, weight, bias, numbers)
 
@@ -262,7 +262,7 @@ def conv2d_grad_input(
     if torch.compiler.is_dynamo_compiling():
         _show_dynamo()
         return _grad_input_node(grad_output, weight, input_size, *numbers)
-    if is_traced() or untracked(grad_output, weight):
+    if untracked(grad_output, weight) or is_traced():
         return _run("conv2d_grad_input", numbers, grad_output, weight, input_size)
     return _GradInput.call(grad_output, weight, input_size, numbers)
 
@@ -271,7 +271,7 @@ def conv2d_grad_weight(
     grad_output: Tensor, input: Tensor, weight_size: Sequence[int], bias: bool, numbers: Numbers
 ) -> tuple[Tensor, Tensor]:
     """(grad_weight of size `weight_size`, grad_bias (K,) or (0,) unless `bias`) of grad_output and input."""
-    if is_traced() or untracked(grad_output, input):
+    if untracked(grad_output, input) or is_traced():
         return _run("conv2d_grad_weight", numbers, grad_output, input, weight_size, bias)
     return _GradWeight.call(grad_output, input, weight_size, bias, numbers)
 
